@@ -1,0 +1,51 @@
+# memnotify-cuse. `make` lists the targets.
+
+DEVICE := /dev/mem_notify
+MOUNT := /run/mem_notify
+USER_MOUNT := $(CURDIR)/build/mem_notify
+MEMNOTIFY := .venv/bin/memnotify
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test lint format bench clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
+		printf '%-16s %s\n' "$$name" "$$text"; done
+
+install: ## make .venv with .venv/bin/memnotify, and install the system packages it needs
+	@packaging/setup.sh
+
+run: install ## install, then serve /dev/mem_notify in the foreground (Ctrl-C stops it)
+	@if [ "$$(id -u)" = 0 ]; then \
+		exec $(MEMNOTIFY) serve --device $(DEVICE) --mount $(MOUNT); \
+	elif command -v sudo >/dev/null 2>&1; then \
+		echo "memnotify: $(DEVICE) needs root; using sudo"; \
+		exec sudo $(CURDIR)/$(MEMNOTIFY) serve --device $(DEVICE) --mount $(MOUNT); \
+	else \
+		echo "memnotify: no root and no sudo: serving a device for this user alone, $(USER_MOUNT)/mem_notify"; \
+		mkdir -p build; \
+		exec $(MEMNOTIFY) serve --device '' --mount $(USER_MOUNT); \
+	fi
+
+test: ## install, then run the tests: pure tier, and mount tier where /dev/fuse is
+	@packaging/setup.sh dev
+	.venv/bin/python -m pytest
+
+lint: ## style, formatting and types
+	@packaging/setup.sh dev
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+
+format: ## format the code
+	@packaging/setup.sh dev
+	.venv/bin/ruff check --fix
+	.venv/bin/ruff format
+
+bench: ## measure latency, round trip, rest and wake-up beside their peers (root; a few minutes)
+	@packaging/setup.sh dev
+	.venv/bin/python -m benchmarks
+
+clean: ## remove .venv, build/ and caches
+	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

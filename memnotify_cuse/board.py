@@ -1,0 +1,183 @@
+"""The board: what the scanner publishes about every zone, and what the device is told of it.
+
+The scanner writes the state of all zones here after each sample, with the zones whose anonymous pages were
+reclaimed in it; a simulation writes here too, and takes the same way from here on. The board merges the two
+and tells its listener about *notifications* (at most one in 200 ms, MEM_NOTIFY_FREQ of the 2008 patch) and
+about zones whose pressure ended. It does no I/O and reads no clock: times are CLOCK_MONOTONIC nanoseconds,
+passed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+from memnotify_cuse.kernel.zoneinfo import ZoneId
+from memnotify_cuse.record import Record
+
+NOTIFY_INTERVAL_NS: Final = 200_000_000
+"""Least time between two notifications, system-wide (`MEM_NOTIFY_FREQ`, HZ/5, of the v6 patch)."""
+
+STATUS_IGNORED: Final = -1
+STATUS_CLEAR: Final = 0
+STATUS_PRESSURE: Final = 1
+
+REASON_SIMULATED: Final = "simulated"
+
+
+@dataclass(frozen=True, slots=True)
+class ZoneState:
+    """One zone as the scanner sees it.
+
+    `status` is −1 (ignored: too small), 0 (no pressure) or 1 (pressure); `reserve_pages` is the largest entry
+    of the zone's protection row; `reason` is the evidence that raised it last and `time_ns` when that was
+    seen (None and 0 before the first time); `raised` counts the changes from 0 to 1.
+    """
+
+    zone: ZoneId
+    status: int
+    free_pages: int
+    high_pages: int
+    reserve_pages: int
+    reason: str | None = None
+    time_ns: int = 0
+    raised: int = 0
+
+    @property
+    def clear_pages(self) -> int:
+        """Free pages above which the zone is not, or no longer, under pressure: 2 × (high + reserve)."""
+        return 2 * (self.high_pages + self.reserve_pages)
+
+    @property
+    def under_pressure(self) -> bool:
+        return self.status == STATUS_PRESSURE
+
+    def record(self, page_kb: int) -> Record:
+        """The text record of this state; `page_kb` is the page size in KiB."""
+        return Record(
+            node=self.zone.node,
+            zone=self.zone.name,
+            pressure=int(self.under_pressure),
+            free_pages=self.free_pages,
+            high_pages=self.high_pages,
+            reserve_pages=self.reserve_pages,
+            reclaim_target_kb=max(0, self.clear_pages - self.free_pages) * page_kb,
+            reason=self.reason or "none",
+            time_ns=self.time_ns,
+        )
+
+
+class BoardListener(Protocol):
+    """Who is told: the device."""
+
+    def notified(self, zones: tuple[ZoneState, ...], now_ns: int) -> None:
+        """Anonymous pages of `zones` are being reclaimed; all of them are under pressure."""
+
+    def pressure_ended(self, zones: tuple[ZoneId, ...], now_ns: int) -> None:
+        """`zones` are no longer under pressure."""
+
+
+class UnknownZoneError(ValueError):
+    """A simulation names a zone that does not exist or that is ignored for its size."""
+
+
+class Board:
+    """The state of every zone, simulations laid over it, and the notification rate.
+
+    `deadline_ns` is when `tick` has something to do (None: nothing is due); whoever drives the board calls
+    `tick` then. `changed` is called after each call of another method, when the deadline may be a new one.
+    """
+
+    def __init__(self, listener: BoardListener, changed: Callable[[], None] = lambda: None) -> None:
+        self._listener = listener
+        self._changed = changed
+        self._scanned: dict[ZoneId, ZoneState] = {}
+        self._effective: dict[ZoneId, ZoneState] = {}
+        self._simulated_until_ns: dict[ZoneId, int] = {}
+        self._simulated: dict[ZoneId, int] = {}
+        self._due: dict[ZoneId, None] = {}
+        self._last_notified_ns: int | None = None
+        self.notifications = 0
+
+    @property
+    def states(self) -> Mapping[ZoneId, ZoneState]:
+        """Every populated zone, simulations included, in the order of /proc/zoneinfo."""
+        return self._effective
+
+    @property
+    def deadline_ns(self) -> int | None:
+        deadlines = list(self._simulated_until_ns.values())
+        if self._due or self._simulated_until_ns:
+            deadlines.append(self._next_slot_ns())
+        return min(deadlines, default=None)
+
+    def publish(self, states: Iterable[ZoneState], moved: Collection[ZoneId], now_ns: int) -> None:
+        """Take over a scan: the state of all zones, and those of them that gave evidence in it."""
+        self._scanned = {state.zone: state for state in states}
+        for zone in moved:
+            self._due[zone] = None
+        self.tick(now_ns)
+        self._changed()
+
+    def simulate(self, zone: ZoneId | None, duration_ns: int, now_ns: int) -> None:
+        """Put `zone` (None: all that are not ignored) under simulated pressure for `duration_ns`.
+
+        A duration of 0 ends a simulation. A zone that is not there, or ignored, is an `UnknownZoneError`.
+        """
+        eligible = [state.zone for state in self._scanned.values() if state.status != STATUS_IGNORED]
+        if zone is not None and zone not in eligible:
+            raise UnknownZoneError(f"no zone {zone} to simulate; there are {', '.join(map(str, eligible))}")
+        for each in eligible if zone is None else [zone]:
+            self._simulated_until_ns[each] = now_ns + duration_ns
+            if duration_ns > 0:
+                self._simulated[each] = self._simulated.get(each, 0) + 1
+                self._due[each] = None
+        self.tick(now_ns)
+        self._changed()
+
+    def tick(self, now_ns: int) -> None:
+        """Do what is due: end simulations, repeat running ones, send the notification that had to wait."""
+        for zone, until_ns in list(self._simulated_until_ns.items()):
+            scanned = self._scanned.get(zone)
+            if until_ns <= now_ns or scanned is None or scanned.status == STATUS_IGNORED:
+                del self._simulated_until_ns[zone]
+        before = self._effective
+        self._effective = {zone: self._overlay(state, now_ns) for zone, state in self._scanned.items()}
+        ended = tuple(
+            zone
+            for zone, state in before.items()
+            if state.under_pressure and not (zone in self._effective and self._effective[zone].under_pressure)
+        )
+        if ended:
+            self._listener.pressure_ended(ended, now_ns)
+        slot_open = now_ns >= self._next_slot_ns()
+        if slot_open:
+            self._due.update(dict.fromkeys(self._simulated_until_ns))
+        zones = tuple(state for state in map(self._effective.get, self._due) if state and state.under_pressure)
+        if slot_open or not zones:
+            self._due.clear()
+        if slot_open and zones:
+            self._last_notified_ns = now_ns
+            self.notifications += 1
+            self._listener.notified(zones, now_ns)
+
+    def _next_slot_ns(self) -> int:
+        return 0 if self._last_notified_ns is None else self._last_notified_ns + NOTIFY_INTERVAL_NS
+
+    def _overlay(self, state: ZoneState, now_ns: int) -> ZoneState:
+        """`state` with a running simulation laid over it: as if its free pages were at the high watermark.
+
+        Real pressure wins, so that a simulation never hides what the kernel does.
+        """
+        raised = state.raised + self._simulated.get(state.zone, 0)
+        if state.zone not in self._simulated_until_ns or state.status != STATUS_CLEAR:
+            return replace(state, raised=raised) if raised != state.raised else state
+        return replace(
+            state,
+            status=STATUS_PRESSURE,
+            free_pages=min(state.free_pages, state.high_pages),
+            reason=REASON_SIMULATED,
+            time_ns=now_ns,
+            raised=raised,
+        )

@@ -1,0 +1,82 @@
+"""``memnotify serve``: serve the device in the foreground until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from memnotify_cuse.cli.common import DEFAULT_DEVICE, DEFAULT_MOUNT, EXIT_OK, CommandError
+
+if TYPE_CHECKING:
+    from memnotify_cuse.cli.main import Subparsers
+
+_LEVELS = ("debug", "info", "warning", "error")
+
+_EPILOG = """\
+examples:
+  sudo memnotify serve                              /dev/mem_notify, for every program
+  memnotify serve --device '' --mount ~/mem         an ordinary user's own: ~/mem/mem_notify
+
+Prints "ready: device=... mount=... node=..." on stderr once the device can be opened.
+exit codes: 0 stopped by SIGTERM or SIGINT; 2 it could not start.
+"""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Describe the arguments."""
+    parser = subparsers.add_parser(
+        "serve",
+        help="serve the device",
+        description="Serve the device in the foreground.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--device",
+        default=str(DEFAULT_DEVICE),
+        metavar="PATH",
+        help="where programs find the device (default: %(default)s); '' for the one in the mount alone",
+    )
+    parser.add_argument(
+        "--mount",
+        default=DEFAULT_MOUNT,
+        metavar="DIR",
+        help="where to mount the control file system (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--node",
+        choices=("auto", "cuse", "fuse", "none"),
+        default="auto",
+        help="what the device is: a file (fuse; what auto takes in this version), a character device (cuse; not yet in "
+        "this version), or only the one in the mount (none)",
+    )
+    parser.add_argument(
+        "--proc", default="/proc", metavar="DIR", help="where to read zoneinfo and vmstat (default: %(default)s)"
+    )
+    parser.add_argument("--log-level", choices=_LEVELS, default="warning", metavar="LEVEL", help=", ".join(_LEVELS))
+    parser.add_argument(
+        "--no-herd-control",
+        action="store_true",
+        help="wake every watcher at each notification instead of one in sixteen (for measurements)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve; errors that keep it from starting are CommandError."""
+    from memnotify_cuse.daemon import Config, ServeError, serve
+    from memnotify_cuse.device.policy import Policy
+
+    logging.basicConfig(stream=sys.stderr, level=args.log_level.upper(), format="memnotify: %(levelname)s: %(message)s")
+    if args.node == "cuse":
+        raise CommandError("--node cuse is not in this version; use --node fuse")
+    device = None if args.node == "none" or not args.device else Path(args.device).absolute()
+    policy = Policy(herd_divisor=None) if args.no_herd_control else Policy()
+    config = Config(device, Path(args.mount).absolute(), Path(args.proc).absolute(), policy)
+    try:
+        serve(config)
+    except ServeError as error:
+        raise CommandError(str(error)) from None
+    return EXIT_OK

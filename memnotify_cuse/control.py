@@ -1,0 +1,100 @@
+"""What stands in the files of the control file system: text made from the board, commands taken to it.
+
+No I/O on a mount and no pyfuse3 here: `transport.controlfs` shows these files, tests read them directly.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from memnotify_cuse.board import STATUS_IGNORED, Board, ZoneState
+from memnotify_cuse.device.device import Device
+from memnotify_cuse.kernel.files import read_kernel_text
+from memnotify_cuse.kernel.zoneinfo import ZoneId, insert_status_lines
+
+MAX_SIMULATION_S = 86_400.0
+
+
+class CommandError(ValueError):
+    """A line written to `simulate` that cannot be understood; the message says which part."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What the server says of itself in `server`: unchanging words, and those asked for at each read."""
+
+    fixed: dict[str, str]
+    changing: Callable[[], dict[str, str]]
+
+
+class Control:
+    """The texts of `status`, `server` and `zoneinfo`, and the commands of `simulate`."""
+
+    def __init__(
+        self,
+        board: Board,
+        device: Device,
+        facts: ServerFacts,
+        proc: Path,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._board = board
+        self._device = device
+        self._facts = facts
+        self._proc = proc
+        self._clock_ns = clock_ns
+        self._started_ns = clock_ns()
+
+    def zones(self) -> list[ZoneId]:
+        """The zones that have a device of their own: every populated one."""
+        return list(self._board.states)
+
+    def status(self) -> str:
+        """One key=value line per populated zone."""
+        return "".join(map(_status_line, self._board.states.values()))
+
+    def server(self) -> str:
+        """One key=value line about the server."""
+        words = {
+            **self._facts.fixed,
+            **self._facts.changing(),
+            "open_files": str(self._device.open_files),
+            "watchers": str(self._device.watchers),
+            "notifications": str(self._board.notifications),
+            "uptime_s": f"{(self._clock_ns() - self._started_ns) / 1e9:.1f}",
+        }
+        return " ".join(f"{key}={value}" for key, value in words.items()) + "\n"
+
+    def zoneinfo(self) -> str:
+        """/proc/zoneinfo as the 2008 patch had it: with a mem_notify_status line for each zone."""
+        status = {state.zone: state.status for state in self._board.states.values()}
+        return insert_status_lines(read_kernel_text(self._proc / "zoneinfo"), status)
+
+    def simulate(self, line: str) -> None:
+        """Carry out "all SECONDS" or "nodeN-NAME SECONDS"; CommandError or UnknownZoneError if it is neither."""
+        words = line.split()
+        if len(words) != 2:
+            raise CommandError("expected: all SECONDS, or nodeN-NAME SECONDS")
+        try:
+            zone = None if words[0] == "all" else ZoneId.parse(words[0])
+        except ValueError:
+            raise CommandError(f"not a zone: {words[0]}") from None
+        try:
+            seconds = float(words[1])
+        except ValueError:
+            raise CommandError(f"not a number of seconds: {words[1]}") from None
+        if not 0 <= seconds <= MAX_SIMULATION_S:
+            raise CommandError(f"seconds must be between 0 and {MAX_SIMULATION_S:.0f}, not {words[1]}")
+        self._board.simulate(zone, int(seconds * 1e9), self._clock_ns())
+
+
+def _status_line(state: ZoneState) -> str:
+    clear_pages = "-" if state.status == STATUS_IGNORED else str(state.clear_pages)
+    return (
+        f"node={state.zone.node} zone={state.zone.name} status={state.status} free_pages={state.free_pages} "
+        f"high_pages={state.high_pages} reserve_pages={state.reserve_pages} clear_pages={clear_pages} "
+        f"raised={state.raised} reason={state.reason or 'none'} time_ns={state.time_ns}\n"
+    )

@@ -1,0 +1,165 @@
+"""The server: wires scanner, board, device and transport together. Nothing else does."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from memnotify_cuse import __version__
+from memnotify_cuse.board import Board
+from memnotify_cuse.control import Control, ServerFacts
+from memnotify_cuse.device.device import Device
+from memnotify_cuse.device.policy import Policy
+from memnotify_cuse.kernel import libc
+from memnotify_cuse.kernel.errors import KernelFileError
+from memnotify_cuse.kernel.lru_gen import read_lru_gen
+from memnotify_cuse.notify_service import notify_service
+from memnotify_cuse.scanner.doorbell import open_doorbell
+from memnotify_cuse.scanner.evidence import Machine
+from memnotify_cuse.scanner.loop import Scanner
+from memnotify_cuse.scanner.sample import Sampler
+from memnotify_cuse.transport.fuse import FuseTransport
+from memnotify_cuse.transport.mount import DeviceNode, MountError, mount_control
+
+log = logging.getLogger(__name__)
+
+OOM_SCORE_ADJ = -900
+
+
+class ServeError(Exception):
+    """The server cannot start; the message is one line for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What `serve` was asked for. `device` None makes no node outside the mount."""
+
+    device: Path | None
+    mount: Path
+    proc: Path = Path("/proc")
+    policy: Policy = field(default_factory=Policy)
+
+
+class _BoardClock:
+    """Calls `board.tick` when something is due."""
+
+    def __init__(self) -> None:
+        self._poked = trio.Event()
+
+    def poke(self) -> None:
+        self._poked.set()
+
+    async def run(self, board: Board) -> None:
+        while True:
+            deadline_ns = board.deadline_ns
+            due_s = (deadline_ns - time.monotonic_ns()) / 1e9 if deadline_ns is not None else float("inf")
+            with trio.move_on_after(max(0.0, due_s)):
+                await self._poked.wait()
+            self._poked = trio.Event()
+            board.tick(time.monotonic_ns())
+
+
+def serve(config: Config) -> None:
+    """Serve until SIGTERM or SIGINT. Raises ServeError if that cannot start."""
+    try:
+        trio.run(_serve, config)
+    except MountError as error:
+        raise ServeError(str(error)) from None
+    except BaseExceptionGroup as group:
+        expected, unexpected = group.split((ServeError, MountError))
+        if expected is None or unexpected is not None:
+            raise
+        raise ServeError(str(_first(expected))) from None
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+async def _serve(config: Config) -> None:
+    protect_from_reclaim()
+    page_kb = os.sysconf("SC_PAGE_SIZE") // 1024
+    mglru = bool(read_lru_gen())
+    device = Device(page_kb, config.policy)
+    clock = _BoardClock()
+    board = Board(device, clock.poke)
+    with ExitStack() as stack, trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        try:
+            sampler = Sampler(config.proc)
+            stack.callback(sampler.close)
+            doorbell = open_doorbell(config.proc)
+            if doorbell is not None:
+                stack.callback(doorbell.close)
+            scanner = Scanner(board, sampler, doorbell, Machine(mglru=mglru, page_kb=page_kb))
+            scanner.first_scan()
+        except KernelFileError as error:
+            raise ServeError(str(error)) from error
+        facts = ServerFacts(
+            fixed={
+                "pid": str(os.getpid()),
+                "version": __version__,
+                "transport": "fuse",
+                "doorbell": doorbell.name if doorbell is not None else "timer",
+                "lru": "mglru" if mglru else "classic",
+            },
+            changing=lambda: {"samples": str(scanner.samples)},
+        )
+        control = Control(board, device, facts, config.proc)
+        mount = await trio.to_thread.run_sync(mount_control, config.mount)
+        stack.callback(mount.close)
+        transport = FuseTransport(mount, device, control)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(clock.run, board)
+            nursery.start_soon(scanner.run)
+            nursery.start_soon(_serve_transport, transport, nursery.cancel_scope)
+            if config.device is not None:
+                node = await trio.to_thread.run_sync(DeviceNode, config.device, config.mount / "mem_notify")
+                stack.callback(node.close)
+            await _announce(config)
+            async for number in signals:
+                log.info("stopping: %s", signal.Signals(number).name)
+                break
+            notify_service("STOPPING=1")
+            nursery.cancel_scope.cancel()
+
+
+async def _serve_transport(transport: FuseTransport, scope: trio.CancelScope) -> None:
+    await transport.serve()
+    log.warning("the control file system was unmounted from outside; stopping")
+    scope.cancel()
+
+
+async def _announce(config: Config) -> None:
+    """Say that the device can be opened, once it can."""
+    device = config.device or config.mount / "mem_notify"
+
+    def try_open() -> None:
+        os.close(os.open(device, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
+
+    try:
+        await trio.to_thread.run_sync(try_open, abandon_on_cancel=True)
+    except OSError as error:
+        raise ServeError(f"{device}: cannot be opened: {error.strerror}") from error
+    print(f"ready: device={device} mount={config.mount} node=fuse", file=sys.stderr, flush=True)
+    notify_service("READY=1")
+
+
+def protect_from_reclaim() -> None:
+    """Keep the server's own memory in memory, and the OOM killer away from it; warn of what is not permitted."""
+    try:
+        libc.lock_memory()
+    except OSError as error:
+        log.warning("memory cannot be locked (%s): the server may itself be slow under pressure", error.strerror)
+    try:
+        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE_ADJ))
+    except OSError as error:
+        log.warning("oom_score_adj cannot be lowered (%s)", error.strerror)

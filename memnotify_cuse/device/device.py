@@ -1,0 +1,156 @@
+"""The device: open files, who is told when, and what they read. No I/O and no clock.
+
+A transport opens and closes files, asks `poll` and `read`, and says who waits (`watch`). The board tells the
+device about notifications; the device picks the watchers to be told and hands them to the transport's `wake`.
+All times are CLOCK_MONOTONIC nanoseconds.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+from memnotify_cuse.board import ZoneState
+from memnotify_cuse.device.openfile import OpenFile
+from memnotify_cuse.device.policy import Policy
+from memnotify_cuse.kernel.zoneinfo import ZoneId
+
+Wake = Callable[[OpenFile], None]
+
+
+class TooManyOpenFilesError(Exception):
+    """An open beyond the bound; `per_user` tells a user's own bound (EMFILE) from the device's (ENFILE)."""
+
+    def __init__(self, *, per_user: bool) -> None:
+        super().__init__("too many open files of one user" if per_user else "too many open files")
+        self.per_user = per_user
+
+
+class Device:
+    """All open files of the device, for any number of transports. A `BoardListener`.
+
+    `page_kb` is the page size in KiB. `wake(file)` is called for a file that was picked, once its record is in
+    its queue: the transport ends its blocked reads and poll waits.
+    """
+
+    def __init__(self, page_kb: int, policy: Policy | None = None) -> None:
+        self.policy = policy or Policy()
+        self._page_kb = page_kb
+        self._numbers = itertools.count(1)
+        self._files: dict[int, OpenFile] = {}
+        self._wake: dict[int, Wake] = {}
+        self._open_by_uid: Counter[int] = Counter()
+        self._watchers: dict[int, OpenFile] = {}
+        self._pressed: dict[ZoneId, ZoneState] = {}
+
+    @property
+    def open_files(self) -> int:
+        return len(self._files)
+
+    @property
+    def watchers(self) -> int:
+        """Open files with somebody waiting in poll, select, epoll or a blocked read, as far as is known."""
+        return len(self._watchers)
+
+    def open(self, uid: int, zone: ZoneId | None, wake: Wake) -> OpenFile:
+        """A new open file of the device of `zone` (None: of all zones), or `TooManyOpenFilesError`."""
+        if len(self._files) >= self.policy.max_open:
+            raise TooManyOpenFilesError(per_user=False)
+        if self._open_by_uid[uid] >= self.policy.max_open_per_user:
+            raise TooManyOpenFilesError(per_user=True)
+        file = OpenFile(next(self._numbers), uid, zone)
+        self._files[file.number] = file
+        self._wake[file.number] = wake
+        self._open_by_uid[uid] += 1
+        return file
+
+    def close(self, file: OpenFile) -> None:
+        """Forget `file`; closing twice does nothing."""
+        if self._files.pop(file.number, None) is None:
+            return
+        del self._wake[file.number]
+        self._watchers.pop(file.number, None)
+        self._open_by_uid[file.uid] -= 1
+        if not self._open_by_uid[file.uid]:
+            del self._open_by_uid[file.uid]
+
+    def watch(self, file: OpenFile) -> None:
+        """Somebody waits on `file`: it takes its place at the end of the queue, or keeps the one it has."""
+        self._watchers.setdefault(file.number, file)
+
+    def poll(self, file: OpenFile, now_ns: int) -> bool:
+        """Whether `file` is readable: the answer to poll, which starts guard and hold time when it is told."""
+        self._expire_hold(file, now_ns)
+        if not file.pending and self._may_be_told(file, now_ns):
+            self._tell_of_pressure(file)
+        if file.pending and file.answered_ns is None:
+            file.answered_ns = file.told_ns = now_ns
+        return file.pending or file.half_read
+
+    def read(self, file: OpenFile, size: int, now_ns: int) -> bytes | None:
+        """Up to `size` bytes of `file`'s records, b"" for a zero-length read, None where there is nothing."""
+        if size == 0:
+            return b""
+        self._expire_hold(file, now_ns)
+        if not file.queued_bytes and self._may_be_told(file, now_ns):
+            self._tell_of_pressure(file)
+        if not file.queued_bytes:
+            return None
+        if file.pending and file.answered_ns is None:
+            file.answered_ns = file.told_ns = now_ns
+        return file.take(size)
+
+    def notified(self, zones: tuple[ZoneState, ...], now_ns: int) -> None:
+        """Tell the watchers whose turn it is. An unanswered record is brought up to date."""
+        self._pressed.update((state.zone, state) for state in zones)
+        for file in self._files.values():
+            if file.pending and file.answered_ns is None:
+                self._put_record(file, zones)
+        concerned = [file for file in self._watchers.values() if _concerns(file, zones)]
+        eligible = (file for file in concerned if not self._awaits_answer(file) and self._guard_passed(file, now_ns))
+        wanted = self.policy.wake_count(len(concerned))
+        for file in itertools.islice(eligible, wanted):
+            del self._watchers[file.number]
+            self._put_record(file, zones)
+            file.pending, file.answered_ns = True, None
+            self._wake[file.number](file)
+
+    def pressure_ended(self, zones: tuple[ZoneId, ...], now_ns: int) -> None:
+        """Withdraw what nobody was answered yet, unless another zone of the file is still under pressure."""
+        for zone in zones:
+            self._pressed.pop(zone, None)
+        for file in self._files.values():
+            if self._awaits_answer(file) and not self._pressure_for(file):
+                file.withdraw()
+
+    def _awaits_answer(self, file: OpenFile) -> bool:
+        return file.pending and file.answered_ns is None
+
+    def _expire_hold(self, file: OpenFile, now_ns: int) -> None:
+        if file.answered_ns is not None and now_ns - file.answered_ns >= self.policy.hold_ns:
+            file.pending, file.answered_ns = False, None
+
+    def _guard_passed(self, file: OpenFile, now_ns: int) -> bool:
+        return file.told_ns is None or now_ns - file.told_ns >= self.policy.guard_ns(len(self._files))
+
+    def _pressure_for(self, file: OpenFile) -> list[ZoneState]:
+        return [state for state in self._pressed.values() if file.zone in (None, state.zone)]
+
+    def _may_be_told(self, file: OpenFile, now_ns: int) -> bool:
+        return bool(self._pressed) and bool(self._pressure_for(file)) and self._guard_passed(file, now_ns)
+
+    def _tell_of_pressure(self, file: OpenFile) -> None:
+        self._put_record(file, self._pressure_for(file))
+        file.pending, file.answered_ns = True, None
+
+    def _put_record(self, file: OpenFile, zones: Iterable[ZoneState]) -> None:
+        """Queue the record of the zone that is furthest from being clear, of those that concern `file`."""
+        concerned = [state for state in zones if file.zone in (None, state.zone)]
+        if concerned:
+            worst = max(concerned, key=lambda state: state.clear_pages - state.free_pages)
+            file.put(worst.record(self._page_kb).format())
+
+
+def _concerns(file: OpenFile, zones: Iterable[ZoneState]) -> bool:
+    return file.zone is None or any(state.zone == file.zone for state in zones)

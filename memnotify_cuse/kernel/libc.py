@@ -1,0 +1,53 @@
+"""The system calls that Python's standard library does not have: mount(2), umount2(2), mlockall(2).
+
+Constants are those of <sys/mount.h> and <sys/mman.h> on Linux, the same on every architecture that Debian has.
+Each function raises OSError with the call's errno.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Any
+
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_NOEXEC = 8
+MS_BIND = 4096
+MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
+MCL_CURRENT = 1
+MCL_FUTURE = 2
+MCL_ONFAULT = 4
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def mount(source: str, target: str, fstype: str | None, flags: int, data: str | None = None) -> None:
+    """mount(2)."""
+    _checked(
+        _libc.mount(
+            os.fsencode(source),
+            os.fsencode(target),
+            fstype.encode() if fstype else None,
+            ctypes.c_ulong(flags),
+            data.encode() if data else None,
+        ),
+        target,
+    )
+
+
+def unmount(target: str) -> None:
+    """umount2(2), lazily: the mount is gone from the tree at once, users of open files keep those."""
+    _checked(_libc.umount2(os.fsencode(target), MNT_DETACH | UMOUNT_NOFOLLOW), target)
+
+
+def lock_memory() -> None:
+    """mlockall(2) of all that is in use, now and later; pages are locked as they are first touched."""
+    _checked(_libc.mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT), None)
+
+
+def _checked(result: Any, path: str | None) -> None:  # noqa: ANN401 - what ctypes returns
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)

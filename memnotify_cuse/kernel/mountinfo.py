@@ -1,0 +1,52 @@
+r"""/proc/self/mountinfo: what is mounted where.
+
+    36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
+    (1)(2)(3)   (4)   (5)      (6)      (7)   (8) (9)   (10)         (11)
+
+Field 5 is the mount point, with space, tab, newline and backslash as \040, \011, \012, \134; after the hyphen come
+file system type and source. Source: fs/proc_namespace.c, show_mountinfo().
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from memnotify_cuse.kernel.errors import MalformedKernelFileError
+
+_ESCAPE = re.compile(r"\\([0-7]{3})")
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One mount: its mount point, file system type (with a subtype, as in `fuse.sshfs`) and source."""
+
+    mount_point: str
+    fstype: str
+    source: str
+
+
+def parse_mountinfo(text: str, path: str = "/proc/self/mountinfo") -> list[Mount]:
+    """All mounts, in mount order: of several on one mount point the last one is seen."""
+    mounts = []
+    for number, line in enumerate(text.splitlines(), 1):
+        fields = line.split(" ")
+        try:
+            separator = fields.index("-", 6)
+            mounts.append(Mount(_unescape(fields[4]), fields[separator + 1], _unescape(fields[separator + 2])))
+        except (ValueError, IndexError):
+            raise MalformedKernelFileError(path, number, "not a mount") from None
+    return mounts
+
+
+def mount_at(mount_point: Path, proc: Path = Path("/proc")) -> Mount | None:
+    """The mount that is seen at `mount_point` itself, None if nothing is mounted there. Asks no file system."""
+    path = proc / "self" / "mountinfo"
+    wanted = str(mount_point)
+    found = [mount for mount in parse_mountinfo(path.read_text(), str(path)) if mount.mount_point == wanted]
+    return found[-1] if found else None
+
+
+def _unescape(field: str) -> str:
+    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), field)

@@ -1,0 +1,118 @@
+"""What wakes the scanner when the kernel starts to reclaim: a trace instance, or a PSI trigger.
+
+The trace tells at once, and says for each batch of pages whether it was anonymous; PSI tells that programs have
+been stalling for a while. Where neither can be had, the timer of `cadence` alone must do.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+from pathlib import Path
+from typing import Final, Protocol
+
+from memnotify_cuse.kernel.errors import KernelFileError
+from memnotify_cuse.kernel.pressure import open_memory_trigger
+from memnotify_cuse.kernel.trace import TraceEvent, TraceParser
+from memnotify_cuse.kernel.tracefs import (
+    TRACEFS_CANDIDATES,
+    TraceInstance,
+    find_tracefs,
+    mount_tracefs,
+    remove_stale_instances,
+)
+
+log = logging.getLogger(__name__)
+
+PSI_STALL_US: Final = 50_000
+PSI_WINDOW_US: Final = 2_000_000
+"""Without CAP_SYS_RESOURCE the window must be a multiple of 2 s."""
+
+MAX_READS: Final = 4
+
+
+class Doorbell(Protocol):
+    """Something with a descriptor that becomes readable; `name` is what `status` and `doctor` call it."""
+
+    name: str
+
+    def fileno(self) -> int: ...
+
+    def drain(self) -> tuple[tuple[TraceEvent, ...] | None, bool]:
+        """Silence it, and say what it knows: trace events (None: it has none), and whether some were lost."""
+
+    def close(self) -> None: ...
+
+
+class TraceDoorbell:
+    """The vmscan events of a trace instance of our own."""
+
+    name = "tracefs"
+
+    def __init__(self, instance: TraceInstance) -> None:
+        self._instance = instance
+        self._parser = TraceParser()
+
+    def fileno(self) -> int:
+        return self._instance.fileno()
+
+    def drain(self) -> tuple[tuple[TraceEvent, ...] | None, bool]:
+        events: list[TraceEvent] = []
+        lost_before = self._parser.lost_events
+        for _ in range(MAX_READS):
+            data = self._instance.read()
+            if not data:
+                break
+            events += self._parser.feed(data)
+        return tuple(events), self._parser.lost_events > lost_before
+
+    def close(self) -> None:
+        self._instance.close()
+
+
+class PsiDoorbell:
+    """A PSI trigger; its POLLPRI is made readable by an epoll descriptor around it."""
+
+    name = "psi"
+
+    def __init__(self, trigger: int) -> None:
+        self._trigger = trigger
+        self._epoll = select.epoll()
+        self._epoll.register(trigger, select.EPOLLPRI)
+
+    def fileno(self) -> int:
+        return self._epoll.fileno()
+
+    def drain(self) -> tuple[tuple[TraceEvent, ...] | None, bool]:
+        self._epoll.poll(0)
+        return None, False
+
+    def close(self) -> None:
+        self._epoll.close()
+        os.close(self._trigger)
+
+
+def open_doorbell(proc: Path) -> Doorbell | None:
+    """The best doorbell that this kernel and our rights allow; None, with a warning, if there is none."""
+    try:
+        return TraceDoorbell(_open_trace())
+    except (KernelFileError, OSError) as error:
+        log.info("no trace events: %s", error)
+    try:
+        return PsiDoorbell(open_memory_trigger(proc, stall_us=PSI_STALL_US, window_us=PSI_WINDOW_US))
+    except (KernelFileError, OSError) as error:
+        log.warning("neither trace events nor a PSI trigger can be had; relying on a timer: %s", error)
+    return None
+
+
+def _open_trace() -> TraceInstance:
+    tracefs = find_tracefs()
+    if tracefs is None and os.geteuid() == 0:
+        mount_tracefs(Path(TRACEFS_CANDIDATES[0]))
+        tracefs = find_tracefs()
+    if tracefs is None:
+        raise KernelFileError("tracefs is not mounted, or not for us to see")
+    for name in remove_stale_instances(tracefs):
+        log.info("removed the trace instance %s that a killed server left behind", name)
+    return TraceInstance.create(tracefs)

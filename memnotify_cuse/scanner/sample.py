@@ -1,0 +1,52 @@
+"""One look at the kernel: the counters that the rules need, read together. The only I/O of a scan."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from memnotify_cuse.kernel.files import KernelFile
+from memnotify_cuse.kernel.meminfo import Meminfo, parse_meminfo
+from memnotify_cuse.kernel.trace import TraceEvent
+from memnotify_cuse.kernel.vmstat import Vmstat, parse_vmstat
+from memnotify_cuse.kernel.zoneinfo import Zoneinfo, parse_zoneinfo
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Counters at `time_ns` (CLOCK_MONOTONIC), and the trace events since the sample before.
+
+    `events` is None where there is no trace; an empty tuple says that the kernel did nothing to anonymous pages.
+    `lost_events` says that some of them did not fit into the trace's buffer.
+    """
+
+    time_ns: int
+    zoneinfo: Zoneinfo
+    vmstat: Vmstat
+    meminfo: Meminfo
+    events: tuple[TraceEvent, ...] | None = None
+    lost_events: bool = False
+
+
+class Sampler:
+    """Keeps the kernel's files open and reads a `Sample` off them; raises the parsers' errors."""
+
+    def __init__(self, proc: Path = Path("/proc")) -> None:
+        self._zoneinfo = KernelFile(proc / "zoneinfo")
+        self._vmstat = KernelFile(proc / "vmstat")
+        self._meminfo = KernelFile(proc / "meminfo")
+
+    def sample(self, events: tuple[TraceEvent, ...] | None = None, *, lost_events: bool = False) -> Sample:
+        return Sample(
+            time_ns=time.monotonic_ns(),
+            zoneinfo=parse_zoneinfo(self._zoneinfo.read_text(), self._zoneinfo.path),
+            vmstat=parse_vmstat(self._vmstat.read_text(), self._vmstat.path),
+            meminfo=parse_meminfo(self._meminfo.read_text(), self._meminfo.path),
+            events=events,
+            lost_events=lost_events,
+        )
+
+    def close(self) -> None:
+        for file in (self._zoneinfo, self._vmstat, self._meminfo):
+            file.close()

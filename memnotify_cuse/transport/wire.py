@@ -1,0 +1,168 @@
+"""The wire format of device requests on /dev/fuse (and /dev/cuse): a codec, no I/O.
+
+Source: include/uapi/linux/fuse.h, protocol 7.31 and later; all integers in host byte order. Only what an open
+device file needs stands here. A request is one message:
+
+    struct fuse_in_header  { u32 len, opcode; u64 unique, nodeid; u32 uid, gid, pid; u16 total_extlen, padding; }
+    FUSE_OPEN      fuse_open_in      { u32 flags, open_flags; }
+    FUSE_READ      fuse_read_in      { u64 fh, offset; u32 size, read_flags; u64 lock_owner; u32 flags, padding; }
+    FUSE_RELEASE   fuse_release_in   { u64 fh; u32 flags, release_flags; u64 lock_owner; }
+    FUSE_POLL      fuse_poll_in      { u64 fh, kh; u32 flags, events; }
+    FUSE_INTERRUPT fuse_interrupt_in { u64 unique; }
+
+and so is a reply:
+
+    struct fuse_out_header { u32 len; s32 error; u64 unique; }
+    FUSE_OPEN      fuse_open_out     { u64 fh; u32 open_flags; s32 backing_id; }
+    FUSE_POLL      fuse_poll_out     { u32 revents, padding; }
+    FUSE_READ      the bytes
+
+A notification is a reply with unique 0 and the notification's code as its error:
+
+    FUSE_NOTIFY_POLL fuse_notify_poll_wakeup_out { u64 kh; }
+"""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum, IntFlag
+from typing import Final, NamedTuple
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Opcode(IntEnum):
+    """`enum fuse_opcode`, as far as an open device file meets it."""
+
+    OPEN = 14
+    READ = 15
+    WRITE = 16
+    RELEASE = 18
+    FLUSH = 25
+    INTERRUPT = 36
+    POLL = 40
+
+
+class OpenReply(IntFlag):
+    """`FOPEN_*`: what the kernel is asked to do with an open file."""
+
+    DIRECT_IO = 1 << 0
+    NONSEEKABLE = 1 << 2
+    STREAM = 1 << 4
+    NOFLUSH = 1 << 5
+
+
+POLL_SCHEDULE_NOTIFY: Final = 1 << 0
+"""`FUSE_POLL_SCHEDULE_NOTIFY`: somebody waits and is to be notified under this request's kh."""
+
+NOTIFY_POLL: Final = 1
+
+_HEADER: Final = struct.Struct("=IIQQIIIHH")
+_OPEN: Final = struct.Struct("=II")
+_READ: Final = struct.Struct("=QQIIQI")
+_RELEASE: Final = struct.Struct("=Q")
+_POLL: Final = struct.Struct("=QQII")
+_INTERRUPT: Final = struct.Struct("=Q")
+_OUT: Final = struct.Struct("=IiQ")
+_OPEN_OUT: Final = struct.Struct("=IiQQIi")
+_POLL_OUT: Final = struct.Struct("=IiQII")
+_NOTIFY_POLL_OUT: Final = struct.Struct("=IiQQ")
+
+HEADER_BYTES: Final = _HEADER.size
+
+
+class WireError(ValueError):
+    """A message that is not a request of this protocol, or shorter than its opcode needs."""
+
+
+class Header(NamedTuple):
+    """`struct fuse_in_header`. `opcode` is a plain int: most are not ours. `pid` is a thread id, 0 if unseen."""
+
+    length_bytes: int
+    opcode: int
+    unique: int
+    inode: int
+    uid: int
+    gid: int
+    pid: int
+
+
+class ReadRequest(NamedTuple):
+    """A read of `size_bytes` from open file `fh`; `flags` are the file's flags now, F_SETFL included."""
+
+    fh: int
+    size_bytes: int
+    flags: int
+
+
+class PollRequest(NamedTuple):
+    """A poll of open file `fh`; `kh` names it in notifications, which `waiting` says are wanted."""
+
+    fh: int
+    kh: int
+    waiting: bool
+
+
+def decode_header(message: Buffer) -> Header:
+    """The header of a request; a message shorter than its header or its own length is a `WireError`."""
+    if len(message) < HEADER_BYTES:
+        raise WireError(f"a message of {len(message)} bytes is shorter than its header")
+    length, opcode, unique, inode, uid, gid, pid, _, _ = _HEADER.unpack_from(message)
+    if length != len(message):
+        raise WireError(f"a message of {len(message)} bytes says that it has {length}")
+    return Header(length, opcode, unique, inode, uid, gid, pid)
+
+
+def decode_open(message: Buffer) -> int:
+    """The flags of open(2)."""
+    flags, _ = _body(_OPEN, message)
+    return int(flags)
+
+
+def decode_read(message: Buffer) -> ReadRequest:
+    fh, _offset, size, _read_flags, _lock_owner, flags = _body(_READ, message)
+    return ReadRequest(fh, size, flags)
+
+
+def decode_release(message: Buffer) -> int:
+    """The fh of the open file whose last descriptor was closed."""
+    (fh,) = _body(_RELEASE, message)
+    return int(fh)
+
+
+def decode_poll(message: Buffer) -> PollRequest:
+    fh, kh, flags, _events = _body(_POLL, message)
+    return PollRequest(fh, kh, bool(flags & POLL_SCHEDULE_NOTIFY))
+
+
+def decode_interrupt(message: Buffer) -> int:
+    """The unique of the request to be interrupted."""
+    (unique,) = _body(_INTERRUPT, message)
+    return int(unique)
+
+
+def encode_error(unique: int, errno: int) -> bytes:
+    """The reply to `unique` that it failed with `errno` (positive), or that it succeeded without data (0)."""
+    return _OUT.pack(_OUT.size, -errno, unique)
+
+
+def encode_data(unique: int, data: bytes) -> bytes:
+    return _OUT.pack(_OUT.size + len(data), 0, unique) + data
+
+
+def encode_open(unique: int, fh: int, flags: OpenReply) -> bytes:
+    return _OPEN_OUT.pack(_OPEN_OUT.size, 0, unique, fh, int(flags), 0)
+
+
+def encode_poll(unique: int, revents: int) -> bytes:
+    return _POLL_OUT.pack(_POLL_OUT.size, 0, unique, revents, 0)
+
+
+def encode_notify_poll(kh: int) -> bytes:
+    return _NOTIFY_POLL_OUT.pack(_NOTIFY_POLL_OUT.size, NOTIFY_POLL, 0, kh)
+
+
+def _body(layout: struct.Struct, message: Buffer) -> tuple[int, ...]:
+    if len(message) < HEADER_BYTES + layout.size:
+        raise WireError(f"a message of {len(message)} bytes is too short for its opcode")
+    return layout.unpack_from(message, HEADER_BYTES)
