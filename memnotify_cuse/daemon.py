@@ -18,10 +18,10 @@ from memnotify_cuse.board import Board
 from memnotify_cuse.control import Control, ServerFacts
 from memnotify_cuse.device.device import Device
 from memnotify_cuse.device.policy import Policy
-from memnotify_cuse.kernel import libc
 from memnotify_cuse.kernel.errors import KernelFileError
 from memnotify_cuse.kernel.lru_gen import read_lru_gen
 from memnotify_cuse.notify_service import notify_service
+from memnotify_cuse.residency import settle
 from memnotify_cuse.scanner.doorbell import open_doorbell
 from memnotify_cuse.scanner.evidence import Machine
 from memnotify_cuse.scanner.loop import Scanner
@@ -30,8 +30,6 @@ from memnotify_cuse.transport.fuse import FuseTransport
 from memnotify_cuse.transport.mount import DeviceNode, MountError, mount_control
 
 log = logging.getLogger(__name__)
-
-OOM_SCORE_ADJ = -900
 
 
 class ServeError(Exception):
@@ -86,7 +84,6 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 async def _serve(config: Config) -> None:
-    protect_from_reclaim()
     page_kb = os.sysconf("SC_PAGE_SIZE") // 1024
     mglru = bool(read_lru_gen())
     device = Device(page_kb, config.policy)
@@ -124,6 +121,7 @@ async def _serve(config: Config) -> None:
             if config.device is not None:
                 node = await trio.to_thread.run_sync(DeviceNode, config.device, config.mount / "mem_notify")
                 stack.callback(node.close)
+            settle()
             await _announce(config)
             async for number in signals:
                 log.info("stopping: %s", signal.Signals(number).name)
@@ -151,15 +149,3 @@ async def _announce(config: Config) -> None:
         raise ServeError(f"{device}: cannot be opened: {error.strerror}") from error
     print(f"ready: device={device} mount={config.mount} node=fuse", file=sys.stderr, flush=True)
     notify_service("READY=1")
-
-
-def protect_from_reclaim() -> None:
-    """Keep the server's own memory in memory, and the OOM killer away from it; warn of what is not permitted."""
-    try:
-        libc.lock_memory()
-    except OSError as error:
-        log.warning("memory cannot be locked (%s): the server may itself be slow under pressure", error.strerror)
-    try:
-        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE_ADJ))
-    except OSError as error:
-        log.warning("oom_score_adj cannot be lowered (%s)", error.strerror)

@@ -1,4 +1,4 @@
-"""The system calls that Python's standard library does not have: mount(2), umount2(2), mlockall(2).
+"""The system calls that Python's standard library does not have: mount(2), umount2(2), mlockall(2), madvise(2).
 
 Constants are those of <sys/mount.h> and <sys/mman.h> on Linux, the same on every architecture that Debian has.
 Each function raises OSError with the call's errno.
@@ -19,6 +19,7 @@ UMOUNT_NOFOLLOW = 8
 MCL_CURRENT = 1
 MCL_FUTURE = 2
 MCL_ONFAULT = 4
+MADV_DONTNEED = 4
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -45,6 +46,12 @@ def unmount(target: str) -> None:
 def lock_memory() -> None:
     """mlockall(2) of all that is in use, now and later; pages are locked as they are first touched."""
     _checked(_libc.mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT), None)
+
+
+def drop_clean_pages(start: int, length: int) -> None:
+    """madvise(2), MADV_DONTNEED: let go of a mapping's pages. Only for pages that can be read again from a file."""
+    address, size, advice = ctypes.c_void_p(start), ctypes.c_size_t(length), ctypes.c_int(MADV_DONTNEED)
+    _checked(_libc.madvise(address, size, advice), None)
 
 
 def _checked(result: Any, path: str | None) -> None:  # noqa: ANN401 - what ctypes returns

@@ -82,9 +82,9 @@ def _anon_scan(before: Sample, now: Sample, machine: Machine) -> dict[int, Evide
     scanned: Counter[int] = Counter()
     if now.events is not None and not machine.mglru:
         for event in now.events:
-            if event.name == LRU_SHRINK_INACTIVE and event.anon and event.node is not None:
-                if by_kswapd if event.kswapd else by_direct:
-                    scanned[event.node] += event.scanned_pages or 0
+            was_global = by_kswapd if event.kswapd else by_direct
+            if was_global and event.name == LRU_SHRINK_INACTIVE and event.anon and event.node is not None:
+                scanned[event.node] += event.scanned_pages or 0
         if not now.lost_events:
             return {node: Evidence(ANON_SCAN, pages) for node, pages in scanned.items() if pages}
     total = _anon_scanned_pages(before, now)

@@ -1,0 +1,7 @@
+"""``python -m memnotify_cuse``: the ``memnotify`` command without its installed script."""
+
+import sys
+
+from memnotify_cuse.cli.main import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""The ``memnotify`` command: one module per subcommand."""

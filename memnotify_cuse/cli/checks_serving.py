@@ -1,0 +1,196 @@
+"""Checks of ``memnotify doctor``: whether the device can be made, and the server be kept alive."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+from pathlib import Path
+
+from memnotify_cuse.cli.common import DEFAULT_DEVICE
+from memnotify_cuse.cli.machine import (
+    CAP_IPC_LOCK,
+    CAP_SYS_ADMIN,
+    CAP_SYS_PTRACE,
+    CAP_SYS_RESOURCE,
+    Finding,
+    Machine,
+)
+from memnotify_cuse.kernel.mountinfo import mount_at
+
+# The same number on every architecture of Debian (include/uapi/asm-generic/unistd.h).
+_SYS_PIDFD_GETFD = 438
+
+# mlockall with MCL_ONFAULT locks what a Python server touches: some tens of MiB.
+_ENOUGH_MEMLOCK_BYTES = 128 * 1024 * 1024
+_MIB = 1024 * 1024
+
+
+def fuse(machine: Machine) -> Finding:
+    """The transport that is used."""
+    path = machine.root / "dev/fuse"
+    try:
+        os.close(os.open(path, os.O_RDWR))
+    except FileNotFoundError:
+        return Finding(
+            "fail",
+            "fuse",
+            f"no {path}",
+            "load the module (modprobe fuse), or pass the device into the container (--device /dev/fuse)",
+        )
+    except OSError as error:
+        return Finding("fail", "fuse", f"{path}: {error.strerror}", "the server cannot mount anything")
+    return Finding("ok", "fuse", f"{path} can be opened", "used to serve the device")
+
+
+def pyfuse3(machine: Machine) -> Finding:
+    """The library that speaks FUSE; its C part needs libfuse3."""
+    try:
+        import pyfuse3 as library
+    except ImportError as error:
+        return Finding("fail", "pyfuse3", str(error), "pip install 'pyfuse3>=3.5' (Debian: needs libfuse3-3)")
+    if not hasattr(library, "PollHandle"):
+        return Finding("fail", "pyfuse3", f"{library.__version__} has no poll", "pip install 'pyfuse3>=3.5'")
+    return Finding("ok", "pyfuse3", library.__version__, "has poll, which the device is all about")
+
+
+def cuse(machine: Machine) -> Finding:
+    """The transport for a true character device; planned, so its absence is nothing to warn about."""
+    path = machine.root / "dev/cuse"
+    found = f"{path} is there" if path.exists() else f"no {path}"
+    return Finding("ok", "cuse", found, "planned, for a true character device; not used yet, FUSE is")
+
+
+def mounting(machine: Machine) -> Finding:
+    """Who may mount: root itself, or an ordinary user with the help of fusermount3."""
+    if machine.can(CAP_SYS_ADMIN):
+        return Finding("ok", "mounting", "CAP_SYS_ADMIN", "may mount without fusermount3")
+    if not machine.could(CAP_SYS_ADMIN):
+        return Finding(
+            "fail",
+            "mounting",
+            "CAP_SYS_ADMIN is not to be had here",
+            "nobody may mount: give it to the container (--cap-add SYS_ADMIN)",
+        )
+    helper = shutil.which("fusermount3")
+    if helper is None:
+        return Finding(
+            "fail",
+            "mounting",
+            "no CAP_SYS_ADMIN and no fusermount3",
+            "run the server as root, or install fuse3",
+        )
+    if machine.euid != 0 and not os.stat(helper).st_mode & stat.S_ISUID:
+        return Finding("fail", "mounting", f"{helper} is not set-user-id root", "run the server as root, or repair it")
+    return Finding(
+        "ok",
+        "mounting",
+        f"{helper}",
+        "a mount of one's own works (serve --device '' --mount DIR); /dev/mem_notify needs root",
+    )
+
+
+def device(machine: Machine) -> Finding:
+    """The path that programs ask for, and who has it."""
+    path = machine.root / DEFAULT_DEVICE.lstrip("/")
+    mount = mount_at(path, machine.proc)
+    if mount is not None:
+        try:
+            os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+        except OSError as error:
+            if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
+                return Finding(
+                    "warn",
+                    "device",
+                    f"{path} is left from a server that was killed",
+                    "the next 'memnotify serve' cleans it up",
+                )
+            return Finding("warn", "device", f"{path}: {error.strerror}", "programs cannot open it either")
+        return Finding("ok", "device", f"{path} is served ({mount.fstype})", "a second server needs another path")
+    if os.path.lexists(path):
+        return Finding(
+            "warn",
+            "device",
+            f"{path} is {_kind(path)} that no server of ours mounted",
+            "in the way: remove it, or serve another path with --device",
+        )
+    if not os.access(path.parent, os.W_OK):
+        return Finding(
+            "warn",
+            "device",
+            f"{path} does not exist, and we may not make it",
+            "run the server as root, or without a node: serve --device '' --mount DIR",
+        )
+    return Finding("ok", "device", f"{path} is free", "'memnotify serve' makes it")
+
+
+def memlock(machine: Machine) -> Finding:
+    """Whether the server can keep itself in memory, where it must be when memory is short."""
+    if machine.can(CAP_IPC_LOCK):
+        return Finding("ok", "memlock", "CAP_IPC_LOCK", "the server locks itself into memory")
+    if machine.memlock_bytes is None:
+        return Finding("ok", "memlock", "RLIMIT_MEMLOCK is unlimited", "the server locks itself into memory")
+    found = f"RLIMIT_MEMLOCK is {machine.memlock_bytes / _MIB:.0f} MiB, no CAP_IPC_LOCK"
+    if machine.memlock_bytes >= _ENOUGH_MEMLOCK_BYTES:
+        return Finding("ok", "memlock", found, "enough for the server to lock itself into memory")
+    return Finding("warn", "memlock", found, "the server may be swapped out just when it is needed, and tell late")
+
+
+def oom_score(machine: Machine) -> Finding:
+    """Whether the server can keep the OOM killer away from itself."""
+    if machine.can(CAP_SYS_RESOURCE):
+        return Finding("ok", "oom_score", "CAP_SYS_RESOURCE", "the server can lower its oom_score_adj, to be spared")
+    return Finding(
+        "warn",
+        "oom_score",
+        "no CAP_SYS_RESOURCE: oom_score_adj cannot be lowered",
+        "the OOM killer may choose the server; systemd can do it (OOMScoreAdjust=)",
+    )
+
+
+def sigio(machine: Machine) -> Finding:
+    """What SIGIO for O_ASYNC programs needs: looking at another process's descriptor."""
+    error = pidfd_getfd_error()
+    if error is not None:
+        return Finding("warn", "sigio", f"pidfd_getfd: {error}", "SIGIO (next release) will not work here")
+    if not machine.can(CAP_SYS_PTRACE):
+        return Finding(
+            "warn",
+            "sigio",
+            "pidfd_getfd works, no CAP_SYS_PTRACE",
+            "SIGIO (next release) will reach programs of the same user only",
+        )
+    return Finding("ok", "sigio", "pidfd_getfd works", "SIGIO for O_ASYNC programs comes in the next release")
+
+
+def pidfd_getfd_error() -> str | None:
+    """Try pidfd_getfd(2) on a descriptor of our own; return what is wrong, None when it works."""
+    import ctypes
+
+    try:
+        pidfd = os.pidfd_open(os.getpid())
+    except OSError as error:
+        return error.strerror or str(error)
+    try:
+        copy = int(ctypes.CDLL(None, use_errno=True).syscall(_SYS_PIDFD_GETFD, pidfd, pidfd, 0))
+        if copy < 0:
+            return os.strerror(ctypes.get_errno())
+        os.close(copy)
+    finally:
+        os.close(pidfd)
+    return None
+
+
+def _kind(path: Path) -> str:
+    """Return what is at ``path``, with its article."""
+    mode = path.lstat().st_mode
+    for test, kind in (
+        (stat.S_ISREG, "a file"),
+        (stat.S_ISDIR, "a directory"),
+        (stat.S_ISLNK, "a symbolic link"),
+        (stat.S_ISCHR, "a character device"),
+    ):
+        if test(mode):
+            return kind
+    return "something"

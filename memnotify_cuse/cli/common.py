@@ -1,0 +1,30 @@
+"""What the subcommands share: exit codes, default paths, argument types, and the error told in one line."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+from memnotify_cuse.client import DEFAULT_DEVICE as DEFAULT_DEVICE
+
+EXIT_OK = 0
+EXIT_NEGATIVE = 1
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+DEFAULT_MOUNT = "/run/mem_notify"
+
+
+class CommandError(Exception):
+    """An error the user can do something about; ``main`` prints it as ``memnotify: …`` and exits 2."""
+
+
+def seconds(text: str) -> float:
+    """Argument type: a finite number of seconds, 0 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds") from None
+    if not math.isfinite(value) or value < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 up")
+    return value

@@ -1,0 +1,96 @@
+"""What ``memnotify doctor`` looks at, and the form of what it finds."""
+
+from __future__ import annotations
+
+import os
+import re
+import resource
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from memnotify_cuse.kernel.errors import MalformedKernelFileError
+from memnotify_cuse.kernel.files import read_kernel_text
+
+Level = Literal["ok", "warn", "fail"]
+
+# Bit numbers: include/uapi/linux/capability.h.
+CAP_IPC_LOCK = 14
+CAP_SYS_PTRACE = 19
+CAP_SYS_ADMIN = 21
+CAP_SYS_RESOURCE = 24
+
+_CAPABILITIES = re.compile(r"^(CapEff|CapBnd):\t([0-9a-f]{16})$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report. ``fail``: the server cannot run; ``warn``: it does without something."""
+
+    level: Level
+    name: str
+    found: str
+    meaning: str
+
+    def line(self) -> str:
+        """Return ``ok|warn|fail  name: what was found — what it means``."""
+        return f"{self.level:<4}  {self.name}: {self.found} — {self.meaning}"
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """A machine as one process sees it; a test gives another ``root`` and other rights.
+
+    The capabilities are masks (bit N is capability N). ``memlock_bytes`` is the soft RLIMIT_MEMLOCK, None for
+    unlimited.
+    """
+
+    root: Path = Path("/")
+    euid: int = field(default_factory=os.geteuid)
+    effective: int = 0
+    bounding: int = 0
+    memlock_bytes: int | None = 0
+    swap_total_bytes: int = 0
+
+    @property
+    def proc(self) -> Path:
+        """The /proc of this machine."""
+        return self.root / "proc"
+
+    @property
+    def sys(self) -> Path:
+        """The /sys of this machine."""
+        return self.root / "sys"
+
+    def can(self, capability: int) -> bool:
+        """Whether this process has ``capability`` (a bit number)."""
+        return bool(self.effective >> capability & 1)
+
+    def could(self, capability: int) -> bool:
+        """Whether a set-user-id program started by this process could have ``capability``."""
+        return bool(self.bounding >> capability & 1)
+
+
+def this_machine(swap_total_bytes: int) -> Machine:
+    """Return the machine that runs us. Raises the errors of :func:`parse_capabilities` and its reader."""
+    status = Path("/proc/self/status")
+    effective, bounding = parse_capabilities(read_kernel_text(status), str(status))
+    limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+    return Machine(
+        effective=effective,
+        bounding=bounding,
+        memlock_bytes=None if limit == resource.RLIM_INFINITY else limit,
+        swap_total_bytes=swap_total_bytes,
+    )
+
+
+def parse_capabilities(text: str, path: str = "/proc/self/status") -> tuple[int, int]:
+    """Return the masks CapEff and CapBnd of a /proc/PID/status. Raises MalformedKernelFileError.
+
+    Kernel source: fs/proc/array.c, task_cap().
+    """
+    masks = {name: int(mask, 16) for name, mask in _CAPABILITIES.findall(text)}
+    try:
+        return masks["CapEff"], masks["CapBnd"]
+    except KeyError as error:
+        raise MalformedKernelFileError(path, 0, f"no line '{error.args[0]}: MASK'") from None

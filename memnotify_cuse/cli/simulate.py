@@ -1,0 +1,106 @@
+"""``memnotify simulate``: have the server tell its watchers, as if memory were tight."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import re
+from typing import TYPE_CHECKING
+
+from memnotify_cuse.cli.common import DEFAULT_MOUNT, EXIT_OK, CommandError, seconds
+from memnotify_cuse.cli.statusfile import mount_error, read_status
+
+if TYPE_CHECKING:
+    from memnotify_cuse.cli.main import Subparsers
+
+DEFAULT_SECONDS = 1.0
+
+_ZONE = re.compile(r"all|node[0-9]+-[A-Za-z0-9_]+", re.ASCII)
+
+_EPILOG = """\
+A simulation takes the same way through the server as real pressure does, and its records say
+reason=simulated. Programs do free their caches, so mind where you try it.
+
+examples:
+  sudo memnotify simulate                            every zone, for one second
+  sudo memnotify simulate --zone node0-Normal --for 5
+  memnotify simulate --mount ~/memnotify             a server of your own
+
+Without this command: echo "all 1" > /run/mem_notify/simulate
+
+exit codes: 0 the server has accepted it (and goes on by itself), 2 an error.
+"""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Describe ``memnotify simulate``."""
+    parser = subparsers.add_parser(
+        "simulate",
+        help="tell the watchers, as if memory were tight",
+        description="Raise simulated memory pressure on one zone or all of them, for a while.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--mount", metavar="DIR", default=DEFAULT_MOUNT, help="the server's mount (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--zone",
+        metavar="all|nodeN-NAME",
+        type=_zone,
+        default="all",
+        help="which zone; 'memnotify status' lists them (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--for",
+        dest="seconds",
+        metavar="SECONDS",
+        type=seconds,
+        default=DEFAULT_SECONDS,
+        help="how long the pressure lasts (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the request that ``args`` describe. Return 0, or raise CommandError."""
+    mount: str = args.mount
+    path = os.path.join(mount, "simulate")
+    request = f"{args.zone} {_decimal(args.seconds)}"
+    try:
+        # Not open(): its O_CREAT would leave a file behind in a directory that is no mount.
+        fd = os.open(path, os.O_WRONLY)
+        try:
+            os.write(fd, f"{request}\n".encode("ascii"))
+        finally:
+            os.close(fd)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            raise _refused(mount, args.zone, request) from None
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise CommandError(
+                f"no permission to simulate on {mount}: only root or the owner of the mount may (try sudo)"
+            ) from None
+        raise mount_error(mount, error) from None
+    print(f"simulating pressure on {'all zones' if args.zone == 'all' else args.zone} for {args.seconds:g} s")
+    return EXIT_OK
+
+
+def _refused(mount: str, zone: str, request: str) -> CommandError:
+    """Say why the server would not take ``request``: most often there is no such zone."""
+    names = read_status(mount).zone_names()
+    if zone == "all" or zone in names:
+        return CommandError(f"the server refuses {request!r}")
+    return CommandError(f"there is no zone {zone}; the zones are: {', '.join(names) or 'none'}")
+
+
+def _zone(text: str) -> str:
+    """Argument type: ``all`` or a zone's name; whether the zone exists is for the server to say."""
+    if not _ZONE.fullmatch(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither 'all' nor of the form nodeN-NAME")
+    return text
+
+
+def _decimal(value: float) -> str:
+    """Return ``value`` in plain decimal notation (never 1e-05), as the simulate file takes it."""
+    return f"{value:.6f}".rstrip("0").rstrip(".")

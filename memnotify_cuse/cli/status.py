@@ -1,0 +1,161 @@
+"""``memnotify status``: every zone in a table, the server and the machine's memory in a line each."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from memnotify_cuse.cli.common import DEFAULT_MOUNT, EXIT_OK
+from memnotify_cuse.cli.statusfile import Pairs, Status, Value, read_status, zone_name
+
+if TYPE_CHECKING:
+    from memnotify_cuse.cli.main import Subparsers
+
+_MIB = 1024 * 1024
+
+_STATUS_WORDS: dict[Value, str] = {-1: "ignored", 0: "no pressure", 1: "PRESSURE"}
+
+_EPILOG = """\
+A zone is 'ignored' when it has less than a tenth of its node's memory. 'clear' is the free memory
+above which pressure ends, 'raised' how often the zone has come under pressure, 'reason' the evidence
+of the last time, 'last seen' when that was.
+
+examples:
+  memnotify status
+  memnotify status --json | jq '.zones[] | select(.status == 1)'
+  cat /run/mem_notify/status              the same, raw
+
+With --json the object is {"server": {...}, "zones": [...], "memory": {...}}; the keys of the first
+two are the server's own (pages), those of "memory" are bytes.
+
+exit codes: 0 shown, 2 an error (no server there, for one).
+"""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Describe ``memnotify status``."""
+    parser = subparsers.add_parser(
+        "status",
+        help="show the state of every zone",
+        description="Show what the server sees: each zone's state, and memory and swap as a whole.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--mount", metavar="DIR", default=DEFAULT_MOUNT, help="the server's mount (default: %(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the status of the server at ``args.mount``. Return 0, or raise CommandError."""
+    status = read_status(args.mount)
+    memory = memory_bytes()
+    if args.json:
+        print(json.dumps({"server": status.server, "zones": list(status.zones), "memory": memory}, indent=2))
+    else:
+        print(render(status, memory, page_bytes=os.sysconf("SC_PAGE_SIZE"), now_ns=time.monotonic_ns()))
+    return EXIT_OK
+
+
+def memory_bytes() -> dict[str, int]:
+    """Return the machine's memory and swap, in bytes."""
+    import psutil  # type: ignore[import-untyped, unused-ignore]
+
+    memory = psutil.virtual_memory()
+    swap = psutil.swap_memory()
+    return {
+        "total_bytes": memory.total,
+        "available_bytes": memory.available,
+        "swap_total_bytes": swap.total,
+        "swap_free_bytes": swap.free,
+    }
+
+
+def render(status: Status, memory: dict[str, int], *, page_bytes: int, now_ns: int) -> str:
+    """Return the readable form: a line about the server, a table of the zones, a line about memory.
+
+    ``now_ns`` is CLOCK_MONOTONIC, for saying how long ago something was.
+    """
+    parts = []
+    if status.server:
+        parts.append("server: " + ", ".join(_server_words(key, value) for key, value in status.server.items()))
+    parts.append(_table(status.zones, page_bytes, now_ns) if status.zones else "the server watches no zones")
+    parts.append(_memory_line(memory))
+    return "\n\n".join(parts)
+
+
+def _server_words(key: str, value: Value) -> str:
+    if key == "uptime_s" and isinstance(value, int | float):
+        return f"up {_duration(value)}"
+    return f"{key.replace('_', ' ')} {value}"
+
+
+def _duration(seconds: float) -> str:
+    """Return ``seconds`` in its two largest units, such as ``2 h 5 min``."""
+    rest = int(seconds)
+    units: list[str] = []
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")):
+        count, rest = divmod(rest, size)
+        if count or (unit == "s" and not units):
+            units.append(f"{count} {unit}")
+    return " ".join(units[:2])
+
+
+def _table(zones: Sequence[Pairs], page_bytes: int, now_ns: int) -> str:
+    """Return one aligned row per zone, with a column for every key that any zone has."""
+    keys = list(dict.fromkeys(key for zone in zones for key in zone if key not in ("node", "zone")))
+    rows = [["zone", *(_heading(key) for key in keys)]]
+    for zone in zones:
+        rows.append([zone_name(zone), *(_cell(key, zone.get(key), page_bytes, now_ns) for key in keys)])
+    numeric = [False, *(all(not isinstance(zone.get(key), str) for zone in zones) for key in keys)]
+    if "status" in keys:
+        numeric[1 + keys.index("status")] = False
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = (
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        )
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _heading(key: str) -> str:
+    if key == "time_ns":
+        return "last seen"
+    for suffix in ("_pages", "_kb"):
+        if key.endswith(suffix):
+            return f"{key.removesuffix(suffix).replace('_', ' ')} MiB"
+    return key.replace("_", " ")
+
+
+def _cell(key: str, value: Value, page_bytes: int, now_ns: int) -> str:
+    if value is None:
+        return "-"
+    if key == "status":
+        return _STATUS_WORDS.get(value, str(value))
+    if not isinstance(value, str):
+        if key == "time_ns":
+            return f"{_duration((now_ns - value) / 1e9)} ago" if value else "never"
+        if key.endswith("_pages"):
+            return f"{value * page_bytes / _MIB:.1f}"
+        if key.endswith("_kb"):
+            return f"{value / 1024:.1f}"
+    return str(value)
+
+
+def _memory_line(memory: dict[str, int]) -> str:
+    total, available = memory["total_bytes"], memory["available_bytes"]
+    line = f"memory: {total / _MIB:.0f} MiB, {available / _MIB:.0f} MiB available"
+    if total:
+        line += f" ({100 * available / total:.0f} %)"
+    swap_total, swap_free = memory["swap_total_bytes"], memory["swap_free_bytes"]
+    if not swap_total:
+        return f"{line}; swap: none"
+    return f"{line}; swap: {swap_total / _MIB:.0f} MiB, {swap_free / _MIB:.0f} MiB free"

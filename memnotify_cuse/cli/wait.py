@@ -1,0 +1,68 @@
+"""``memnotify wait``: wait for one notification and print its record."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from memnotify_cuse import client
+from memnotify_cuse.cli.common import DEFAULT_DEVICE, EXIT_NEGATIVE, EXIT_OK, CommandError, seconds
+from memnotify_cuse.record import RecordError
+
+if TYPE_CHECKING:
+    from memnotify_cuse.cli.main import Subparsers
+
+_EPILOG = """\
+The record says which zone is short of memory, and how much to free (reclaim_target_kb).
+
+examples:
+  memnotify wait && systemctl reload my-cache
+  memnotify wait --timeout 60 || echo "no memory pressure for a minute"
+  memnotify wait --device /run/mem_notify/zones/node0-Normal
+
+In a loop, open the device once and read it line by line instead: between two runs of this command
+nobody is listening. In a shell: while read -r line; do ...; done < /dev/mem_notify
+
+exit codes: 0 told (the record is on stdout), 1 timed out, 2 an error, 130 interrupted with Ctrl-C.
+"""
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Describe ``memnotify wait``."""
+    parser = subparsers.add_parser(
+        "wait",
+        help="wait for one notification and print its record",
+        description="Wait until memory gets tight, print the device's record of it, and exit 0.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--device",
+        metavar="PATH",
+        default=DEFAULT_DEVICE,
+        help="the device, or one zone's file in the mount (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=seconds,
+        help="give up after this long, with exit code 1 (default: wait for ever)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Wait as ``args`` says. Return 0 when told, 1 when timed out; raise CommandError for the rest."""
+    device: str = args.device
+    try:
+        record = client.wait(args.timeout, device=device)
+    except client.DeviceError as error:
+        raise CommandError(str(error)) from None
+    except RecordError as error:
+        raise CommandError(f"{device} does not send memory notifications: {error}") from None
+    except OSError as error:
+        raise CommandError(f"cannot wait on {device}: {error.strerror}") from None
+    if record is None:
+        return EXIT_NEGATIVE
+    sys.stdout.write(record.format().decode("ascii"))
+    return EXIT_OK

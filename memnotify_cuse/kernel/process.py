@@ -1,0 +1,62 @@
+"""/proc/TID/status: the signal masks of a thread.
+
+    SigQ:	0/95906
+    SigPnd:	0000000000000000
+    ShdPnd:	0000000000000000
+    SigBlk:	0000000000000000
+    SigIgn:	0000000000001000
+    SigCgt:	0000000000000440
+
+Kernel source: fs/proc/array.c, task_sig() and render_sigset_t(). Bit N-1 stands for signal N. The thread's
+name is in the same file; the kernel escapes a line feed in it, so no name can look like one of these lines.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from memnotify_cuse.kernel.errors import MalformedKernelFileError
+from memnotify_cuse.kernel.files import read_kernel_text
+
+_NAMES = ("SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt")
+# 16 digits on most machines, 32 where there are 128 signals (MIPS).
+_MASK = r"([0-9a-f]{16}|[0-9a-f]{32})"
+_SIGNALS = re.compile("\n" + "".join(rf"{name}:\t{_MASK}\n" for name in _NAMES))
+
+
+@dataclass(frozen=True, slots=True)
+class PendingSignals:
+    """Masks of signals: bit N-1 is signal N. `pending` has the thread's own and those of its process."""
+
+    pending: int
+    blocked: int
+    ignored: int
+    caught: int
+
+    @property
+    def deliverable(self) -> int:
+        """Pending and not blocked: what makes a sleeping system call end."""
+        return self.pending & ~self.blocked
+
+
+def parse_signals(text: str, path: str = "/proc/TID/status") -> PendingSignals:
+    """Parse the text of /proc/TID/status. Raises MalformedKernelFileError."""
+    match = _SIGNALS.search(text)
+    if match is None:
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.startswith(_NAMES) and not re.fullmatch(rf"\w+:\t{_MASK}", line):
+                raise MalformedKernelFileError(path, number, f"expected a signal mask, got {line[:80]!r}")
+        raise MalformedKernelFileError(path, 0, f"the lines {', '.join(_NAMES)} are not there, in this order")
+    own, shared, blocked, ignored, caught = (int(mask, 16) for mask in match.groups())
+    return PendingSignals(own | shared, blocked, ignored, caught)
+
+
+def read_signals(tid: int, proc: Path = Path("/proc")) -> PendingSignals:
+    """Read and parse <proc>/TID/status.
+
+    Raises KernelFileGoneError (the thread has ended) or MalformedKernelFileError.
+    """
+    file = proc / str(tid) / "status"
+    return parse_signals(read_kernel_text(file), str(file))

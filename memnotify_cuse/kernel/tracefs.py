@@ -1,0 +1,239 @@
+"""tracefs: a trace instance of our own that tells when the kernel reclaims.
+
+    /sys/kernel/tracing/instances/memnotify-4711/
+        buffer_size_kb  trace_clock  buffer_percent  tracing_on  trace_pipe
+        events/vmscan/mm_vmscan_lru_shrink_active/{enable,filter,format}
+
+Kernel source: kernel/trace/trace.c, instance_mkdir(), tracing_read_pipe(), and
+Documentation/trace/ftrace.rst. An instance has its own ring buffer, events, filters and clock, so other
+users of tracing notice nothing. It stays until it is removed: a server that was killed leaves one behind,
+which `remove_stale_instances()` finds. Removing one whose trace_pipe is open, or being read, fails with
+EBUSY.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+
+from memnotify_cuse.kernel import libc
+from memnotify_cuse.kernel.errors import KernelFileGoneError
+from memnotify_cuse.kernel.trace import (
+    DIRECT_RECLAIM_BEGIN,
+    KNOWN_EVENTS,
+    KSWAPD_WAKE,
+    LRU_SHRINK_ACTIVE,
+    LRU_SHRINK_INACTIVE,
+)
+
+TRACEFS_CANDIDATES = ("/sys/kernel/tracing", "/sys/kernel/debug/tracing")
+BUFFER_SIZE_KB = 64
+
+_PREFIX = "memnotify-"
+# Bit 0 of reclaim_flags is RECLAIM_WB_ANON (include/trace/events/vmscan.h): file lists stay silent.
+_FILTERS = {
+    KSWAPD_WAKE: None,
+    DIRECT_RECLAIM_BEGIN: None,
+    LRU_SHRINK_ACTIVE: "reclaim_flags & 1",
+    LRU_SHRINK_INACTIVE: "reclaim_flags & 1",
+}
+# A new instance inherits the global options; these are the ones that would change the form of a line. Not
+# record-tgid, which `TraceParser` copes with: on some kernels it counts for all instances.
+_OPTIONS = (
+    "context-info",
+    "irq-info",
+    "noraw",
+    "nohex",
+    "nobin",
+    "noverbose",
+    "nofields",
+    "nolatency-format",
+    "nostacktrace",
+)
+_READ_BYTES = 64 * 1024
+_REMOVE_ATTEMPTS = 20
+_REMOVE_PAUSE_S = 0.01
+
+
+def find_tracefs(candidates: Iterable[str | Path] = TRACEFS_CANDIDATES) -> Path | None:
+    """The first candidate that is a mounted tracefs which we may look into, else None."""
+    for candidate in candidates:
+        path = Path(candidate)
+        if os.path.isdir(path / "instances") and os.path.isdir(path / "events"):
+            return path
+    return None
+
+
+def mount_tracefs(path: Path = Path(TRACEFS_CANDIDATES[0])) -> None:
+    """Mount tracefs on the directory `path` (needs CAP_SYS_ADMIN). Raises KernelFileGoneError."""
+    try:
+        libc.mount("tracefs", str(path), "tracefs", libc.MS_NOSUID | libc.MS_NODEV | libc.MS_NOEXEC)
+    except OSError as error:
+        raise KernelFileGoneError(str(path), _reason("tracefs cannot be mounted", error)) from error
+
+
+class TraceInstance:
+    """A trace instance with the reclaim events enabled; make one with `create()`, and `close()` removes it.
+
+    `events` names those that this kernel has. `fileno()` is the trace_pipe, to be polled. Every error is a
+    KernelFileGoneError that names the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.events: tuple[str, ...] = ()
+        self._fd = -1
+        self._closed = False
+
+    @classmethod
+    def create(cls, tracefs: Path, name: str | None = None) -> TraceInstance:
+        """Make `tracefs`/instances/`name` (default: memnotify-PID) and start tracing."""
+        instance = cls(tracefs / "instances" / (name or f"{_PREFIX}{os.getpid()}"))
+        try:
+            instance.path.mkdir()
+        except OSError as error:
+            raise KernelFileGoneError(str(instance.path), _reason("cannot be made", error)) from error
+        try:
+            instance._set_up()
+        except BaseException:
+            with contextlib.suppress(KernelFileGoneError):
+                instance.close()
+            raise
+        return instance
+
+    def fileno(self) -> int:
+        """The descriptor of trace_pipe: readable when there is an event."""
+        if self._fd < 0:
+            raise KernelFileGoneError(str(self.path / "trace_pipe"), "closed")
+        return self._fd
+
+    def read(self) -> bytes:
+        """What has arrived, for `TraceParser.feed()`; b"" when there is nothing. Never waits."""
+        try:
+            return os.read(self.fileno(), _READ_BYTES)
+        except BlockingIOError:
+            return b""
+        except OSError as error:
+            raise KernelFileGoneError(str(self.path / "trace_pipe"), _reason("cannot be read", error)) from error
+
+    def set_tracing(self, on: bool) -> None:
+        """Let the instance record or not; what it has recorded stays readable."""
+        self._write("tracing_on", "1" if on else "0")
+
+    def close(self) -> None:
+        """Disable the events and remove the instance; closing it twice does nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        for event in self.events:
+            # The instance is about to go, and its events with it.
+            with contextlib.suppress(KernelFileGoneError):
+                self._write(f"events/vmscan/{event}/enable", "0")
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        _remove(self.path)
+
+    def __enter__(self) -> TraceInstance:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _set_up(self) -> None:
+        for option in _OPTIONS:
+            # Not every kernel has every option, and a missing one is at its harmless setting.
+            with contextlib.suppress(KernelFileGoneError):
+                self._write("trace_options", option)
+        self._write("buffer_size_kb", str(BUFFER_SIZE_KB))
+        self._write("trace_clock", "mono")
+        # Older than 4.20 there is no buffer_percent, and a reader is woken for every event anyway.
+        if (self.path / "buffer_percent").exists():
+            self._write("buffer_percent", "0")
+        found: list[str] = []
+        for event in KNOWN_EVENTS:
+            folder = f"events/vmscan/{event}"
+            if not (self.path / folder / "enable").exists():
+                continue
+            event_filter = _FILTERS[event]
+            if event_filter is not None:
+                self._write(f"{folder}/filter", event_filter)
+            self._write(f"{folder}/enable", "1")
+            found.append(event)
+            self.events = tuple(found)
+        if not found:
+            raise KernelFileGoneError(str(self.path / "events" / "vmscan"), "this kernel has no reclaim tracepoints")
+        pipe = self.path / "trace_pipe"
+        try:
+            self._fd = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError as error:
+            raise KernelFileGoneError(str(pipe), _reason("cannot be opened", error)) from error
+        self.set_tracing(True)
+
+    def _write(self, name: str, value: str) -> None:
+        file = self.path / name
+        try:
+            fd = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, value.encode())
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise KernelFileGoneError(str(file), _reason(f"does not take {value!r}", error)) from error
+
+
+def remove_stale_instances(tracefs: Path, prefix: str = _PREFIX, *, proc: Path = Path("/proc")) -> list[str]:
+    """Remove the instances that servers left which no longer run; return the names of those removed.
+
+    An instance `prefix`PID is stale when process PID is gone or does not have "memnotify" in its command
+    line. One that cannot be removed now (somebody reads it) is left for the next time.
+    """
+    removed: list[str] = []
+    try:
+        names = sorted(os.listdir(tracefs / "instances"))
+    except OSError as error:
+        raise KernelFileGoneError(str(tracefs / "instances"), _reason("cannot be listed", error)) from error
+    for name in names:
+        match = re.fullmatch(re.escape(prefix) + "([1-9][0-9]{0,9})", name)
+        if match is None or _runs_memnotify(proc / match[1]):
+            continue
+        with contextlib.suppress(KernelFileGoneError):
+            _remove(tracefs / "instances" / name)
+            removed.append(name)
+    return removed
+
+
+def _runs_memnotify(process: Path) -> bool:
+    try:
+        return b"memnotify" in (process / "cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    except OSError:
+        # Somebody else's process that we may not look at: not ours to judge.
+        return True
+
+
+def _remove(path: Path) -> None:
+    for attempt in range(_REMOVE_ATTEMPTS):
+        try:
+            path.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY or attempt == _REMOVE_ATTEMPTS - 1:
+                raise KernelFileGoneError(str(path), _reason("cannot be removed", error)) from error
+            time.sleep(_REMOVE_PAUSE_S)
+        else:
+            return
+
+
+def _reason(what: str, error: OSError) -> str:
+    return f"{what}: {os.strerror(error.errno) if error.errno is not None else error}"

@@ -1,0 +1,142 @@
+"""/proc/vmstat: the reclaim counters of the whole machine.
+
+    nr_free_pages 6035583
+    ...
+    pgsteal_kswapd 0
+    pgscan_anon 0
+    allocstall_dma 0
+    allocstall_normal 0
+    oom_kill 0
+
+Kernel source: mm/vmstat.c, vmstat_text[] and vmstat_show(). What differs between kernels:
+
+- `pgscan_anon`, `pgscan_file`, `pgsteal_anon`, `pgsteal_file`: since 5.8.
+- `workingset_refault_anon` and `_file`: since 5.9. Before, there was one `workingset_refault`, and it counted
+  refaults of file pages alone.
+- `pgscan_kswapd`, `pgscan_direct`, `pgsteal_*`, `pgrefill`: one counter each since 4.8, before one per kind
+  of zone (`pgscan_kswapd_normal`). `allocstall` is the other way round: per kind of zone since 4.10.
+- `oom_kill`: since 4.13.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from memnotify_cuse.kernel.errors import MalformedKernelFileError
+from memnotify_cuse.kernel.files import read_kernel_text
+
+_ZONE_SUFFIXES = ("dma", "dma32", "normal", "high", "movable", "device")
+_PER_ZONE_KEYS = {
+    name: tuple(f"{name}_{suffix}" for suffix in _ZONE_SUFFIXES)
+    for name in (
+        "pgscan_kswapd",
+        "pgscan_direct",
+        "pgsteal_kswapd",
+        "pgsteal_direct",
+        "pgrefill",
+        "allocstall",
+    )
+}
+_LINE = re.compile(r"[^\s]+ [0-9]{1,20}")
+_MAX_DIGITS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Vmstat:
+    """Counters since boot; None where this kernel does not have one.
+
+    `pgscan_*`, `pgsteal_*`, `pgdeactivate`, `pgrefill`, `workingset_refault_*`, `pswpin`, `pswpout` count
+    pages; `allocstall` counts entries into direct reclaim, over all kinds of zones; `oom_kill` counts kills.
+    `nr_free_pages` is the present number of free pages.
+    """
+
+    pgscan_anon: int | None
+    pgscan_file: int | None
+    pgsteal_anon: int | None
+    pgsteal_file: int | None
+    pgscan_kswapd: int | None
+    pgscan_direct: int | None
+    pgsteal_kswapd: int | None
+    pgsteal_direct: int | None
+    pgdeactivate: int | None
+    pgrefill: int | None
+    workingset_refault_anon: int | None
+    workingset_refault_file: int | None
+    pswpin: int | None
+    pswpout: int | None
+    allocstall: int | None
+    oom_kill: int | None
+    nr_free_pages: int | None
+
+
+def parse_vmstat(text: str, path: str = "/proc/vmstat") -> Vmstat:
+    """Parse the text of /proc/vmstat. Raises MalformedKernelFileError."""
+    tokens = text.split()
+    values = tokens[1::2]
+    digits = "".join(values)
+    # One check of all values at once: a line with one word too few or too many puts a name in the place of
+    # a value.
+    if not (
+        len(tokens) == 2 * text.count("\n")
+        and text.endswith("\n")
+        and digits.isdigit()
+        and digits.isascii()
+        and max(map(len, values)) <= _MAX_DIGITS
+    ):
+        _fail(text, path)
+    counters = dict(zip(tokens[::2], values, strict=True))
+    refault_file = _number(counters, "workingset_refault_file")
+    if refault_file is None:
+        refault_file = _number(counters, "workingset_refault")
+    return Vmstat(
+        pgscan_anon=_number(counters, "pgscan_anon"),
+        pgscan_file=_number(counters, "pgscan_file"),
+        pgsteal_anon=_number(counters, "pgsteal_anon"),
+        pgsteal_file=_number(counters, "pgsteal_file"),
+        pgscan_kswapd=_number_or_sum(counters, "pgscan_kswapd"),
+        pgscan_direct=_number_or_sum(counters, "pgscan_direct"),
+        pgsteal_kswapd=_number_or_sum(counters, "pgsteal_kswapd"),
+        pgsteal_direct=_number_or_sum(counters, "pgsteal_direct"),
+        pgdeactivate=_number(counters, "pgdeactivate"),
+        pgrefill=_number_or_sum(counters, "pgrefill"),
+        workingset_refault_anon=_number(counters, "workingset_refault_anon"),
+        workingset_refault_file=refault_file,
+        pswpin=_number(counters, "pswpin"),
+        pswpout=_number(counters, "pswpout"),
+        allocstall=_number_or_sum(counters, "allocstall"),
+        oom_kill=_number(counters, "oom_kill"),
+        nr_free_pages=_number(counters, "nr_free_pages"),
+    )
+
+
+def read_vmstat(proc: Path = Path("/proc")) -> Vmstat:
+    """Read and parse <proc>/vmstat. Raises KernelFileGoneError or MalformedKernelFileError."""
+    file = proc / "vmstat"
+    return parse_vmstat(read_kernel_text(file), str(file))
+
+
+def _number(counters: Mapping[str, str], key: str) -> int | None:
+    value = counters.get(key)
+    return None if value is None else int(value)
+
+
+def _number_or_sum(counters: Mapping[str, str], key: str) -> int | None:
+    value = counters.get(key)
+    if value is not None:
+        return int(value)
+    per_zone = [int(counters[name]) for name in _PER_ZONE_KEYS[key] if name in counters]
+    return sum(per_zone) if per_zone else None
+
+
+def _fail(text: str, path: str) -> NoReturn:
+    if not text:
+        raise MalformedKernelFileError(path, 0, "empty")
+    lines = text.split("\n")
+    for number, line in enumerate(lines[:-1], start=1):
+        if not _LINE.fullmatch(line):
+            raise MalformedKernelFileError(path, number, f"expected 'name value', got {line[:80]!r}")
+    raise MalformedKernelFileError(path, len(lines), "ends before the end of a line")

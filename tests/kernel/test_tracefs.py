@@ -1,0 +1,218 @@
+"""Trace instances: on a folder that stands in for tracefs, and for real where we are root."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from memnotify_cuse.kernel.errors import KernelFileGoneError
+from memnotify_cuse.kernel.trace import KNOWN_EVENTS, TraceParser
+from memnotify_cuse.kernel.tracefs import (
+    TraceInstance,
+    find_tracefs,
+    mount_tracefs,
+    remove_stale_instances,
+)
+
+FILES = ("buffer_size_kb", "trace_clock", "buffer_percent", "tracing_on", "trace_options", "trace_pipe")
+TRACEFS = find_tracefs()
+real = pytest.mark.skipif(
+    os.geteuid() != 0 or TRACEFS is None,
+    reason="a trace instance needs root and a mounted tracefs",
+)
+
+
+@pytest.fixture
+def tracefs(tmp_path: Path) -> Path:
+    (tmp_path / "instances").mkdir()
+    (tmp_path / "events").mkdir()
+    return tmp_path
+
+
+def vanish(path: Path) -> None:
+    """Remove a folder that is not empty, as tracefs does."""
+    os.rename(path, path.parents[1] / f"gone-{path.name}")
+
+
+def fill_new_instances(monkeypatch: pytest.MonkeyPatch, events: tuple[str, ...]) -> None:
+    """Let mkdir() fill an instance and rmdir() remove a full one, as tracefs does."""
+    mkdir = os.mkdir
+
+    def fill(path: Path, mode: int = 0o777) -> None:
+        mkdir(path, mode)
+        for name in FILES:
+            (path / name).touch()
+        for folder in (path / "events", path / "events" / "vmscan"):
+            mkdir(folder)
+        for event in events:
+            mkdir(path / "events" / "vmscan" / event)
+            for name in ("enable", "filter"):
+                (path / "events" / "vmscan" / event / name).touch()
+
+    monkeypatch.setattr(os, "mkdir", fill)
+    monkeypatch.setattr(os, "rmdir", vanish)
+
+
+def test_find_wants_instances_and_events(tracefs: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert find_tracefs((empty, tracefs)) == tracefs
+    assert find_tracefs((str(empty), "/does/not/exist")) is None
+
+
+def test_only_the_events_that_exist_are_enabled(tracefs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill_new_instances(monkeypatch, (KNOWN_EVENTS[0], KNOWN_EVENTS[3]))
+    with TraceInstance.create(tracefs, "memnotify-1") as instance:
+        assert instance.events == ("mm_vmscan_kswapd_wake", "mm_vmscan_lru_shrink_inactive")
+        folder = tracefs / "instances" / "memnotify-1"
+        vmscan = folder / "events" / "vmscan"
+        assert (vmscan / "mm_vmscan_kswapd_wake" / "filter").read_text() == ""
+        assert (vmscan / "mm_vmscan_lru_shrink_inactive" / "filter").read_text() == "reclaim_flags & 1"
+        assert (vmscan / "mm_vmscan_lru_shrink_inactive" / "enable").read_text() == "1"
+        assert (folder / "buffer_size_kb").read_text() == "64"
+        assert (folder / "trace_clock").read_text() == "mono"
+        assert (folder / "buffer_percent").read_text() == "0"
+        assert (folder / "tracing_on").read_text() == "1"
+        assert instance.read() == b""
+    assert os.listdir(tracefs / "instances") == []
+
+
+def test_no_event_at_all_is_an_error_and_leaves_nothing(tracefs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill_new_instances(monkeypatch, ())
+    with pytest.raises(KernelFileGoneError, match="no reclaim tracepoints"):
+        TraceInstance.create(tracefs, "memnotify-1")
+    assert os.listdir(tracefs / "instances") == []
+
+
+def test_an_instance_that_exists_is_not_taken_over(tracefs: Path) -> None:
+    (tracefs / "instances" / "memnotify-1").mkdir()
+    with pytest.raises(KernelFileGoneError, match="cannot be made"):
+        TraceInstance.create(tracefs, "memnotify-1")
+    assert os.listdir(tracefs / "instances") == ["memnotify-1"]
+
+
+def test_busy_instances_are_tried_again(tracefs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill_new_instances(monkeypatch, KNOWN_EVENTS)
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+
+    def busy_twice(path: Path) -> None:
+        if len(pauses) < 2:
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
+        vanish(path)
+
+    monkeypatch.setattr(os, "rmdir", busy_twice)
+    instance = TraceInstance.create(tracefs, "memnotify-1")
+    instance.close()
+    instance.close()
+    assert len(pauses) == 2
+    assert os.listdir(tracefs / "instances") == []
+    with pytest.raises(KernelFileGoneError, match="closed"):
+        instance.fileno()
+
+
+def test_an_instance_that_stays_busy_is_an_error(tracefs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill_new_instances(monkeypatch, KNOWN_EVENTS)
+    monkeypatch.setattr(time, "sleep", lambda _s: None)
+
+    def busy(path: Path) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
+
+    monkeypatch.setattr(os, "rmdir", busy)
+    instance = TraceInstance.create(tracefs, "memnotify-1")
+    with pytest.raises(KernelFileGoneError, match="cannot be removed"):
+        instance.close()
+
+
+def test_stale_instances(tracefs: Path, tmp_path: Path) -> None:
+    proc = tmp_path / "proc"
+    for pid, command in ((20, b"python3\0-m\0memnotify_cuse\0serve\0"), (30, b"bash\0"), (40, b"")):
+        (proc / str(pid)).mkdir(parents=True)
+        (proc / str(pid) / "cmdline").write_bytes(command)
+    for name in ("memnotify-10", "memnotify-20", "memnotify-30", "memnotify-40", "memnotify-x", "other-10"):
+        (tracefs / "instances" / name).mkdir()
+    assert remove_stale_instances(tracefs, proc=proc) == ["memnotify-10", "memnotify-30", "memnotify-40"]
+    assert sorted(os.listdir(tracefs / "instances")) == ["memnotify-20", "memnotify-x", "other-10"]
+
+
+def test_stale_instances_without_tracefs(tmp_path: Path) -> None:
+    with pytest.raises(KernelFileGoneError, match="cannot be listed"):
+        remove_stale_instances(tmp_path)
+
+
+def test_mounting_on_nothing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(KernelFileGoneError, match="tracefs cannot be mounted"):
+        mount_tracefs(tmp_path / "none")
+
+
+@real
+def test_mounting_for_real(tmp_path: Path) -> None:
+    assert find_tracefs([tmp_path]) is None
+    try:
+        mount_tracefs(tmp_path)
+    except KernelFileGoneError as error:
+        pytest.skip(str(error))
+    try:
+        assert find_tracefs([tmp_path]) == tmp_path
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@real
+def test_a_real_instance() -> None:
+    assert TRACEFS is not None
+    name = f"memnotify-test-{os.getpid()}"
+    path = TRACEFS / "instances" / name
+    with TraceInstance.create(TRACEFS, name) as instance:
+        assert "mm_vmscan_kswapd_wake" in instance.events
+        for event in instance.events:
+            folder = path / "events" / "vmscan" / event
+            assert (folder / "enable").read_text() == "1\n"
+            if "shrink" in event:
+                assert (folder / "filter").read_text() == "reclaim_flags & 1\n"
+                assert "reclaim_flags" in (folder / "format").read_text()
+                assert '0x0001u, "RECLAIM_WB_ANON"' in (folder / "format").read_text()
+        assert "[mono]" in (path / "trace_clock").read_text()
+        assert (path / "buffer_percent").read_text() == "0\n"
+        instance.set_tracing(False)
+        assert (path / "tracing_on").read_text() == "0\n"
+        instance.set_tracing(True)
+
+        # Scheduler events are certain to come, so that reading does not depend on reclaim.
+        (path / "events" / "sched" / "sched_switch" / "enable").write_text("1")
+        poll = select.poll()
+        poll.register(instance.fileno(), select.POLLIN)
+        assert poll.poll(10_000)
+        instance.set_tracing(False)
+        data = b""
+        while piece := instance.read():
+            data += piece
+        assert b": sched_switch: " in data
+        assert all(e.name in KNOWN_EVENTS for e in TraceParser().feed(data))
+        first = next(line for line in data.splitlines() if b": sched_switch: " in line)
+        assert first[16:17] == b"-"
+        seconds = float(first.partition(b": sched_switch")[0].split()[-1])
+        assert abs(time.monotonic() - seconds) < 60
+        assert instance.read() == b""
+    assert not path.exists()
+
+
+@real
+def test_a_real_stale_instance() -> None:
+    assert TRACEFS is not None
+    ended = subprocess.Popen(["true"])
+    ended.wait(10)
+    prefix = f"memnotify-test{os.getpid()}-"
+    name = f"{prefix}{ended.pid}"
+    (TRACEFS / "instances" / name).mkdir()
+    try:
+        assert remove_stale_instances(TRACEFS, prefix) == [name]
+    finally:
+        if (TRACEFS / "instances" / name).exists():
+            (TRACEFS / "instances" / name).rmdir()

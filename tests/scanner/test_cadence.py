@@ -1,0 +1,54 @@
+"""How often the scanner looks."""
+
+from __future__ import annotations
+
+import pytest
+
+from memnotify_cuse.kernel.zoneinfo import Zone
+from memnotify_cuse.scanner.cadence import Cadence
+from tests.scanner.samples import MS, zone
+
+
+def delay(cadence: Cadence, now_ms: int, *zones: Zone, reclaiming: bool = False, raised: bool = False) -> float:
+    return cadence.next_delay_s(now_ns=now_ms * MS, reclaiming=reclaiming, raised=raised, zones=zones or (zone(),))
+
+
+@pytest.mark.parametrize("doorbell", [True, False])
+def test_every_20_to_50_ms_while_the_kernel_reclaims(doorbell: bool) -> None:
+    cadence = Cadence(doorbell=doorbell, page_kb=4)
+    assert delay(cadence, 0, reclaiming=True) == 0.02
+    assert delay(cadence, 100, reclaiming=True, raised=True) == 0.05
+    assert delay(cadence, 500) == 0.02, "reclaim comes in spells"
+
+
+def test_back_to_rest_when_kswapd_sleeps_and_no_zone_is_under_pressure() -> None:
+    cadence = Cadence(doorbell=True, page_kb=4)
+    delay(cadence, 0, reclaiming=True)
+    assert delay(cadence, 700) >= 1
+
+
+def test_at_rest_with_plenty_of_memory_less_than_once_a_second() -> None:
+    plenty = zone(free=4_000_000)
+    assert delay(Cadence(doorbell=True, page_kb=4), 0, plenty) > 1
+    assert delay(Cadence(doorbell=False, page_kb=4), 0, plenty) > 1
+
+
+def test_without_a_doorbell_never_longer_than_memory_can_last() -> None:
+    cadence = Cadence(doorbell=False, page_kb=4)
+    half_a_gib = zone(free=131_072 + 2000, high=1000)
+    assert delay(cadence, 0, half_a_gib) == pytest.approx(0.5 / 8)
+    assert delay(cadence, 0, zone(free=2000, high=1000)) == 0.05
+
+
+def test_a_zone_that_stays_short_after_reclaim_has_ended_is_looked_at_less_often() -> None:
+    cadence = Cadence(doorbell=True, page_kb=4)
+    delay(cadence, 0, reclaiming=True, raised=True)
+    assert delay(cadence, 3000, raised=True) == 0.05
+    assert delay(cadence, 6000, raised=True) == 0.25
+    assert delay(cadence, 6250, reclaiming=True, raised=True) == 0.05
+
+
+def test_a_ring_counts_as_reclaim() -> None:
+    cadence = Cadence(doorbell=True, page_kb=4)
+    cadence.rang(100 * MS)
+    assert delay(cadence, 101) == 0.02

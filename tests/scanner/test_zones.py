@@ -1,0 +1,139 @@
+"""The state of a zone: the rules of the 2008 patch, by name."""
+
+from __future__ import annotations
+
+from memnotify_cuse.kernel.zoneinfo import Zone, ZoneId
+from memnotify_cuse.scanner.sample import Sample
+from memnotify_cuse.scanner.zones import Scan, ZoneTracker
+from tests.scanner.samples import CLASSIC, MS, sample, zone
+
+NORMAL = ZoneId(0, "Normal")
+
+
+class Kernel:
+    """Counters that grow from sample to sample, and the tracker that follows them."""
+
+    def __init__(self) -> None:
+        self.tracker = ZoneTracker(CLASSIC)
+        self._scanned = 0
+        self._time_ms = 0
+
+    def step(self, *zones: Zone, scanned: int = 0, swap_kb: int = 1_000_000) -> Scan:
+        self._scanned += scanned
+        self._time_ms += 50
+        return self.tracker.update(self._sample(*zones, swap_kb=swap_kb))
+
+    def _sample(self, *zones: Zone, swap_kb: int) -> Sample:
+        return sample(
+            *zones,
+            time_ms=self._time_ms,
+            swap_kb=swap_kb,
+            pgscan_anon=self._scanned,
+            pgscan_kswapd=self._scanned,
+        )
+
+
+def status(scan: Scan, of: ZoneId = NORMAL) -> int:
+    return next(state.status for state in scan.states if state.zone == of)
+
+
+def test_raise_when_anonymous_pages_are_reclaimed() -> None:
+    kernel = Kernel()
+    assert status(kernel.step(zone(free=1500))) == 0
+    scan = kernel.step(zone(free=1500), scanned=32)
+    assert scan.moved == (NORMAL,)
+    (state,) = scan.states
+    assert (state.status, state.reason, state.time_ns, state.raised) == (1, "anon_scan", 100 * MS, 1)
+
+
+def test_no_raise_while_free_pages_are_above_twice_high_and_reserve() -> None:
+    kernel = Kernel()
+    kernel.step(zone(free=2101, high=1000, reserve=50))
+    scan = kernel.step(zone(free=2101, high=1000, reserve=50), scanned=32)
+    assert (status(scan), scan.moved) == (0, ())
+    assert status(kernel.step(zone(free=2100, high=1000, reserve=50), scanned=32)) == 1
+
+
+def test_stays_raised_without_further_evidence() -> None:
+    kernel = Kernel()
+    kernel.step(zone(free=1500))
+    kernel.step(zone(free=1500), scanned=32)
+    for _ in range(10):
+        scan = kernel.step(zone(free=1500))
+        assert (status(scan), scan.moved) == (1, ())
+
+
+def test_clear_when_free_pages_rise_above_the_threshold() -> None:
+    kernel = Kernel()
+    kernel.step(zone(free=1500))
+    kernel.step(zone(free=1500), scanned=32)
+    assert status(kernel.step(zone(free=2000))) == 1
+    scan = kernel.step(zone(free=2001))
+    assert status(scan) == 0
+    assert scan.states[0].raised == 1, "it still says how often"
+
+
+def test_lowmem_reserve_is_the_largest_of_the_protection_row() -> None:
+    kernel = Kernel()
+    kernel.step(zone(free=1500, high=100, reserve=700))
+    assert status(kernel.step(zone(free=1500, high=100, reserve=700), scanned=32)) == 1
+
+
+def test_small_zones_are_ignored() -> None:
+    kernel = Kernel()
+    small = zone("DMA", present=109_999, free=10)
+    kernel.step(small, zone(free=1500, present=1_000_000))
+    scan = kernel.step(small, zone(free=1500, present=1_000_000), scanned=32)
+    assert status(scan, ZoneId(0, "DMA")) == -1
+    assert scan.moved == (NORMAL,)
+
+
+def test_a_zone_of_a_tenth_is_not_small() -> None:
+    kernel = Kernel()
+    tenth = zone("DMA32", present=100_000, free=10)
+    kernel.step(tenth, zone(present=900_000))
+    scan = kernel.step(tenth, zone(present=900_000), scanned=32)
+    assert status(scan, ZoneId(0, "DMA32")) == 1
+    assert status(scan) == 0, "and the other one has plenty of free pages"
+
+
+def test_smallness_is_a_matter_of_the_zones_own_node() -> None:
+    kernel = Kernel()
+    scan = kernel.step(zone(node=0, present=1_000_000), zone(node=1, present=1000))
+    assert [state.status for state in scan.states] == [0, 0]
+
+
+def test_empty_zones_are_left_out() -> None:
+    kernel = Kernel()
+    scan = kernel.step(zone("Movable", present=0, free=0), zone())
+    assert [state.zone for state in scan.states] == [NORMAL]
+
+
+def test_a_zone_without_anonymous_pages_is_not_raised_by_their_reclaim() -> None:
+    kernel = Kernel()
+    bare = zone("DMA32", free=100, active_anon=0, inactive_anon=0)
+    kernel.step(bare, zone(free=1500))
+    scan = kernel.step(bare, zone(free=1500), scanned=32)
+    assert scan.moved == (NORMAL,)
+
+
+def test_swapless_raise() -> None:
+    kernel = Kernel()
+    kernel.step(zone(free=1000, file=3000), swap_kb=0)
+    scan = kernel.step(zone(free=1000, file=2000), swap_kb=0)
+    assert scan.moved == (NORMAL,)
+    assert scan.states[0].reason == "file_exhausted"
+
+
+def test_the_first_sample_raises_nothing() -> None:
+    assert Kernel().step(zone(free=10), scanned=10_000).moved == ()
+
+
+def test_each_raise_is_counted_once() -> None:
+    kernel = Kernel()
+    kernel.step(zone(free=1500))
+    for _ in range(3):
+        for _ in range(4):
+            kernel.step(zone(free=1500), scanned=32)
+        kernel.step(zone(free=9000))
+    assert kernel.tracker.states[0].raised == 3

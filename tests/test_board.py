@@ -1,0 +1,191 @@
+"""The board: merging of scans and simulations, and the notification rate. No clock: times are made up."""
+
+from __future__ import annotations
+
+import pytest
+
+from memnotify_cuse.board import NOTIFY_INTERVAL_NS, Board, UnknownZoneError, ZoneState
+from memnotify_cuse.kernel.zoneinfo import ZoneId
+
+NORMAL = ZoneId(0, "Normal")
+DMA32 = ZoneId(0, "DMA32")
+DMA = ZoneId(0, "DMA")
+MS = 1_000_000
+
+
+class Listener:
+    def __init__(self) -> None:
+        self.notified_zones: list[tuple[int, dict[ZoneId, str | None]]] = []
+        self.ended: list[tuple[int, tuple[ZoneId, ...]]] = []
+
+    def notified(self, zones: tuple[ZoneState, ...], now_ns: int) -> None:
+        assert all(state.under_pressure for state in zones)
+        self.notified_zones.append((now_ns // MS, {state.zone: state.reason for state in zones}))
+
+    def pressure_ended(self, zones: tuple[ZoneId, ...], now_ns: int) -> None:
+        self.ended.append((now_ns // MS, zones))
+
+    @property
+    def times_ms(self) -> list[int]:
+        return [time_ms for time_ms, _ in self.notified_zones]
+
+
+def state(zone: ZoneId, status: int, *, free: int = 100, reason: str | None = None) -> ZoneState:
+    return ZoneState(zone, status, free_pages=free, high_pages=60, reserve_pages=0, reason=reason)
+
+
+def calm() -> list[ZoneState]:
+    return [state(DMA, -1), state(DMA32, 0, free=5000), state(NORMAL, 0, free=5000)]
+
+
+def pressed(*zones: ZoneId) -> list[ZoneState]:
+    return [state(each.zone, 1, reason="anon_scan") if each.zone in zones else each for each in calm()]
+
+
+@pytest.fixture
+def listener() -> Listener:
+    return Listener()
+
+
+@pytest.fixture
+def board(listener: Listener) -> Board:
+    board = Board(listener)
+    board.publish(calm(), [], 0)
+    return board
+
+
+def drive(board: Board, start_ms: int, end_ms: int) -> None:
+    """Call `tick` at each deadline up to `end_ms`, as the server does; a deadline that never moves is an error."""
+    now_ms = start_ms
+    for _ in range(1000):
+        deadline_ns = board.deadline_ns
+        if deadline_ns is None or deadline_ns > end_ms * MS:
+            return
+        now_ms = max(now_ms, -(-deadline_ns // MS))
+        board.tick(now_ms * MS)
+    pytest.fail("the board's deadline stands still: its driver would spin")
+
+
+def test_evidence_is_notified_at_once(board: Board, listener: Listener) -> None:
+    board.publish(pressed(NORMAL), [NORMAL], 5 * MS)
+    assert listener.notified_zones == [(5, {NORMAL: "anon_scan"})]
+
+
+def test_pressure_without_new_evidence_is_not_notified_again(board: Board, listener: Listener) -> None:
+    board.publish(pressed(NORMAL), [NORMAL], 5 * MS)
+    for now_ms in range(10, 2000, 50):
+        board.publish(pressed(NORMAL), [], now_ms * MS)
+        drive(board, now_ms, now_ms)
+    assert listener.times_ms == [5]
+    assert board.states[NORMAL].under_pressure
+
+
+def test_at_most_one_notification_in_200_ms_system_wide(board: Board, listener: Listener) -> None:
+    for now_ms in range(0, 1000, 20):
+        board.publish(pressed(NORMAL, DMA32), [NORMAL, DMA32], now_ms * MS)
+    assert listener.times_ms == [0, 200, 400, 600, 800]
+
+
+def test_a_zone_that_is_raised_too_soon_after_another_is_notified_when_its_time_comes(
+    board: Board, listener: Listener
+) -> None:
+    board.publish(pressed(NORMAL), [NORMAL], 0)
+    board.publish(pressed(NORMAL, DMA32), [DMA32], 30 * MS)
+    assert listener.times_ms == [0]
+    assert board.deadline_ns == NOTIFY_INTERVAL_NS
+    drive(board, 30, 1000)
+    assert listener.notified_zones[1:] == [(200, {DMA32: "anon_scan"})]
+
+
+def test_a_postponed_notification_is_dropped_when_the_pressure_ends_before_its_time(
+    board: Board, listener: Listener
+) -> None:
+    board.publish(pressed(NORMAL), [NORMAL], 0)
+    board.publish(pressed(NORMAL, DMA32), [DMA32], 30 * MS)
+    board.publish(pressed(NORMAL), [], 60 * MS)
+    drive(board, 60, 1000)
+    assert listener.times_ms == [0]
+    assert listener.ended == [(60, (DMA32,))]
+    assert board.deadline_ns is None
+
+
+def test_the_end_of_pressure_is_told_once(board: Board, listener: Listener) -> None:
+    board.publish(pressed(NORMAL), [NORMAL], 0)
+    board.publish(calm(), [], 50 * MS)
+    board.publish(calm(), [], 100 * MS)
+    assert listener.ended == [(50, (NORMAL,))]
+
+
+def test_a_zone_that_vanishes_under_pressure_has_ended(board: Board, listener: Listener) -> None:
+    board.publish(pressed(NORMAL), [NORMAL], 0)
+    board.publish([each for each in calm() if each.zone != NORMAL], [], 50 * MS)
+    assert listener.ended == [(50, (NORMAL,))]
+    assert NORMAL not in board.states
+
+
+def test_a_simulation_goes_on_for_its_time_and_ends(board: Board, listener: Listener) -> None:
+    board.simulate(NORMAL, 500 * MS, 10 * MS)
+    assert board.states[NORMAL].under_pressure
+    assert board.states[NORMAL].reason == "simulated"
+    drive(board, 10, 5000)
+    assert listener.notified_zones == [(t, {NORMAL: "simulated"}) for t in (10, 210, 410)]
+    assert listener.ended == [(510, (NORMAL,))]
+    assert board.states[NORMAL].status == 0
+    assert board.deadline_ns is None
+
+
+def test_a_simulation_of_all_zones_leaves_ignored_ones_alone(board: Board, listener: Listener) -> None:
+    board.simulate(None, 100 * MS, 0)
+    assert listener.notified_zones == [(0, {DMA32: "simulated", NORMAL: "simulated"})]
+    assert board.states[DMA].status == -1
+
+
+def test_a_simulation_of_zero_seconds_ends_one(board: Board, listener: Listener) -> None:
+    board.simulate(NORMAL, 10_000 * MS, 0)
+    board.simulate(NORMAL, 0, 50 * MS)
+    assert listener.ended == [(50, (NORMAL,))]
+    assert board.deadline_ns is None
+
+
+@pytest.mark.parametrize("zone", [ZoneId(3, "Normal"), DMA])
+def test_a_simulation_of_an_unknown_or_ignored_zone_names_those_there_are(board: Board, zone: ZoneId) -> None:
+    with pytest.raises(UnknownZoneError, match=rf"no zone {zone}.*node0-DMA32, node0-Normal"):
+        board.simulate(zone, MS, 0)
+
+
+def test_real_pressure_is_not_hidden_by_a_simulation(board: Board, listener: Listener) -> None:
+    board.simulate(NORMAL, 1000 * MS, 0)
+    board.publish(pressed(NORMAL), [NORMAL], 50 * MS)
+    assert board.states[NORMAL].reason == "anon_scan"
+    drive(board, 50, 250)
+    assert listener.notified_zones[-1] == (200, {NORMAL: "anon_scan"})
+
+
+def test_a_simulated_record_asks_for_memory_although_there_is_plenty(board: Board) -> None:
+    board.simulate(NORMAL, MS, 0)
+    record = board.states[NORMAL].record(page_kb=4)
+    assert record.reclaim_target_kb == (2 * 60 - 60) * 4
+
+
+def test_a_zone_that_becomes_ignored_ends_its_simulation(board: Board, listener: Listener) -> None:
+    board.simulate(NORMAL, 10_000 * MS, 0)
+    board.publish([state(NORMAL, -1), *calm()[:2]], [], 20 * MS)
+    drive(board, 20, 20_000)
+    assert board.deadline_ns is None
+    assert listener.ended == [(20, (NORMAL,))]
+
+
+def test_raised_counts_scans_and_simulations(board: Board) -> None:
+    board.simulate(NORMAL, MS, 0)
+    drive(board, 0, 100)
+    board.simulate(NORMAL, MS, 200 * MS)
+    drive(board, 200, 300)
+    assert board.states[NORMAL].raised == 2
+
+
+def test_the_record_of_a_state() -> None:
+    zone = ZoneState(NORMAL, 1, free_pages=1000, high_pages=600, reserve_pages=50, reason="anon_scan", time_ns=7)
+    assert zone.record(page_kb=16).format() == (
+        b"node=0 zone=Normal pressure=1 free_pages=1000 high_pages=600 reserve_pages=50 reclaim_target_kb=4800 "
+        b"reason=anon_scan time_ns=7\n"
+    )
