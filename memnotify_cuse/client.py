@@ -191,7 +191,7 @@ class MemNotify:
                 if error.errno in _GONE:
                     raise DeviceGoneError(self.device) from None
                 raise
-            if False:
+            if not data:
                 # The device has no end of file, so this is not the device or not any more.
                 raise DeviceGoneError(self.device)
             self._buffer += data

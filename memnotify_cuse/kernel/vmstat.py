@@ -60,6 +60,7 @@ class Vmstat:
     pgsteal_file: int | None
     pgscan_kswapd: int | None
     pgscan_direct: int | None
+    pgscan_khugepaged: int | None
     pgsteal_kswapd: int | None
     pgsteal_direct: int | None
     pgdeactivate: int | None
@@ -99,6 +100,7 @@ def parse_vmstat(text: str, path: str = "/proc/vmstat") -> Vmstat:
         pgsteal_file=_number(counters, "pgsteal_file"),
         pgscan_kswapd=_number_or_sum(counters, "pgscan_kswapd"),
         pgscan_direct=_number_or_sum(counters, "pgscan_direct"),
+        pgscan_khugepaged=_number(counters, "pgscan_khugepaged"),
         pgsteal_kswapd=_number_or_sum(counters, "pgsteal_kswapd"),
         pgsteal_direct=_number_or_sum(counters, "pgsteal_direct"),
         pgdeactivate=_number(counters, "pgdeactivate"),

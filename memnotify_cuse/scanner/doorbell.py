@@ -39,8 +39,12 @@ class Doorbell(Protocol):
 
     def fileno(self) -> int: ...
 
-    def drain(self) -> tuple[tuple[TraceEvent, ...] | None, bool]:
-        """Silence it, and say what it knows: trace events (None: it has none), and whether some were lost."""
+    def drain(self) -> tuple[TraceEvent, ...] | None:
+        """Silence it, and say what it knows: trace events since the last time; None if it has none."""
+        ...
+
+    def pause(self, *, paused: bool) -> None:
+        """Stop, or go on, taking note of what the kernel does: during heavy reclaim there is a lot to note."""
 
     def close(self) -> None: ...
 
@@ -53,19 +57,27 @@ class TraceDoorbell:
     def __init__(self, instance: TraceInstance) -> None:
         self._instance = instance
         self._parser = TraceParser()
+        self._paused = False
 
     def fileno(self) -> int:
         return self._instance.fileno()
 
-    def drain(self) -> tuple[tuple[TraceEvent, ...] | None, bool]:
+    def drain(self) -> tuple[TraceEvent, ...] | None:
         events: list[TraceEvent] = []
-        lost_before = self._parser.lost_events
         for _ in range(MAX_READS):
             data = self._instance.read()
             if not data:
                 break
-            events += self._parser.feed(data)
-        return tuple(events), self._parser.lost_events > lost_before
+            if not self._paused:
+                events += self._parser.feed(data)
+        return None if self._paused else tuple(events)
+
+    def pause(self, *, paused: bool) -> None:
+        if paused != self._paused:
+            if not paused:
+                self.drain()
+            self._instance.set_tracing(not paused)
+            self._paused = paused
 
     def close(self) -> None:
         self._instance.close()
@@ -84,9 +96,12 @@ class PsiDoorbell:
     def fileno(self) -> int:
         return self._epoll.fileno()
 
-    def drain(self) -> tuple[tuple[TraceEvent, ...] | None, bool]:
+    def drain(self) -> tuple[TraceEvent, ...] | None:
         self._epoll.poll(0)
-        return None, False
+        return None
+
+    def pause(self, *, paused: bool) -> None:
+        pass
 
     def close(self) -> None:
         self._epoll.close()

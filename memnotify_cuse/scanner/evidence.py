@@ -1,15 +1,23 @@
-"""What counts as "reclaim has turned to anonymous pages", by node. Pure: two samples in, evidence out.
+"""What counts as "reclaim has turned to anonymous pages", by node. Pure: samples in, evidence out.
 
 In 2008 new anonymous pages started on the active list, and moving one to the inactive list was the first step of
 swapping it out. Since 5.9 they start on the inactive list, so the kernel has turned to anonymous pages when it
-*scans* that list as well (mm/vmscan.c, shrink_inactive_list(); `pgscan_anon`). What is evidence here:
+*scans* that list as well (mm/vmscan.c, shrink_inactive_list()). But neither is a sign by itself: while a large file is
+read, kswapd scans some anonymous pages too (when a file page it dropped is wanted again), and it rebalances the
+anonymous lists, moving pages from active to inactive, without taking any. What is evidence here:
 
-    anon_scan        global reclaim scanned inactive anonymous pages
+    anon_scan        global reclaim scanned anonymous pages, and either page cache cannot help, or a good part of what
+                     was scanned within the last second was anonymous
+    anon_deactivate  it moved anonymous pages from the active to the inactive list, and page cache cannot help
     file_exhausted   anonymous pages cannot be reclaimed (no swap, or it is full), and what can be, file pages, is
-                     as good as gone: the comparison of prepare_scan_control() (`file_is_tiny`), with headroom
+                     as good as gone
 
-A memory cgroup that reclaims within its own limit scans anonymous pages too, and has nothing to do with the
-machine: `pgscan_anon` counts it, `pgscan_kswapd` and `pgscan_direct` do not, so only what those allow is taken.
+"Page cache cannot help": no zone of the node would be back above its high watermark and reserve if all its file pages
+were dropped; the comparison of prepare_scan_control() (`file_is_tiny`), zone by zone as pgdat_balanced() looks at them.
+
+A memory cgroup that reclaims within its own limit scans anonymous pages too, and has nothing to do with the machine:
+`pgscan_anon` and `pgscan_file` count it, `pgscan_kswapd` and `pgscan_direct` do not. So global reclaim's anonymous
+pages are all that it scanned less the file pages: a cgroup's file pages can make that fewer, nothing makes it more.
 """
 
 from __future__ import annotations
@@ -18,12 +26,26 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
-from memnotify_cuse.kernel.trace import LRU_SHRINK_INACTIVE
+from memnotify_cuse.kernel.trace import LRU_SHRINK_ACTIVE, LRU_SHRINK_INACTIVE, TraceEvent
 from memnotify_cuse.kernel.zoneinfo import Node, Zone
 from memnotify_cuse.scanner.sample import Sample
 
 ANON_SCAN: Final = "anon_scan"
+ANON_DEACTIVATE: Final = "anon_deactivate"
 FILE_EXHAUSTED: Final = "file_exhausted"
+
+SWAP_CLUSTER_PAGES: Final = 32
+"""The kernel scans in batches of this many pages (SWAP_CLUSTER_MAX)."""
+
+ANON_SHARE: Final = 4
+"""One in so many pages scanned within a second must be anonymous. Measured on 6.18: 0.60 and more where memory was
+short beside a cache in use, 0.06 and less while large files were read, 0.21 when a file larger than the cache was
+read again and again."""
+
+ANON_FRACTION: Final = 64
+MOST_ANON_KB: Final = 16 * 1024
+"""And it must have been a 64th of all anonymous pages, or 16 MiB, whichever is less. Bursts that came with
+streaming: 4 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,23 +64,48 @@ class Evidence:
     pages: int
 
 
+@dataclass(frozen=True, slots=True)
+class Reclaim:
+    """What global reclaim scanned in an interval, in pages: all in all, and of that anonymous."""
+
+    scanned_pages: int = 0
+    anon_pages: int = 0
+
+    def __add__(self, other: Reclaim) -> Reclaim:
+        return Reclaim(self.scanned_pages + other.scanned_pages, self.anon_pages + other.anon_pages)
+
+
 def clear_pages(zone: Zone) -> int:
     """2 × (high watermark + lowmem reserve): above this many free pages a zone is not under pressure."""
     return 2 * (zone.high_pages + zone.lowmem_reserve_pages)
 
 
-def global_scan_pages(before: Sample, now: Sample) -> tuple[int, int]:
-    """Pages scanned between two samples by kswapd and by direct reclaim; cgroup-local reclaim is not in it."""
-    return (
-        _grown(before.vmstat.pgscan_kswapd, now.vmstat.pgscan_kswapd),
-        _grown(before.vmstat.pgscan_direct, now.vmstat.pgscan_direct),
+def reclaim_between(before: Sample, now: Sample) -> Reclaim:
+    """What global reclaim scanned between two samples.
+
+    Kernels before 5.8 do not count anonymous pages apart; what they swapped out stands in for it.
+    """
+    earlier, later = before.vmstat, now.vmstat
+    scanned = (
+        _grown(earlier.pgscan_kswapd, later.pgscan_kswapd)
+        + _grown(earlier.pgscan_direct, later.pgscan_direct)
+        + _grown(earlier.pgscan_khugepaged, later.pgscan_khugepaged)
     )
+    if later.pgscan_file is None:
+        anon = min(scanned, _grown(earlier.pswpout, later.pswpout))
+    else:
+        anon = max(0, scanned - _grown(earlier.pgscan_file, later.pgscan_file))
+    return Reclaim(scanned, anon)
 
 
-def find_evidence(before: Sample, now: Sample, machine: Machine) -> dict[int, Evidence]:
-    """The nodes whose anonymous pages the kernel turned to between the two samples."""
+def find_evidence(before: Sample, now: Sample, recent: Reclaim, machine: Machine) -> dict[int, Evidence]:
+    """The nodes whose anonymous pages the kernel turned to between the two samples.
+
+    `recent` is what global reclaim scanned within the last second, this interval included.
+    """
     found = _file_exhausted(before, now, machine)
-    found.update(_anon_scan(before, now, machine))
+    found.update(_anon_deactivate(before, now, machine))
+    found.update(_anon_scan(before, now, recent, machine))
     return found
 
 
@@ -69,36 +116,87 @@ def swap_is_usable(sample: Sample) -> bool:
 
 
 def headroom_pages(zones: list[Zone], page_kb: int) -> int:
-    """How much must be left to be had on a node without usable swap: 1/64 of it, 4 to 64 MiB, and twice high."""
+    """How much must be left to be had on a node without usable swap: a 64th of it, 4 to 64 MiB."""
     managed = sum(zone.managed_pages or zone.present_pages for zone in zones)
-    cushion = min(max(managed // 64, 4096 // page_kb), 65536 // page_kb)
-    return cushion + sum(2 * zone.high_pages for zone in zones)
+    return min(max(managed // 64, 4096 // page_kb), 65536 // page_kb)
 
 
-def _anon_scan(before: Sample, now: Sample, machine: Machine) -> dict[int, Evidence]:
-    by_kswapd, by_direct = global_scan_pages(before, now)
-    if not by_kswapd and not by_direct:
+def left_pages(zones: list[Zone]) -> int:
+    """Free and file pages above high watermark and reserve, zone by zone: what programs can get without swap."""
+    return sum(
+        max(0, zone.free_pages + zone.file_pages - zone.high_pages - zone.lowmem_reserve_pages) for zone in zones
+    )
+
+
+def page_cache_cannot_help(zones: list[Zone]) -> bool:
+    """Whether no zone would be above high watermark and reserve if all its file pages were dropped."""
+    return left_pages(zones) == 0
+
+
+def zones_of(sample: Sample, node: int) -> list[Zone]:
+    """The populated zones of a node."""
+    return [zone for zone in sample.zoneinfo.zones if zone.id.node == node and zone.present_pages]
+
+
+def _anon_scan(before: Sample, now: Sample, recent: Reclaim, machine: Machine) -> dict[int, Evidence]:
+    pages = reclaim_between(before, now).anon_pages
+    if not pages:
         return {}
-    scanned: Counter[int] = Counter()
-    if now.events is not None and not machine.mglru:
-        for event in now.events:
-            was_global = by_kswapd if event.kswapd else by_direct
-            if was_global and event.name == LRU_SHRINK_INACTIVE and event.anon and event.node is not None:
-                scanned[event.node] += event.scanned_pages or 0
-        if not now.lost_events:
-            return {node: Evidence(ANON_SCAN, pages) for node, pages in scanned.items() if pages}
-    total = _anon_scanned_pages(before, now)
-    pages = min(total, by_kswapd + by_direct)
-    if pages and not scanned:
-        return {node: Evidence(ANON_SCAN, pages) for node in _likely_nodes(before, now)}
-    return {node: Evidence(ANON_SCAN, count) for node, count in scanned.items() if count}
+    traced = _traced(before, now, LRU_SHRINK_INACTIVE)
+    scanned = traced or dict.fromkeys(_likely_nodes(before, now), pages)
+    good_part = _is_a_good_part(recent, sum(zone.anon_pages for zone in now.zoneinfo.zones), machine)
+    return {
+        node: Evidence(ANON_SCAN, count)
+        for node, count in scanned.items()
+        if good_part or page_cache_cannot_help(zones_of(now, node))
+    }
 
 
-def _anon_scanned_pages(before: Sample, now: Sample) -> int:
-    """`pgscan_anon`, or what was swapped out where the kernel (before 5.8) does not count it."""
-    if now.vmstat.pgscan_anon is None:
-        return _grown(before.vmstat.pswpout, now.vmstat.pswpout)
-    return _grown(before.vmstat.pgscan_anon, now.vmstat.pgscan_anon)
+def _is_a_good_part(recent: Reclaim, anon_pages: int, machine: Machine) -> bool:
+    least = max(SWAP_CLUSTER_PAGES, min(anon_pages // ANON_FRACTION, MOST_ANON_KB // machine.page_kb))
+    return recent.anon_pages >= least and recent.anon_pages * ANON_SHARE >= recent.scanned_pages
+
+
+def _anon_deactivate(before: Sample, now: Sample, machine: Machine) -> dict[int, Evidence]:
+    if machine.mglru:
+        return {}
+    moved = _moved_by_counters(before, now) if now.events is None else _traced(before, now, LRU_SHRINK_ACTIVE)
+    return {
+        node: Evidence(ANON_DEACTIVATE, pages)
+        for node, pages in moved.items()
+        if page_cache_cannot_help(zones_of(now, node))
+    }
+
+
+def _traced(before: Sample, now: Sample, name: str) -> dict[int, int]:
+    """Anonymous pages by node in the trace events called `name`, those of global reclaim only."""
+    by_kswapd = _grown(before.vmstat.pgscan_kswapd, now.vmstat.pgscan_kswapd)
+    by_direct = _grown(before.vmstat.pgscan_direct, now.vmstat.pgscan_direct)
+    pages: Counter[int] = Counter()
+    for event in now.events or ():
+        was_global = by_kswapd if event.kswapd else by_direct
+        if was_global and event.anon and event.name == name and event.node is not None:
+            pages[event.node] += _pages_of(event)
+    return {node: count for node, count in pages.items() if count}
+
+
+def _pages_of(event: TraceEvent) -> int:
+    return (event.deactivated_pages if event.name == LRU_SHRINK_ACTIVE else event.scanned_pages) or 0
+
+
+def _moved_by_counters(before: Sample, now: Sample) -> dict[int, int]:
+    """Active→inactive movement as the zone counters show it: one list lost what the other gained."""
+    if not _grown(before.vmstat.pgrefill, now.vmstat.pgrefill):
+        return {}
+    earlier = {zone.id: zone for zone in before.zoneinfo.zones}
+    moved: Counter[int] = Counter()
+    for zone in now.zoneinfo.zones:
+        was = earlier.get(zone.id)
+        if was is not None:
+            lost = was.active_anon_pages - zone.active_anon_pages
+            gained = zone.inactive_anon_pages - was.inactive_anon_pages
+            moved[zone.id.node] += max(0, min(lost, gained))
+    return {node: pages for node, pages in moved.items() if pages}
 
 
 def _likely_nodes(before: Sample, now: Sample) -> list[int]:
@@ -107,7 +205,7 @@ def _likely_nodes(before: Sample, now: Sample) -> list[int]:
     shrinking = []
     anon_before = {zone.id: zone.anon_pages for zone in before.zoneinfo.zones}
     for node in sorted({zone.id.node for zone in now.zoneinfo.zones}):
-        zones = [zone for zone in now.zoneinfo.zones if zone.id.node == node]
+        zones = zones_of(now, node)
         if any(zone.anon_pages and zone.free_pages <= clear_pages(zone) for zone in zones):
             short.append(node)
             if sum(zone.anon_pages for zone in zones) < sum(anon_before.get(zone.id, 0) for zone in zones):
@@ -118,15 +216,13 @@ def _likely_nodes(before: Sample, now: Sample) -> list[int]:
 def _file_exhausted(before: Sample, now: Sample, machine: Machine) -> dict[int, Evidence]:
     if swap_is_usable(now):
         return {}
-    reclaiming = any(global_scan_pages(before, now))
+    reclaiming = reclaim_between(before, now).scanned_pages > 0
     found = {}
-    earlier = {zone.id: zone.free_pages + zone.file_pages for zone in before.zoneinfo.zones}
     for node in now.zoneinfo.nodes:
-        zones = [zone for zone in now.zoneinfo.zones if zone.id.node == node.node and zone.present_pages]
-        left = sum(zone.free_pages + zone.file_pages for zone in zones)
-        shrinking = left < sum(earlier.get(zone.id, 0) for zone in zones)
-        takeable = left - _mapped_file_pages(node, zones)
-        if takeable <= headroom_pages(zones, machine.page_kb) and (reclaiming or shrinking):
+        zones = zones_of(now, node.node)
+        left = left_pages(zones) - _mapped_file_pages(node, zones)
+        shrinking = left_pages(zones) < left_pages(zones_of(before, node.node))
+        if left <= headroom_pages(zones, machine.page_kb) and (reclaiming or shrinking):
             found[node.node] = Evidence(FILE_EXHAUSTED, 0)
     return found
 

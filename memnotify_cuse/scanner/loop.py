@@ -13,8 +13,8 @@ from memnotify_cuse.kernel.errors import KernelFileError, MalformedKernelFileErr
 from memnotify_cuse.kernel.trace import TraceEvent
 from memnotify_cuse.scanner.cadence import WATCHFUL_S, Cadence
 from memnotify_cuse.scanner.doorbell import Doorbell
-from memnotify_cuse.scanner.evidence import Machine, global_scan_pages
-from memnotify_cuse.scanner.sample import Sample, Sampler
+from memnotify_cuse.scanner.evidence import Machine
+from memnotify_cuse.scanner.sample import Sampler
 from memnotify_cuse.scanner.zones import ZoneTracker
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,6 @@ class Scanner:
         self._doorbell = doorbell
         self._tracker = ZoneTracker(machine)
         self._cadence = Cadence(doorbell=doorbell is not None, page_kb=machine.page_kb)
-        self._latest: Sample | None = None
         self._delay_s = WATCHFUL_S
         self._raised = False
         self._pause_s = 0.0
@@ -71,26 +70,29 @@ class Scanner:
         return False
 
     def _scan(self, *, rang: bool = False) -> None:
-        events, lost = self._drain()
-        sample = self._sampler.sample(events, lost_events=lost)
+        sample = self._sampler.sample(self._drain())
         self.samples += 1
-        reclaiming = self._latest is not None and any(global_scan_pages(self._latest, sample))
         scan = self._tracker.update(sample)
-        self._latest = sample
         if rang:
             self._cadence.rang(sample.time_ns)
         self._raised = any(state.under_pressure for state in scan.states)
+        if self._doorbell is not None and len(sample.zoneinfo.nodes) == 1:
+            # With several nodes the events say which of them it is about; with one, counting pages is cheaper.
+            self._doorbell.pause(paused=self._raised)
         self._pause_s = min(max(2 * self._pause_s, FIRST_PAUSE_S), WATCHFUL_S) if rang else 0.0
         self._delay_s = self._cadence.next_delay_s(
-            now_ns=sample.time_ns, reclaiming=reclaiming, raised=self._raised, zones=sample.zoneinfo.zones
+            now_ns=sample.time_ns,
+            reclaiming=scan.reclaim.scanned_pages > 0,
+            raised=self._raised,
+            zones=sample.zoneinfo.zones,
         )
         self._board.publish(scan.states, scan.moved, time.monotonic_ns())
 
-    def _drain(self) -> tuple[tuple[TraceEvent, ...] | None, bool]:
+    def _drain(self) -> tuple[TraceEvent, ...] | None:
         if self._doorbell is None:
-            return None, False
+            return None
         try:
             return self._doorbell.drain()
         except MalformedKernelFileError as error:
             log.warning("a trace line was not understood: %s", error)
-            return None, False
+            return None

@@ -17,8 +17,7 @@ from memnotify_cuse.kernel.zoneinfo import Zoneinfo, parse_zoneinfo
 class Sample:
     """Counters at `time_ns` (CLOCK_MONOTONIC), and the trace events since the sample before.
 
-    `events` is None where there is no trace; an empty tuple says that the kernel did nothing to anonymous pages.
-    `lost_events` says that some of them did not fit into the trace's buffer.
+    `events` is None where there is no trace, or it is paused.
     """
 
     time_ns: int
@@ -26,7 +25,6 @@ class Sample:
     vmstat: Vmstat
     meminfo: Meminfo
     events: tuple[TraceEvent, ...] | None = None
-    lost_events: bool = False
 
 
 class Sampler:
@@ -37,14 +35,13 @@ class Sampler:
         self._vmstat = KernelFile(proc / "vmstat")
         self._meminfo = KernelFile(proc / "meminfo")
 
-    def sample(self, events: tuple[TraceEvent, ...] | None = None, *, lost_events: bool = False) -> Sample:
+    def sample(self, events: tuple[TraceEvent, ...] | None = None) -> Sample:
         return Sample(
             time_ns=time.monotonic_ns(),
             zoneinfo=parse_zoneinfo(self._zoneinfo.read_text(), self._zoneinfo.path),
             vmstat=parse_vmstat(self._vmstat.read_text(), self._vmstat.path),
             meminfo=parse_meminfo(self._meminfo.read_text(), self._meminfo.path),
             events=events,
-            lost_events=lost_events,
         )
 
     def close(self) -> None:

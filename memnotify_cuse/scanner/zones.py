@@ -8,22 +8,36 @@ Zones with fewer present pages than a tenth of their node's are ignored (rules o
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from dataclasses import dataclass
 
 from memnotify_cuse.board import STATUS_CLEAR, STATUS_IGNORED, STATUS_PRESSURE, ZoneState
 from memnotify_cuse.kernel.zoneinfo import Zone, ZoneId
-from memnotify_cuse.scanner.evidence import FILE_EXHAUSTED, Evidence, Machine, clear_pages, find_evidence
+from memnotify_cuse.scanner.evidence import (
+    Evidence,
+    Machine,
+    Reclaim,
+    clear_pages,
+    find_evidence,
+    reclaim_between,
+)
 from memnotify_cuse.scanner.sample import Sample
 
 SMALL_ZONE_FRACTION = 10
+ANON_FRACTION = 64
+RECENT_NS = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """What one sample came to: every populated zone's state, and those that gave evidence in it."""
+    """What one sample came to: every populated zone's state, and those that gave evidence in it.
+
+    `reclaim` is what global reclaim scanned since the sample before.
+    """
 
     states: tuple[ZoneState, ...]
     moved: tuple[ZoneId, ...]
+    reclaim: Reclaim
 
 
 class ZoneTracker:
@@ -33,6 +47,7 @@ class ZoneTracker:
         self._machine = machine
         self._before: Sample | None = None
         self._states: dict[ZoneId, ZoneState] = {}
+        self._recent: deque[tuple[int, Reclaim]] = deque()
 
     @property
     def states(self) -> tuple[ZoneState, ...]:
@@ -40,10 +55,17 @@ class ZoneTracker:
 
     def update(self, sample: Sample) -> Scan:
         """Take in the next sample; the first one raises nothing, since there is nothing to compare it with."""
-        evidence = find_evidence(self._before, sample, self._machine) if self._before else {}
-        present: dict[int, int] = {}
+        evidence: dict[int, Evidence] = {}
+        reclaim = Reclaim()
+        if self._before is not None:
+            reclaim = reclaim_between(self._before, sample)
+            recent = self._within_last_second(reclaim, sample.time_ns)
+            evidence = find_evidence(self._before, sample, recent, self._machine)
+        present: Counter[int] = Counter()
+        anon: Counter[int] = Counter()
         for zone in sample.zoneinfo.zones:
-            present[zone.id.node] = present.get(zone.id.node, 0) + zone.present_pages
+            present[zone.id.node] += zone.present_pages
+            anon[zone.id.node] += zone.anon_pages
         states: dict[ZoneId, ZoneState] = {}
         moved = []
         for zone in sample.zoneinfo.zones:
@@ -54,7 +76,7 @@ class ZoneTracker:
                 continue
             found = evidence.get(zone.id.node)
             short = zone.free_pages <= clear_pages(zone)
-            if found and short and _concerns(found, zone):
+            if found and short and _has_a_share(zone, anon[zone.id.node]):
                 states[zone.id] = self._raised(zone, found, sample.time_ns)
                 moved.append(zone.id)
             else:
@@ -62,7 +84,13 @@ class ZoneTracker:
                 states[zone.id] = self._next(zone, STATUS_PRESSURE if was_raised and short else STATUS_CLEAR)
         self._states = states
         self._before = sample
-        return Scan(tuple(states.values()), tuple(moved))
+        return Scan(tuple(states.values()), tuple(moved), reclaim)
+
+    def _within_last_second(self, reclaim: Reclaim, now_ns: int) -> Reclaim:
+        self._recent.append((now_ns, reclaim))
+        while self._recent[0][0] <= now_ns - RECENT_NS:
+            self._recent.popleft()
+        return sum((each for _, each in self._recent), Reclaim())
 
     def _raised(self, zone: Zone, found: Evidence, time_ns: int) -> ZoneState:
         before = self._states.get(zone.id)
@@ -92,6 +120,6 @@ class ZoneTracker:
         )
 
 
-def _concerns(evidence: Evidence, zone: Zone) -> bool:
-    """Anonymous pages can only have been taken from a zone that has some."""
-    return evidence.reason == FILE_EXHAUSTED or zone.anon_pages > 0
+def _has_a_share(zone: Zone, node_anon_pages: int) -> bool:
+    """Anonymous pages can only be taken from a zone that has some, more than crumbs of its node's."""
+    return zone.anon_pages > 0 and zone.anon_pages * ANON_FRACTION >= node_anon_pages

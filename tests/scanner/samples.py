@@ -55,7 +55,6 @@ def sample(
     swap_free_kb: int | None = None,
     mapped: int = 0,
     events: Sequence[TraceEvent] | None = None,
-    lost: bool = False,
     **counters: int | None,
 ) -> Sample:
     """A sample with swap, of one big zone unless others are given; `counters` are those of vmstat (default 0)."""
@@ -79,7 +78,6 @@ def sample(
             zswapped_kb=None,
         ),
         events=None if events is None else tuple(events),
-        lost_events=lost,
     )
 
 

@@ -4,138 +4,215 @@ from __future__ import annotations
 
 import pytest
 
-from memnotify_cuse.scanner.evidence import Evidence, find_evidence, headroom_pages, swap_is_usable
+from memnotify_cuse.kernel.zoneinfo import Zone
+from memnotify_cuse.scanner.evidence import (
+    Evidence,
+    Machine,
+    Reclaim,
+    find_evidence,
+    headroom_pages,
+    page_cache_cannot_help,
+    reclaim_between,
+    swap_is_usable,
+)
+from memnotify_cuse.scanner.sample import Sample
 from tests.scanner.samples import CLASSIC, MGLRU, deactivate, direct_begin, sample, shrink, zone
 
-SHORT = 1500
-"""Free pages between the high watermark and twice it."""
+
+def short(node: int = 0, *, active_anon: int = 50_000, inactive_anon: int = 50_000) -> Zone:
+    """A zone that would be short even without its page cache: free + file are below the high watermark."""
+    return zone(node=node, free=700, file=200, high=1000, active_anon=active_anon, inactive_anon=inactive_anon)
 
 
-class TestAnonScan:
-    def test_scanned_anonymous_pages_of_global_reclaim(self) -> None:
-        before = sample(zone(free=SHORT))
-        now = sample(zone(free=SHORT), pgscan_anon=64, pgscan_kswapd=500)
-        assert find_evidence(before, now, CLASSIC) == {0: Evidence("anon_scan", 64)}
+def cached(node: int = 0) -> Zone:
+    """A zone that is short, but has page cache to give: 100,000 anonymous pages, of which a 64th is 1,562."""
+    return zone(node=node, free=700, file=200_000, high=1000)
 
-    def test_also_under_mglru(self) -> None:
-        before = sample(zone(free=SHORT))
-        now = sample(zone(free=SHORT), pgscan_anon=64, pgscan_direct=64, events=[])
-        assert find_evidence(before, now, MGLRU) == {0: Evidence("anon_scan", 64)}
 
-    def test_bulk_ageing_under_mglru_is_none(self) -> None:
-        before = sample(zone(active_anon=91_399, inactive_anon=4000, free=SHORT))
-        now = sample(zone(active_anon=1342, inactive_anon=94_057, free=SHORT), pgscan_kswapd=900, pgrefill=90_000)
-        assert find_evidence(before, now, MGLRU) == {}
+def evidence(
+    before: Sample, now: Sample, machine: Machine = CLASSIC, recent: Reclaim | None = None
+) -> dict[int, Evidence]:
+    """The evidence of one interval, with nothing scanned in the second before it."""
+    return find_evidence(before, now, recent or reclaim_between(before, now), machine)
+
+
+class TestReclaim:
+    def test_is_what_was_scanned_globally_and_what_of_it_was_not_file_pages(self) -> None:
+        now = sample(pgscan_kswapd=70, pgscan_direct=20, pgscan_khugepaged=10, pgscan_file=60, pgscan_anon=40)
+        assert reclaim_between(sample(), now) == Reclaim(scanned_pages=100, anon_pages=40)
+
+    def test_leaves_out_the_anonymous_pages_of_a_cgroup(self) -> None:
+        now = sample(pgscan_kswapd=100, pgscan_file=60, pgscan_anon=40 + 9000)
+        assert reclaim_between(sample(), now) == Reclaim(scanned_pages=100, anon_pages=40)
+
+    def test_is_nothing_for_a_cgroup_alone(self) -> None:
+        now = sample(pgscan_file=5000, pgscan_anon=9000)
+        assert reclaim_between(sample(), now) == Reclaim()
+
+    def test_takes_swapping_out_on_a_kernel_that_does_not_count_it(self) -> None:
+        before = sample(pgscan_anon=None, pgscan_file=None, pswpout=10)
+        now = sample(pgscan_anon=None, pgscan_file=None, pswpout=50, pgscan_kswapd=100)
+        assert reclaim_between(before, now) == Reclaim(scanned_pages=100, anon_pages=40)
+
+    def test_is_never_negative(self) -> None:
+        before = sample(pgscan_kswapd=1000, pgscan_file=1000)
+        assert reclaim_between(before, sample()) == Reclaim()
+
+
+class TestAnonScanWherePageCacheCannotHelp:
+    def test_a_single_batch_is_enough(self) -> None:
+        now = sample(short(), pgscan_kswapd=500, pgscan_file=468)
+        assert evidence(sample(short()), now) == {0: Evidence("anon_scan", 32)}
+
+    def test_also_by_direct_reclaim_and_under_mglru(self) -> None:
+        now = sample(short(), pgscan_direct=64, events=[])
+        assert evidence(sample(short()), now, MGLRU) == {0: Evidence("anon_scan", 64)}
 
     def test_file_pages_alone_are_none(self) -> None:
-        before = sample(zone(free=SHORT))
-        now = sample(zone(free=SHORT), pgscan_file=90_000, pgsteal_file=90_000, pgscan_kswapd=90_000)
-        assert find_evidence(before, now, CLASSIC) == {}
+        now = sample(short(), pgscan_file=90_000, pgsteal_file=90_000, pgscan_kswapd=90_000)
+        assert evidence(sample(short()), now) == {}
 
     def test_reclaim_within_a_cgroups_own_limit_is_none(self) -> None:
-        before = sample(zone(free=SHORT))
-        now = sample(zone(free=SHORT), pgscan_anon=9000)
-        assert find_evidence(before, now, CLASSIC) == {}
-
-    def test_no_more_than_global_reclaim_scanned_is_counted(self) -> None:
-        before = sample(zone(free=SHORT))
-        now = sample(zone(free=SHORT), pgscan_anon=9000, pgscan_kswapd=32)
-        assert find_evidence(before, now, CLASSIC) == {0: Evidence("anon_scan", 32)}
-
-    def test_a_kernel_that_does_not_count_it_shows_swapping_out(self) -> None:
-        before = sample(zone(free=SHORT), pgscan_anon=None, pswpout=10)
-        now = sample(zone(free=SHORT), pgscan_anon=None, pswpout=50, pgscan_kswapd=100)
-        assert find_evidence(before, now, CLASSIC) == {0: Evidence("anon_scan", 40)}
+        assert evidence(sample(short()), sample(short(), pgscan_anon=9000)) == {}
 
     def test_of_two_nodes_the_one_that_is_short(self) -> None:
-        before = sample(zone(node=0), zone(node=1, free=SHORT))
-        now = sample(zone(node=0), zone(node=1, free=SHORT), pgscan_anon=64, pgscan_kswapd=64)
-        assert set(find_evidence(before, now, CLASSIC)) == {1}
+        before = sample(zone(node=0), short(node=1))
+        now = sample(zone(node=0), short(node=1), pgscan_kswapd=64)
+        assert set(evidence(before, now)) == {1}
 
     def test_of_two_short_nodes_the_one_that_loses_anonymous_pages(self) -> None:
-        before = sample(zone(node=0, free=SHORT), zone(node=1, free=SHORT))
-        now = sample(
-            zone(node=0, inactive_anon=49_000, free=SHORT), zone(node=1, free=SHORT), pgscan_anon=64, pgscan_kswapd=64
-        )
-        assert set(find_evidence(before, now, CLASSIC)) == {0}
+        before = sample(short(node=0), short(node=1))
+        now = sample(short(node=0, inactive_anon=49_000), short(node=1), pgscan_kswapd=64)
+        assert set(evidence(before, now)) == {0}
+
+    def test_every_zone_of_the_node_must_be_past_help(self) -> None:
+        roomy = zone("DMA32", free=500, file=200_000)
+        now = sample(roomy, short(), pgscan_kswapd=32)
+        assert evidence(sample(roomy, short()), now) == {}
+
+    def test_a_zone_closed_by_its_reserve_does_not_help(self) -> None:
+        closed = zone("DMA32", free=700_000, file=0, reserve=5_000_000)
+        now = sample(closed, short(), pgscan_kswapd=32)
+        assert set(evidence(sample(closed, short()), now)) == {0}
+
+
+class TestAnonScanBesidePageCache:
+    def test_a_few_pages_beside_many_file_pages_are_none(self) -> None:
+        now = sample(cached(), pgscan_kswapd=40_000, pgscan_file=38_000)
+        assert evidence(sample(cached()), now) == {}
+
+    def test_a_quarter_of_what_was_scanned_is_enough(self) -> None:
+        before = sample(cached())
+        enough = sample(cached(), pgscan_kswapd=8000, pgscan_file=6000)
+        assert evidence(before, enough) == {0: Evidence("anon_scan", 2000)}
+        too_few = sample(cached(), pgscan_kswapd=8000, pgscan_file=6001)
+        assert evidence(before, too_few) == {}
+
+    def test_a_small_burst_of_them_alone_is_none(self) -> None:
+        now = sample(cached(), pgscan_kswapd=1500, pgscan_file=0)
+        assert evidence(sample(cached()), now) == {}
+
+    def test_bursts_within_a_second_add_up(self) -> None:
+        before, now = sample(cached()), sample(cached(), pgscan_kswapd=100)
+        assert evidence(before, now, recent=Reclaim(4000, 1600)) == {0: Evidence("anon_scan", 100)}
+        assert evidence(before, now, recent=Reclaim(8000, 1600)) == {}
+
+    def test_an_interval_without_any_is_none_whatever_was_before(self) -> None:
+        now = sample(cached(), pgscan_kswapd=100, pgscan_file=100)
+        assert evidence(sample(cached()), now, recent=Reclaim(4000, 4000)) == {}
+
+    def test_on_a_large_machine_16_mib_are_enough(self) -> None:
+        large = zone(free=700, file=9_000_000, active_anon=9_000_000, inactive_anon=9_000_000)
+        now = sample(large, pgscan_kswapd=4096)
+        assert set(evidence(sample(large), now)) == {0}
 
 
 class TestTrace:
     def test_counts_by_node(self) -> None:
-        before = sample(zone(node=0, free=SHORT), zone(node=1, free=SHORT))
-        now = sample(
-            zone(node=0, free=SHORT),
-            zone(node=1, free=SHORT),
-            pgscan_anon=96,
-            pgscan_kswapd=900,
-            events=[shrink(32, node=1), shrink(64, node=1)],
-        )
-        assert find_evidence(before, now, CLASSIC) == {1: Evidence("anon_scan", 96)}
+        before = sample(short(node=0), short(node=1))
+        events = [shrink(32, node=1), shrink(64, node=1)]
+        now = sample(short(node=0), short(node=1), pgscan_kswapd=900, pgscan_file=804, events=events)
+        assert evidence(before, now) == {1: Evidence("anon_scan", 96)}
 
-    def test_without_anonymous_events_there_is_none(self) -> None:
-        before = sample(zone(free=SHORT))
-        now = sample(
-            zone(free=SHORT), pgscan_anon=64, pgscan_kswapd=900, events=[direct_begin(), shrink(32, anon=False)]
-        )
-        assert find_evidence(before, now, CLASSIC) == {}
-
-    def test_a_cgroups_own_reclaim_beside_kswapd_at_work_on_files_is_none(self) -> None:
-        before = sample(zone(free=SHORT))
-        now = sample(
-            zone(free=SHORT), pgscan_anon=9000, pgscan_file=500, pgscan_kswapd=500, events=[shrink(comm="greedy")] * 300
-        )
-        assert find_evidence(before, now, CLASSIC) == {}
+    def test_leaves_out_a_cgroups_own_reclaim(self) -> None:
+        before = sample(short(node=0), short(node=1))
+        events = [shrink(320, node=0, comm="greedy"), shrink(32, node=1)]
+        now = sample(short(node=0), short(node=1), pgscan_kswapd=32, events=events)
+        assert evidence(before, now) == {1: Evidence("anon_scan", 32)}
 
     def test_direct_reclaim(self) -> None:
-        before = sample(zone(free=SHORT))
-        now = sample(zone(free=SHORT), pgscan_anon=32, pgscan_direct=32, events=[direct_begin(), shrink(comm="cc1")])
-        assert find_evidence(before, now, CLASSIC) == {0: Evidence("anon_scan", 32)}
+        now = sample(short(), pgscan_direct=32, events=[direct_begin(), shrink(comm="cc1")])
+        assert evidence(sample(short()), now) == {0: Evidence("anon_scan", 32)}
 
-    def test_when_events_were_lost_the_counters_decide(self) -> None:
-        before = sample(zone(free=SHORT))
-        now = sample(zone(free=SHORT), pgscan_anon=64, pgscan_kswapd=64, events=[], lost=True)
-        assert find_evidence(before, now, CLASSIC) == {0: Evidence("anon_scan", 64)}
+    def test_without_an_anonymous_event_the_counters_decide(self) -> None:
+        now = sample(short(), pgscan_kswapd=64, events=[])
+        assert evidence(sample(short()), now) == {0: Evidence("anon_scan", 64)}
+
+
+class TestAnonDeactivate:
+    def test_movement_where_page_cache_cannot_help(self) -> None:
+        now = sample(short(), pgscan_kswapd=10, pgscan_file=10, events=[deactivate(20)])
+        assert evidence(sample(short()), now) == {0: Evidence("anon_deactivate", 20)}
+
+    def test_rebalancing_beside_page_cache_is_none(self) -> None:
+        now = sample(cached(), pgscan_kswapd=9000, pgscan_file=9000, events=[deactivate()] * 90)
+        assert evidence(sample(cached()), now) == {}
+
+    def test_movement_as_the_zone_counters_show_it(self) -> None:
+        before = sample(short(active_anon=50_000, inactive_anon=10_000))
+        now = sample(short(active_anon=49_000, inactive_anon=10_900), pgrefill=1000, pgscan_kswapd=10, pgscan_file=10)
+        assert evidence(before, now) == {0: Evidence("anon_deactivate", 900)}
+
+    def test_programs_that_come_and_go_are_none(self) -> None:
+        before = sample(short(active_anon=50_000, inactive_anon=10_000))
+        now = sample(short(active_anon=49_000, inactive_anon=10_900))
+        assert evidence(before, now) == {}
+
+    def test_bulk_ageing_under_mglru_is_none(self) -> None:
+        before = sample(short(active_anon=91_399, inactive_anon=4000))
+        now = sample(short(active_anon=1342, inactive_anon=94_057), pgscan_kswapd=900, pgscan_file=900, pgrefill=90_000)
+        assert evidence(before, now, MGLRU) == {}
+        assert set(evidence(before, now, CLASSIC)) == {0}, "and would have been"
 
     def test_an_empty_batch_is_none(self) -> None:
-        before = sample(zone(free=SHORT))
-        now = sample(zone(free=SHORT), pgscan_kswapd=64, events=[shrink(0), deactivate(0)])
-        assert find_evidence(before, now, CLASSIC) == {}
+        now = sample(short(), pgscan_kswapd=64, pgscan_file=64, events=[shrink(0), deactivate(0)])
+        assert evidence(sample(short()), now) == {}
 
 
 class TestFileExhausted:
-    def test_without_swap_when_free_and_file_pages_are_as_good_as_gone(self) -> None:
-        before = sample(zone(free=1000, file=2000), swap_kb=0)
-        now = sample(zone(free=1000, file=1500), swap_kb=0, pgscan_kswapd=10)
-        assert find_evidence(before, now, CLASSIC) == {0: Evidence("file_exhausted", 0)}
+    def test_without_swap_when_page_cache_is_as_good_as_gone(self) -> None:
+        before = sample(zone(free=1000, file=3000), swap_kb=0)
+        now = sample(zone(free=1000, file=2500), swap_kb=0, pgscan_kswapd=10, pgscan_file=10)
+        assert evidence(before, now) == {0: Evidence("file_exhausted", 0)}
 
     def test_with_swap_full(self) -> None:
-        before = sample(zone(free=1000, file=2000), swap_free_kb=100)
-        now = sample(zone(free=1000, file=1500), swap_free_kb=100, pgscan_kswapd=10)
-        assert find_evidence(before, now, CLASSIC) == {0: Evidence("file_exhausted", 0)}
+        before = sample(zone(free=1000, file=3000), swap_free_kb=100)
+        now = sample(zone(free=1000, file=2500), swap_free_kb=100)
+        assert evidence(before, now) == {0: Evidence("file_exhausted", 0)}
 
     def test_not_with_swap_to_spare(self) -> None:
-        before = sample(zone(free=1000, file=2000))
-        now = sample(zone(free=1000, file=1500), pgscan_kswapd=10)
-        assert find_evidence(before, now, CLASSIC) == {}
+        before = sample(zone(free=1000, file=3000))
+        now = sample(zone(free=1000, file=2500), pgscan_kswapd=10, pgscan_file=10)
+        assert evidence(before, now) == {}
 
     def test_not_while_there_is_page_cache_to_take(self) -> None:
         before = sample(zone(free=1000, file=90_000), swap_kb=0)
-        now = sample(zone(free=1000, file=89_000), swap_kb=0, pgscan_kswapd=9000)
-        assert find_evidence(before, now, CLASSIC) == {}
+        now = sample(zone(free=1000, file=89_000), swap_kb=0, pgscan_kswapd=9000, pgscan_file=9000)
+        assert evidence(before, now) == {}
 
     def test_program_text_is_not_to_be_taken(self) -> None:
-        before = sample(zone(free=1000, file=30_000), swap_kb=0, mapped=29_000)
-        now = sample(zone(free=1000, file=29_900), swap_kb=0, mapped=29_000, pgscan_kswapd=10)
-        assert set(find_evidence(before, now, CLASSIC)) == {0}
+        before = sample(zone(free=1000, file=50_000), swap_kb=0, mapped=49_000)
+        now = sample(zone(free=1000, file=49_900), swap_kb=0, mapped=49_000)
+        assert set(evidence(before, now)) == {0}
 
     def test_not_on_a_machine_that_is_small_and_at_rest(self) -> None:
         before = sample(zone(free=1000, file=1500), swap_kb=0)
-        assert find_evidence(before, before, CLASSIC) == {}
+        assert evidence(before, before) == {}
 
     def test_free_memory_counts_as_much_as_page_cache(self) -> None:
         before = sample(zone(free=90_000, file=10), swap_kb=0)
         now = sample(zone(free=80_000, file=10), swap_kb=0)
-        assert find_evidence(before, now, CLASSIC) == {}
+        assert evidence(before, now) == {}
 
 
 @pytest.mark.parametrize(
@@ -146,6 +223,11 @@ def test_swap_is_usable_until_only_crumbs_are_left(total_kb: int, free_kb: int, 
     assert swap_is_usable(sample(swap_kb=total_kb, swap_free_kb=free_kb)) is usable
 
 
-@pytest.mark.parametrize(("present", "cushion_kb"), [(1000, 4096), (128 * 1024, 8192), (100_000_000, 65536)])
-def test_headroom_is_a_64th_within_4_and_64_mib(present: int, cushion_kb: int) -> None:
-    assert headroom_pages([zone(present=present, high=10)], 4) == cushion_kb // 4 + 20
+@pytest.mark.parametrize(("present", "headroom_kb"), [(1000, 4096), (128 * 1024, 8192), (100_000_000, 65536)])
+def test_headroom_is_a_64th_within_4_and_64_mib(present: int, headroom_kb: int) -> None:
+    assert headroom_pages([zone(present=present)], 4) == headroom_kb // 4
+
+
+def test_page_cache_helps_down_to_the_last_page() -> None:
+    assert page_cache_cannot_help([zone(free=600, file=450, high=1000, reserve=50)])
+    assert not page_cache_cannot_help([zone(free=600, file=451, high=1000, reserve=50)])

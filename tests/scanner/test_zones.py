@@ -8,6 +8,8 @@ from memnotify_cuse.scanner.zones import Scan, ZoneTracker
 from tests.scanner.samples import CLASSIC, MS, sample, zone
 
 NORMAL = ZoneId(0, "Normal")
+BATCH = 4000
+"""Anonymous pages scanned between two samples: beyond doubt, whatever page cache there is."""
 
 
 class Kernel:
@@ -40,7 +42,7 @@ def status(scan: Scan, of: ZoneId = NORMAL) -> int:
 def test_raise_when_anonymous_pages_are_reclaimed() -> None:
     kernel = Kernel()
     assert status(kernel.step(zone(free=1500))) == 0
-    scan = kernel.step(zone(free=1500), scanned=32)
+    scan = kernel.step(zone(free=1500), scanned=BATCH)
     assert scan.moved == (NORMAL,)
     (state,) = scan.states
     assert (state.status, state.reason, state.time_ns, state.raised) == (1, "anon_scan", 100 * MS, 1)
@@ -49,15 +51,15 @@ def test_raise_when_anonymous_pages_are_reclaimed() -> None:
 def test_no_raise_while_free_pages_are_above_twice_high_and_reserve() -> None:
     kernel = Kernel()
     kernel.step(zone(free=2101, high=1000, reserve=50))
-    scan = kernel.step(zone(free=2101, high=1000, reserve=50), scanned=32)
+    scan = kernel.step(zone(free=2101, high=1000, reserve=50), scanned=BATCH)
     assert (status(scan), scan.moved) == (0, ())
-    assert status(kernel.step(zone(free=2100, high=1000, reserve=50), scanned=32)) == 1
+    assert status(kernel.step(zone(free=2100, high=1000, reserve=50), scanned=BATCH)) == 1
 
 
 def test_stays_raised_without_further_evidence() -> None:
     kernel = Kernel()
     kernel.step(zone(free=1500))
-    kernel.step(zone(free=1500), scanned=32)
+    kernel.step(zone(free=1500), scanned=BATCH)
     for _ in range(10):
         scan = kernel.step(zone(free=1500))
         assert (status(scan), scan.moved) == (1, ())
@@ -66,7 +68,7 @@ def test_stays_raised_without_further_evidence() -> None:
 def test_clear_when_free_pages_rise_above_the_threshold() -> None:
     kernel = Kernel()
     kernel.step(zone(free=1500))
-    kernel.step(zone(free=1500), scanned=32)
+    kernel.step(zone(free=1500), scanned=BATCH)
     assert status(kernel.step(zone(free=2000))) == 1
     scan = kernel.step(zone(free=2001))
     assert status(scan) == 0
@@ -76,14 +78,14 @@ def test_clear_when_free_pages_rise_above_the_threshold() -> None:
 def test_lowmem_reserve_is_the_largest_of_the_protection_row() -> None:
     kernel = Kernel()
     kernel.step(zone(free=1500, high=100, reserve=700))
-    assert status(kernel.step(zone(free=1500, high=100, reserve=700), scanned=32)) == 1
+    assert status(kernel.step(zone(free=1500, high=100, reserve=700), scanned=BATCH)) == 1
 
 
 def test_small_zones_are_ignored() -> None:
     kernel = Kernel()
     small = zone("DMA", present=109_999, free=10)
     kernel.step(small, zone(free=1500, present=1_000_000))
-    scan = kernel.step(small, zone(free=1500, present=1_000_000), scanned=32)
+    scan = kernel.step(small, zone(free=1500, present=1_000_000), scanned=BATCH)
     assert status(scan, ZoneId(0, "DMA")) == -1
     assert scan.moved == (NORMAL,)
 
@@ -92,7 +94,7 @@ def test_a_zone_of_a_tenth_is_not_small() -> None:
     kernel = Kernel()
     tenth = zone("DMA32", present=100_000, free=10)
     kernel.step(tenth, zone(present=900_000))
-    scan = kernel.step(tenth, zone(present=900_000), scanned=32)
+    scan = kernel.step(tenth, zone(present=900_000), scanned=BATCH)
     assert status(scan, ZoneId(0, "DMA32")) == 1
     assert status(scan) == 0, "and the other one has plenty of free pages"
 
@@ -113,7 +115,7 @@ def test_a_zone_without_anonymous_pages_is_not_raised_by_their_reclaim() -> None
     kernel = Kernel()
     bare = zone("DMA32", free=100, active_anon=0, inactive_anon=0)
     kernel.step(bare, zone(free=1500))
-    scan = kernel.step(bare, zone(free=1500), scanned=32)
+    scan = kernel.step(bare, zone(free=1500), scanned=BATCH)
     assert scan.moved == (NORMAL,)
 
 
@@ -134,6 +136,6 @@ def test_each_raise_is_counted_once() -> None:
     kernel.step(zone(free=1500))
     for _ in range(3):
         for _ in range(4):
-            kernel.step(zone(free=1500), scanned=32)
+            kernel.step(zone(free=1500), scanned=BATCH)
         kernel.step(zone(free=9000))
     assert kernel.tracker.states[0].raised == 3

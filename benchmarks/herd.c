@@ -1,0 +1,100 @@
+/* N processes that sleep in poll() on a file, and how long after the trigger each of them is back.
+ *
+ *   herd DEVICE SIMULATE N     the device, woken by writing "all 0.05" to SIMULATE
+ *   herd pipe - N              the limit: one pipe that all of them poll, woken by one write
+ *
+ * Prints N lines: nanoseconds from just before the write.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+static long long now_ns(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
+static void die(const char *what)
+{
+	fprintf(stderr, "herd: %s: %s\n", what, strerror(errno));
+	exit(2);
+}
+
+/* Whether the process sleeps in poll(): state S, and no longer on its way there. */
+static int sleeps(pid_t pid)
+{
+	char path[64], text[512];
+	int fd, length;
+
+	snprintf(path, sizeof(path), "/proc/%d/syscall", pid);
+	fd = open(path, O_RDONLY);
+	if (fd < 0)
+		die(path);
+	length = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	return length > 0 && strncmp(text, "running", 7) != 0;
+}
+
+int main(int argc, char **argv)
+{
+	int count = argc == 4 ? atoi(argv[3]) : 0, is_pipe, ends[2] = { -1, -1 }, trigger;
+	const char *message = "all 0.05";
+	long long *back, begin;
+	pid_t *children;
+
+	if (count <= 0) {
+		fprintf(stderr, "usage: herd DEVICE|pipe SIMULATE N\n");
+		return 2;
+	}
+	is_pipe = !strcmp(argv[1], "pipe");
+	if (is_pipe && pipe(ends))
+		die("pipe");
+	trigger = is_pipe ? ends[1] : open(argv[2], O_WRONLY);
+	if (trigger < 0)
+		die(argv[2]);
+	back = mmap(NULL, count * sizeof(*back), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	children = calloc(count, sizeof(*children));
+	if (back == MAP_FAILED || !children)
+		die("memory");
+	for (int i = 0; i < count; i++) {
+		children[i] = fork();
+		if (children[i] < 0)
+			die("fork");
+		if (!children[i]) {
+			struct pollfd one = { .events = POLLIN };
+
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
+			one.fd = is_pipe ? ends[0] : open(argv[1], O_RDONLY | O_NONBLOCK);
+			if (one.fd < 0)
+				_exit(2);
+			if (poll(&one, 1, 60000) == 1 && one.revents & POLLIN)
+				back[i] = now_ns();
+			_exit(0);
+		}
+	}
+	for (int i = 0; i < count; i++)
+		for (int tries = 0; !sleeps(children[i]) && tries < 100000; tries++)
+			usleep(100);
+	usleep(200000);
+	begin = now_ns();
+	if (write(trigger, message, strlen(message)) < 0)
+		die("trigger");
+	for (int i = 0; i < count; i++)
+		waitpid(children[i], NULL, 0);
+	for (int i = 0; i < count; i++)
+		printf("%lld\n", back[i] ? back[i] - begin : -1);
+	return 0;
+}

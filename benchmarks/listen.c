@@ -1,0 +1,120 @@
+/* Waits for memory notifications in one of several ways, and prints when each came: CLOCK_MONOTONIC, nanoseconds.
+ *
+ *   listen poll DEVICE             poll() on /dev/mem_notify; the record is read after the time is taken
+ *   listen psi STALL_US WINDOW_US  a PSI trigger on /proc/pressure/memory ("some")
+ *   listen vmpressure CGROUP LEVEL cgroup v1 memory.pressure_level, through an eventfd
+ *   listen proc MS                 looks at pgscan_anon in /proc/vmstat every MS milliseconds
+ *
+ * Prints "ready" first. Ends when its standard input is closed.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+static void die(const char *what)
+{
+	fprintf(stderr, "listen: %s: %s\n", what, strerror(errno));
+	exit(2);
+}
+
+static void say_now(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	printf("%lld\n", now.tv_sec * 1000000000LL + now.tv_nsec);
+	fflush(stdout);
+}
+
+static int must_open(const char *path, int flags)
+{
+	int fd = open(path, flags | O_CLOEXEC);
+
+	if (fd < 0)
+		die(path);
+	return fd;
+}
+
+static long long pgscan_anon(int fd)
+{
+	static char text[65536];
+	ssize_t length = pread(fd, text, sizeof(text) - 1, 0);
+	char *found;
+
+	if (length < 0)
+		die("/proc/vmstat");
+	text[length] = 0;
+	found = strstr(text, "\npgscan_anon ");
+	return found ? atoll(found + strlen("\npgscan_anon ")) : -1;
+}
+
+int main(int argc, char **argv)
+{
+	struct pollfd fds[2] = { { .fd = 0, .events = POLLIN }, { .fd = -1, .events = POLLIN } };
+	const char *how = argc > 2 ? argv[1] : "";
+	long long seen = 0;
+	int timeout = -1;
+	char buffer[512];
+
+	if (!strcmp(how, "poll")) {
+		fds[1].fd = must_open(argv[2], O_RDONLY | O_NONBLOCK);
+	} else if (!strcmp(how, "psi") && argc > 3) {
+		int length = snprintf(buffer, sizeof(buffer), "some %s %s", argv[2], argv[3]);
+
+		fds[1].fd = must_open("/proc/pressure/memory", O_RDWR | O_NONBLOCK);
+		fds[1].events = POLLPRI;
+		if (write(fds[1].fd, buffer, length + 1) < 0)
+			die("PSI trigger");
+	} else if (!strcmp(how, "vmpressure") && argc > 3) {
+		int level, control;
+
+		snprintf(buffer, sizeof(buffer), "%s/memory.pressure_level", argv[2]);
+		level = must_open(buffer, O_RDONLY);
+		snprintf(buffer, sizeof(buffer), "%s/cgroup.event_control", argv[2]);
+		control = must_open(buffer, O_WRONLY);
+		fds[1].fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+		snprintf(buffer, sizeof(buffer), "%d %d %s", fds[1].fd, level, argv[3]);
+		if (write(control, buffer, strlen(buffer)) < 0)
+			die("cgroup.event_control");
+	} else if (!strcmp(how, "proc")) {
+		fds[1].fd = must_open("/proc/vmstat", O_RDONLY);
+		fds[1].events = 0;
+		timeout = atoi(argv[2]);
+		seen = pgscan_anon(fds[1].fd);
+	} else {
+		fprintf(stderr, "usage: listen poll|psi|vmpressure|proc ...\n");
+		return 2;
+	}
+	puts("ready");
+	fflush(stdout);
+	for (;;) {
+		int ready = poll(fds, timeout >= 0 ? 1 : 2, timeout);
+
+		if (ready < 0 && errno != EINTR)
+			die("poll");
+		if (fds[0].revents)
+			return 0;
+		if (timeout >= 0) {
+			long long now = pgscan_anon(fds[1].fd);
+
+			if (now != seen)
+				say_now();
+			seen = now;
+		} else if (fds[1].revents & (POLLIN | POLLPRI)) {
+			say_now();
+			if (fds[1].events == POLLIN && read(fds[1].fd, buffer, sizeof(buffer)) < 0 && errno != EAGAIN)
+				die("read");
+		} else if (fds[1].revents) {
+			fprintf(stderr, "listen: revents %x\n", fds[1].revents);
+			return 2;
+		}
+	}
+}

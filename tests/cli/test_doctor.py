@@ -1,0 +1,223 @@
+"""``memnotify doctor``: each check on this machine and on made-up ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from memnotify_cuse.cli import checks_kernel, checks_serving, doctor
+from memnotify_cuse.cli.machine import (
+    CAP_IPC_LOCK,
+    CAP_SYS_ADMIN,
+    CAP_SYS_PTRACE,
+    CAP_SYS_RESOURCE,
+    Finding,
+    Machine,
+    parse_capabilities,
+)
+from memnotify_cuse.cli.main import main
+from memnotify_cuse.kernel.errors import MalformedKernelFileError
+from memnotify_cuse.kernel.trace import KNOWN_EVENTS
+
+LINE = re.compile(r"(ok|warn|fail) +[a-z0-9_]+: .+ — .+")
+ALL = (1 << 41) - 1
+
+ZONEINFO = """\
+Node 0, zone   Normal
+  per-node stats
+      nr_inactive_anon 0
+      nr_active_anon 0
+      nr_inactive_file 0
+      nr_active_file 0
+      nr_mapped 0
+  pages free     3840
+        min      53
+        low      66
+        high     79
+        spanned  4095
+        present  3998
+        managed  3840
+        protection: (0, 0)
+      nr_zone_inactive_anon 0
+      nr_zone_active_anon 0
+      nr_zone_inactive_file 0
+      nr_zone_active_file 0
+      nr_zone_unevictable 0
+"""
+
+
+def without(mask: int, capability: int) -> int:
+    """The mask less one capability."""
+    return mask & ~(1 << capability)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    """A machine with empty /dev, /proc and /sys, and all rights."""
+    for folder in ("dev", "proc/self", "sys"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "proc/self/mountinfo").touch()
+    return Machine(root=tmp_path, euid=0, effective=ALL, bounding=ALL, memlock_bytes=8 << 20)
+
+
+def test_on_this_machine_every_line_has_the_form(capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["doctor"])
+    *lines, empty, conclusion = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(doctor.checks())
+    assert all(LINE.fullmatch(line) for line in lines)
+    assert empty == ""
+    failed = any(line.startswith("fail") for line in lines)
+    assert code == (1 if failed else 0)
+    assert conclusion.startswith("the server cannot run here" if failed else "the server can run here")
+
+
+@pytest.mark.parametrize("check", doctor.checks())
+def test_a_bare_machine_breaks_no_check(check: Callable[[Machine], Finding], machine: Machine) -> None:
+    assert LINE.fullmatch(check(machine).line())
+
+
+def test_the_exit_code_is_1_when_a_check_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], machine: Machine
+) -> None:
+    monkeypatch.setattr("memnotify_cuse.cli.machine.this_machine", lambda swap_total_bytes: machine)
+    assert main(["doctor"]) == 1
+    assert "cannot run here; see: fuse, zoneinfo, vmstat" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("check", "level", "word"),
+    [
+        (checks_serving.fuse, "fail", "modprobe fuse"),
+        (checks_serving.cuse, "ok", "planned"),
+        (checks_serving.device, "ok", "is free"),
+        (checks_kernel.zoneinfo, "fail", "zoneinfo"),
+        (checks_kernel.vmstat, "fail", "vmstat"),
+        (checks_kernel.lru, "ok", "classic"),
+        (checks_kernel.swap, "ok", "none"),
+        (checks_kernel.tracefs, "warn", "mount -t tracefs"),
+        (checks_kernel.psi, "warn", "no trigger"),
+    ],
+)
+def test_what_is_missing(check: Callable[[Machine], Finding], level: str, word: str, machine: Machine) -> None:
+    finding = check(machine)
+    assert finding.level == level
+    assert word in finding.line()
+
+
+def test_the_zones_to_be_watched(machine: Machine) -> None:
+    small = ZONEINFO.replace("  Normal", "     DMA").replace("present  3998", "present  300")
+    small = re.sub(r"  per-node stats\n(      nr_.*\n){5}  pages", "  pages", small)
+    (machine.proc / "zoneinfo").write_text(ZONEINFO + small)
+    finding = checks_kernel.zoneinfo(machine)
+    assert finding.level == "ok"
+    assert "node0-Normal to be watched, node0-DMA too small" in finding.found
+
+
+def test_an_old_kernel_has_no_pgscan_anon(machine: Machine) -> None:
+    (machine.proc / "vmstat").write_text("nr_free_pages 1\n")
+    assert checks_kernel.vmstat(machine).level == "warn"
+    (machine.proc / "vmstat").write_text("nr_free_pages 1\npgscan_anon 7\n")
+    assert checks_kernel.vmstat(machine) == Finding(
+        "ok",
+        "vmstat",
+        "pgscan_anon is 7 pages since boot",
+        "tells real scanning of anonymous memory from mere ageing",
+    )
+
+
+@pytest.mark.parametrize(("mask", "word"), [("0x0007", "MGLRU)"), ("0x0000", "switched off")])
+def test_mglru(mask: str, word: str, machine: Machine) -> None:
+    folder = machine.sys / "kernel/mm/lru_gen"
+    folder.mkdir(parents=True)
+    (folder / "enabled").write_text(f"{mask}\n")
+    assert word in checks_kernel.lru(machine).found
+
+
+@pytest.mark.parametrize(("name", "zram"), [("/dev/zram0", True), ("/dev/sda2", False)])
+def test_swap_and_zram(name: str, zram: bool, machine: Machine) -> None:
+    machine = dataclasses.replace(machine, swap_total_bytes=512 << 20)
+    (machine.proc / "swaps").write_text(
+        f"Filename\t\t\t\tType\t\tSize\tUsed\tPriority\n{name} partition\t524288\t0\t-2\n"
+    )
+    finding = checks_kernel.swap(machine)
+    assert finding.found == f"512 MiB on {name}"
+    assert ("zram" in finding.meaning) == zram
+
+
+def test_tracefs_events(machine: Machine) -> None:
+    root = machine.sys / "kernel/tracing"
+    (root / "instances").mkdir(parents=True)
+    for event in KNOWN_EVENTS[:-1]:
+        (root / "events/vmscan" / event).mkdir(parents=True)
+    finding = checks_kernel.tracefs(machine)
+    assert finding.level == "warn"
+    assert KNOWN_EVENTS[-1] in finding.found
+    (root / "events/vmscan" / KNOWN_EVENTS[-1]).mkdir()
+    assert checks_kernel.tracefs(machine).level == "ok"
+
+
+def test_a_file_in_the_way_of_the_device(machine: Machine) -> None:
+    (machine.root / "dev/mem_notify").touch()
+    finding = checks_serving.device(machine)
+    assert finding.level == "warn"
+    assert "is a file" in finding.found
+
+
+def test_mounting_needs_a_right_that_a_container_may_lack(machine: Machine) -> None:
+    assert checks_serving.mounting(machine).level == "ok"
+    bare = dataclasses.replace(machine, effective=without(ALL, CAP_SYS_ADMIN), bounding=without(ALL, CAP_SYS_ADMIN))
+    finding = checks_serving.mounting(bare)
+    assert finding.level == "fail"
+    assert "--cap-add" in finding.meaning
+
+
+def test_an_ordinary_user_needs_fusermount3(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    user = dataclasses.replace(machine, euid=1000, effective=0)
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", str(folder))
+    assert "install fuse3" in checks_serving.mounting(user).meaning
+    helper = folder / "fusermount3"
+    helper.touch(0o755)
+    assert "set-user-id" in checks_serving.mounting(user).found
+    helper.chmod(0o4755)
+    assert checks_serving.mounting(user).level == "ok"
+
+
+@pytest.mark.parametrize(
+    ("check", "capability"),
+    [
+        (checks_serving.memlock, CAP_IPC_LOCK),
+        (checks_serving.oom_score, CAP_SYS_RESOURCE),
+        (checks_serving.sigio, CAP_SYS_PTRACE),
+    ],
+)
+def test_a_right_that_is_missing_is_a_warning(
+    check: Callable[[Machine], Finding], capability: int, machine: Machine
+) -> None:
+    assert check(dataclasses.replace(machine, effective=without(ALL, capability))).level == "warn"
+
+
+@pytest.mark.parametrize(("limit", "level"), [(None, "ok"), (1 << 30, "ok"), (64 << 10, "warn")])
+def test_the_limit_of_locked_memory(limit: int | None, level: str, machine: Machine) -> None:
+    machine = dataclasses.replace(machine, effective=0, memlock_bytes=limit)
+    assert checks_serving.memlock(machine).level == level
+
+
+def test_the_conclusion_names_the_doorbell() -> None:
+    tracefs = Finding("ok", "tracefs", "", "")
+    psi = Finding("ok", "psi", "", "")
+    assert "tracefs" in doctor.conclusion([tracefs, psi])
+    assert "PSI" in doctor.conclusion([dataclasses.replace(tracefs, level="warn"), psi])
+    assert "timer alone" in doctor.conclusion([dataclasses.replace(psi, level="warn")])
+
+
+def test_capabilities_are_read_by_name() -> None:
+    text = "Name:\tCapEff:\t0\nCapPrm:\t00000000000000ff\nCapEff:\t0000000000000003\nCapBnd:\t000001ffffffffff\n"
+    assert parse_capabilities(text) == (3, ALL)
+    with pytest.raises(MalformedKernelFileError, match="CapBnd"):
+        parse_capabilities(text.replace("CapBnd", "CapXyz"))

@@ -1,0 +1,134 @@
+"""The command line itself: help, version, errors, and what is imported for whom."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from memnotify_cuse import __version__
+from memnotify_cuse.cli import main as main_module
+from memnotify_cuse.cli.main import SUBCOMMANDS, main
+
+CONTRACT = {
+    "serve": ["--device", "--mount", "--node", "--proc", "--log-level"],
+    "status": ["--mount", "--json"],
+    "wait": ["--device", "--timeout"],
+    "simulate": ["--mount", "--zone", "--for"],
+    "doctor": [],
+}
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"memnotify {__version__}\n"
+
+
+def test_help_names_every_subcommand(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(f"  {name} " in out for name in SUBCOMMANDS)
+    assert "exit codes" in out
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_each_help_has_the_options_of_the_contract(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"usage: memnotify {name}")
+    assert all(option in out for option in CONTRACT[name])
+
+
+@pytest.mark.xfail(reason="SIGIO, and with it --sigio, comes in the next release")
+def test_serve_has_the_sigio_option_of_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--help"]) == 0
+    assert "--sigio" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["status", "wait", "simulate", "doctor"])
+def test_each_help_has_examples_and_exit_codes(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "examples:" in out
+    assert "exit codes:" in out
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["nonsense"],
+        ["wait", "--nonsense"],
+        ["wait", "--timeout", "soon"],
+        ["wait", "--timeout", "-1"],
+        ["wait", "--timeout", "nan"],
+        ["wait", "--timeout", "inf"],
+        ["simulate", "--zone", "Normal"],
+        ["simulate", "--zone", "all 5"],
+        ["simulate", "--for", "long"],
+        ["status", "extra"],
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("memnotify: ")
+    assert err.count("\n") == 1
+    assert "--help" in err
+
+
+def test_an_error_of_a_command_is_one_line_and_exit_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["wait", "--device", "/nonexistent/device"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("memnotify: /nonexistent/device does not exist")
+    assert err.count("\n") == 1
+
+
+def test_ctrl_c_is_quiet(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: object, **kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("memnotify_cuse.client.wait", interrupted)
+    assert main(["wait"]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_closed_pipe_is_quiet() -> None:
+    program = f"{sys.executable} -m memnotify_cuse doctor | true"
+    done = subprocess.run(["sh", "-c", program], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+
+
+def test_another_exception_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: object, **kwargs: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("memnotify_cuse.client.wait", broken)
+    with pytest.raises(ZeroDivisionError):
+        main(["wait"])
+
+
+def _modules_after(argv: list[str]) -> set[str]:
+    program = f"import sys; from memnotify_cuse.cli.main import main; main({argv!r}); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_a_subcommand_imports_no_other_and_nothing_heavy(name: str) -> None:
+    modules = _modules_after([name, "--help"])
+    imported = {other for other in SUBCOMMANDS if f"memnotify_cuse.cli.{other}" in modules}
+    assert imported == {name}
+    assert not modules & {"psutil", "trio", "pyfuse3", "asyncio"}
+
+
+def test_every_subcommand_is_a_module_with_the_two_functions() -> None:
+    parser = main_module.build_parser()
+    for name in SUBCOMMANDS:
+        module = sys.modules[f"memnotify_cuse.cli.{name}"]
+        assert isinstance(module.add_parser, Callable)  # type: ignore[arg-type]
+        assert parser.parse_args([name]).run is module.run
