@@ -134,7 +134,7 @@ def test_a_ring_brings_the_news_without_waiting_for_the_timer(kernel: Kernel) ->
             await listener.told.wait()
             assert board.states[NORMAL].reason == "anon_scan"
             assert bell.paused, "under pressure the timer alone counts"
-            kernel.free_pages(4_000_000)
+            kernel.free_pages(20_000_000)
             await listener.ended.wait()
             assert board.states[NORMAL].status == 0
             assert not bell.paused
