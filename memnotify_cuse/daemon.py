@@ -18,6 +18,9 @@ from memnotify_cuse.board import Board
 from memnotify_cuse.control import Control, ServerFacts
 from memnotify_cuse.device.device import Device
 from memnotify_cuse.device.policy import Policy
+from memnotify_cuse.fasync.locate import Locator
+from memnotify_cuse.fasync.service import SigioMode, SigioService, mount_devices
+from memnotify_cuse.fasync.worker import Worker
 from memnotify_cuse.kernel.errors import KernelFileError
 from memnotify_cuse.kernel.lru_gen import read_lru_gen
 from memnotify_cuse.notify_service import notify_service
@@ -26,6 +29,7 @@ from memnotify_cuse.scanner.doorbell import open_doorbell
 from memnotify_cuse.scanner.evidence import Machine
 from memnotify_cuse.scanner.loop import Scanner
 from memnotify_cuse.scanner.sample import Sampler
+from memnotify_cuse.transport.endpoint import Probe
 from memnotify_cuse.transport.fuse import FuseTransport
 from memnotify_cuse.transport.mount import DeviceNode, MountError, mount_control
 
@@ -44,6 +48,7 @@ class Config:
     mount: Path
     proc: Path = Path("/proc")
     policy: Policy = field(default_factory=Policy)
+    sigio: SigioMode = SigioMode.OWNER
 
 
 class _BoardClock:
@@ -106,6 +111,7 @@ async def _serve(config: Config) -> None:
                 "version": __version__,
                 "transport": "fuse",
                 "doorbell": doorbell.name if doorbell is not None else "timer",
+                "sigio": config.sigio.value,
                 "lru": "mglru" if mglru else "classic",
             },
             changing=lambda: {"samples": str(scanner.samples)},
@@ -113,7 +119,10 @@ async def _serve(config: Config) -> None:
         control = Control(board, device, facts, config.proc)
         mount = await trio.to_thread.run_sync(mount_control, config.mount)
         stack.callback(mount.close)
-        transport = FuseTransport(mount, device, control)
+        worker = Worker()
+        stack.callback(worker.close)
+        probe = Probe(worker.thread_id)
+        transport = FuseTransport(mount, device, control, probe)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(clock.run, board)
             nursery.start_soon(scanner.run)
@@ -121,6 +130,10 @@ async def _serve(config: Config) -> None:
             if config.device is not None:
                 node = await trio.to_thread.run_sync(DeviceNode, config.device, config.mount / "mem_notify")
                 stack.callback(node.close)
+            if config.sigio is not SigioMode.OFF:
+                devices = await worker.run(mount_devices, str(config.mount))
+                locator = Locator(probe, devices)
+                nursery.start_soon(SigioService(device, locator, worker).run)
             settle()
             await _announce(config)
             async for number in signals:

@@ -56,6 +56,13 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--proc", default="/proc", metavar="DIR", help="where to read zoneinfo and vmstat (default: %(default)s)"
     )
+    parser.add_argument(
+        "--sigio",
+        choices=("owner", "strict", "off"),
+        default="owner",
+        help="who gets SIGIO: programs that set an owner with F_SETOWN (owner), only those that set O_ASYNC as well "
+        "(strict; makes every system call of the machine a little slower), nobody (off); default: %(default)s",
+    )
     parser.add_argument("--log-level", choices=_LEVELS, default="warning", metavar="LEVEL", help=", ".join(_LEVELS))
     parser.add_argument(
         "--no-herd-control",
@@ -68,13 +75,14 @@ def run(args: argparse.Namespace) -> int:
     """Serve; errors that keep it from starting are CommandError."""
     from memnotify_cuse.daemon import Config, ServeError, serve
     from memnotify_cuse.device.policy import Policy
+    from memnotify_cuse.fasync.service import SigioMode
 
     logging.basicConfig(stream=sys.stderr, level=args.log_level.upper(), format="memnotify: %(levelname)s: %(message)s")
     if args.node == "cuse":
         raise CommandError("--node cuse is not in this version; use --node fuse")
     device = None if args.node == "none" or not args.device else Path(args.device).absolute()
     policy = Policy(herd_divisor=None) if args.no_herd_control else Policy()
-    config = Config(device, Path(args.mount).absolute(), Path(args.proc).absolute(), policy)
+    config = Config(device, Path(args.mount).absolute(), Path(args.proc).absolute(), policy, SigioMode(args.sigio))
     try:
         serve(config)
     except ServeError as error:

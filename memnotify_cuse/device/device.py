@@ -32,6 +32,9 @@ class Device:
 
     `page_kb` is the page size in KiB. `wake(file)` is called for a file that was picked, once its record is in
     its queue: the transport ends its blocked reads and poll waits.
+
+    SIGIO is somebody else's to send (`fasync`): `on_open` and `on_notified` say when there may be something to do,
+    `subscribe` takes note of a file that has an owner, and `pick_subscribers` says whose turn it is.
     """
 
     def __init__(self, page_kb: int, policy: Policy | None = None) -> None:
@@ -43,6 +46,18 @@ class Device:
         self._open_by_uid: Counter[int] = Counter()
         self._watchers: dict[int, OpenFile] = {}
         self._pressed: dict[ZoneId, ZoneState] = {}
+        self._subscribers: dict[int, OpenFile] = {}
+        self.on_open: Callable[[], None] = lambda: None
+        self.on_notified: Callable[[], None] = lambda: None
+
+    @property
+    def files(self) -> list[OpenFile]:
+        return list(self._files.values())
+
+    @property
+    def subscribers(self) -> int:
+        """Open files whose owner is to get SIGIO, as far as is known."""
+        return len(self._subscribers)
 
     @property
     def open_files(self) -> int:
@@ -63,6 +78,7 @@ class Device:
         self._files[file.number] = file
         self._wake[file.number] = wake
         self._open_by_uid[uid] += 1
+        self.on_open()
         return file
 
     def close(self, file: OpenFile) -> None:
@@ -71,6 +87,7 @@ class Device:
             return
         del self._wake[file.number]
         self._watchers.pop(file.number, None)
+        self._subscribers.pop(file.number, None)
         self._open_by_uid[file.uid] -= 1
         if not self._open_by_uid[file.uid]:
             del self._open_by_uid[file.uid]
@@ -109,12 +126,43 @@ class Device:
                 self._put_record(file, zones)
         concerned = [file for file in self._watchers.values() if _concerns(file, zones)]
         eligible = (file for file in concerned if not self._awaits_answer(file) and self._guard_passed(file, now_ns))
-        wanted = self.policy.wake_count(len(concerned))
+        wanted, _ = self.policy.shares(len(concerned), len(self._subscribers))
         for file in itertools.islice(eligible, wanted):
             del self._watchers[file.number]
             self._put_record(file, zones)
             file.pending, file.answered_ns = True, None
             self._wake[file.number](file)
+        self.on_notified()
+
+    def subscribe(self, file: OpenFile, *, subscribed: bool) -> None:
+        """Take note of whether `file` has an owner who wants SIGIO. A new one goes to the end of the queue."""
+        if not subscribed or file.number not in self._files:
+            self._subscribers.pop(file.number, None)
+        else:
+            self._subscribers.setdefault(file.number, file)
+
+    def is_subscribed(self, file: OpenFile) -> bool:
+        return file.number in self._subscribers
+
+    def pick_subscribers(self, now_ns: int) -> list[OpenFile]:
+        """The SIGIO subscribers whose turn it is, for the notification that was just told."""
+        concerned = [file for file in self._subscribers.values() if self._pressure_for(file)]
+        _, wanted = self.policy.shares(len(self._watchers), len(concerned))
+        due = (file for file in concerned if self._guard_passed(file, now_ns))
+        return list(itertools.islice(due, wanted))
+
+    def signalled(self, file: OpenFile, now_ns: int) -> bool:
+        """`file`'s owner is about to get its signal: the file is told, and readable, as for a poll that was woken.
+
+        False if it was closed meanwhile, or its pressure has ended: then it is not to be signalled.
+        """
+        if file.number not in self._files or not self._pressure_for(file):
+            return False
+        self._tell_of_pressure(file)
+        file.told_ns = now_ns
+        if self._subscribers.pop(file.number, None) is not None:
+            self._subscribers[file.number] = file
+        return True
 
     def pressure_ended(self, zones: tuple[ZoneId, ...], now_ns: int) -> None:
         """Withdraw what nobody was answered yet, unless another zone of the file is still under pressure."""

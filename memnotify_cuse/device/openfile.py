@@ -24,6 +24,7 @@ class OpenFile:
     `zone` is the zone it is about, None for the device of all zones. `pending` is set from the moment the file
     is picked until its hold time is over or its record is read; `answered_ns` is the first POLLIN answer to the
     pending notification; `told_ns` the last time the file was told (None: never), from which guard time counts.
+    `opener_tid` and `user_tid` are the threads that opened it and that used it last (0: not visible to us).
     """
 
     number: int
@@ -32,6 +33,8 @@ class OpenFile:
     pending: bool = False
     answered_ns: int | None = None
     told_ns: int | None = None
+    opener_tid: int = 0
+    user_tid: int = 0
     _queue: bytearray = field(default_factory=bytearray)
     _partial_bytes: int = 0
 

@@ -31,3 +31,14 @@ class Policy:
         if self.herd_divisor is None:
             return watchers
         return min(watchers // self.herd_divisor + 1, self.herd_max)
+
+    def shares(self, watchers: int, subscribers: int) -> tuple[int, int]:
+        """How many of those who wait in poll and of the SIGIO subscribers one notification tells.
+
+        They share in proportion to their numbers; where there is somebody in a group, it is at least one of them.
+        """
+        wanted = self.wake_count(watchers + subscribers)
+        if not watchers or not subscribers:
+            return (wanted, 0) if watchers else (0, wanted if subscribers else 0)
+        signalled = max(1, min(round(wanted * subscribers / (watchers + subscribers)), wanted - 1))
+        return max(1, wanted - signalled), signalled

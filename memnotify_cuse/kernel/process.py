@@ -1,5 +1,7 @@
-"""/proc/TID/status: the signal masks of a thread.
+"""/proc/TID/status: a thread's process, its users and its signal masks.
 
+    Tgid:	4711
+    Uid:	1000	1000	1000	1000
     SigQ:	0/95906
     SigPnd:	0000000000000000
     ShdPnd:	0000000000000000
@@ -7,7 +9,8 @@
     SigIgn:	0000000000001000
     SigCgt:	0000000000000440
 
-Kernel source: fs/proc/array.c, task_sig() and render_sigset_t(). Bit N-1 stands for signal N. The thread's
+Kernel source: fs/proc/array.c, task_sig() and render_sigset_t(). Uid has the real,
+effective, saved and file system user. Bit N-1 stands for signal N. The thread's
 name is in the same file; the kernel escapes a line feed in it, so no name can look like one of these lines.
 """
 
@@ -60,3 +63,36 @@ def read_signals(tid: int, proc: Path = Path("/proc")) -> PendingSignals:
     """
     file = proc / str(tid) / "status"
     return parse_signals(read_kernel_text(file), str(file))
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadStatus:
+    """The process that a thread belongs to, its users, its signals. Ids are in the pid namespace of that /proc."""
+
+    tgid: int
+    real_uid: int
+    effective_uid: int
+    saved_uid: int
+    signals: PendingSignals
+
+
+_TGID = re.compile(r"\nTgid:\t([0-9]{1,10})\n")
+_UID = re.compile(r"\nUid:\t([0-9]{1,10})\t([0-9]{1,10})\t([0-9]{1,10})\t[0-9]{1,10}\n")
+
+
+def parse_thread_status(text: str, path: str = "/proc/TID/status") -> ThreadStatus:
+    """Parse the text of /proc/TID/status. Raises MalformedKernelFileError."""
+    tgid, uids = _TGID.search(text), _UID.search(text)
+    if tgid is None or uids is None:
+        raise MalformedKernelFileError(path, 0, "the lines Tgid and Uid are not there")
+    real, effective, saved = (int(uid) for uid in uids.groups())
+    return ThreadStatus(int(tgid[1]), real, effective, saved, parse_signals(text, path))
+
+
+def read_thread_status(tid: int, proc: Path = Path("/proc")) -> ThreadStatus:
+    """Read and parse <proc>/TID/status.
+
+    Raises KernelFileGoneError (the thread has ended) or MalformedKernelFileError.
+    """
+    path = proc / str(tid) / "status"
+    return parse_thread_status(read_kernel_text(path), str(path))

@@ -32,6 +32,17 @@ OPEN_REPLY = (
 
 
 @dataclass(slots=True, eq=False)
+class Probe:
+    """How a thread of ours learns which open file a descriptor belongs to: it polls it, and the endpoint notes which.
+
+    `thread_id` is the thread that asks (0: none), `file_number` the answer to its last poll.
+    """
+
+    thread_id: int = 0
+    file_number: int | None = None
+
+
+@dataclass(slots=True, eq=False)
 class _Client:
     """What the kernel knows of an open file: its poll handle, and its reads that wait (unique → size)."""
 
@@ -52,7 +63,9 @@ class DeviceEndpoint:
         device: Device,
         send: Callable[[bytes], None],
         clock_ns: Callable[[], int] = time.monotonic_ns,
+        probe: Probe | None = None,
     ) -> None:
+        self._probe = probe or Probe()
         self._device = device
         self._send = send
         self._clock_ns = clock_ns
@@ -74,6 +87,7 @@ class DeviceEndpoint:
             code = errno.EMFILE if error.per_user else errno.ENFILE
             self._send(wire.encode_error(header.unique, code))
             return
+        file.opener_tid = file.user_tid = header.pid
         self._clients[file.number] = _Client(file)
         self._send(wire.encode_open(header.unique, file.number, OPEN_REPLY))
 
@@ -106,6 +120,11 @@ class DeviceEndpoint:
         if client is None:
             self._send(wire.encode_error(header.unique, errno.EBADF))
             return
+        if header.pid and header.pid == self._probe.thread_id:
+            self._probe.file_number = request.fh
+            self._send(wire.encode_poll(header.unique, 0))
+            return
+        client.file.user_tid = header.pid or client.file.user_tid
         readable = self._device.poll(client.file, self._clock_ns())
         if request.waiting:
             client.kh = request.kh
@@ -124,6 +143,7 @@ class DeviceEndpoint:
             self._send(wire.encode_error(header.unique, errno.EAGAIN))
         else:
             client.held[header.unique] = request.size_bytes
+            client.file.user_tid = header.pid or client.file.user_tid
             self._held_by[header.unique] = client
             self._device.watch(client.file)
 

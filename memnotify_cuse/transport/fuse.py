@@ -27,7 +27,7 @@ from memnotify_cuse.control import Control
 from memnotify_cuse.device.device import Device
 from memnotify_cuse.transport import wire
 from memnotify_cuse.transport.controlfs import ControlFs
-from memnotify_cuse.transport.endpoint import DeviceEndpoint
+from memnotify_cuse.transport.endpoint import DeviceEndpoint, Probe
 from memnotify_cuse.transport.mount import ControlMount
 
 log = logging.getLogger(__name__)
@@ -46,9 +46,9 @@ NO_REPLY: Final = frozenset({2, 36, 42})
 class FuseTransport:
     """Serves `mount` until it is cancelled or unmounted. One instance per process: pyfuse3 has one session."""
 
-    def __init__(self, mount: ControlMount, device: Device, control: Control) -> None:
+    def __init__(self, mount: ControlMount, device: Device, control: Control, probe: Probe | None = None) -> None:
         self._fd = mount.fd
-        self._endpoint = DeviceEndpoint(device, self._send)
+        self._endpoint = DeviceEndpoint(device, self._send, probe=probe)
         self._control_fs = ControlFs(control)
         self._buffer = bytearray(RECEIVE_BYTES)
         self._backlog: deque[bytes] = deque()

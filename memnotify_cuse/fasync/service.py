@@ -1,0 +1,184 @@
+"""SIGIO: who has subscribed, and signals at each notification.
+
+FUSE and CUSE have no fasync operation: the kernel accepts F_SETFL with O_ASYNC, drops the bit and tells the server
+nothing. It does keep F_SETOWN and F_SETSIG in the open file, where they can be looked up. In mode `owner` a file is
+armed as soon as it has an owner; in mode `strict` when O_ASYNC was set on it, learned from the trace event
+syscalls:sys_enter_fcntl.
+
+A notification is served in three steps: find and verify in the worker thread, note down in the device who is told,
+send in the worker thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from enum import Enum
+from typing import Final
+
+import trio
+
+from memnotify_cuse.device.device import Device
+from memnotify_cuse.device.openfile import OpenFile
+from memnotify_cuse.fasync.deliver import Delivery, prepare
+from memnotify_cuse.fasync.locate import Locator
+from memnotify_cuse.fasync.worker import Worker
+from memnotify_cuse.kernel.fileowner import FileOwner, OwnerKind, file_owner
+
+log = logging.getLogger(__name__)
+
+SURVEY_DELAYS_S: Final = (0.05, 0.5)
+"""How long after an open its owner is looked for: programs set it soon after."""
+
+SURVEY_BUDGET: Final = 64
+"""How many files without an owner are looked at again at each notification."""
+
+MAX_ROUNDS: Final = 4
+
+
+class SigioMode(Enum):
+    """When a file is armed: as soon as it has an owner, while O_ASYNC is set, or never."""
+
+    OWNER = "owner"
+    STRICT = "strict"
+    OFF = "off"
+
+
+class SigioService:
+    """Serves the owners of `device`'s open files; `run` until cancelled."""
+
+    def __init__(self, device: Device, locator: Locator, worker: Worker, *, spare: bool = True) -> None:
+        self._device = device
+        self._locator = locator
+        self._worker = worker
+        self._spare = spare
+        self._wanted = trio.Event()
+        self._opened = trio.Event()
+        self._seen: set[int] = set()
+        self._rotation = 0
+        device.on_notified = lambda: self._wanted.set()
+        device.on_open = lambda: self._opened.set()
+
+    async def run(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._survey_after_opens)
+            while True:
+                await self._wanted.wait()
+                self._wanted = trio.Event()
+                try:
+                    await self._serve_notification()
+                except Exception:
+                    log.exception("unexpected error while sending SIGIO; the notification is not repeated")
+
+    async def _survey_after_opens(self) -> None:
+        while True:
+            await self._opened.wait()
+            self._opened = trio.Event()
+            for delay_s in SURVEY_DELAYS_S:
+                await trio.sleep(delay_s)
+                try:
+                    await self._survey([file for file in self._device.files if not self._device.is_subscribed(file)])
+                except Exception:
+                    log.exception("unexpected error while looking for SIGIO subscribers")
+
+    async def _serve_notification(self) -> None:
+        await self._survey(self._worth_a_look())
+        wanted = self._device.pick_subscribers(time.monotonic_ns())
+        for _ in range(MAX_ROUNDS):
+            if not wanted:
+                return
+            in_vain = await self._signal(wanted)
+            # Somebody else's turn comes in place of those who could not be told.
+            wanted = self._device.pick_subscribers(time.monotonic_ns())[:in_vain]
+
+    async def _signal(self, files: list[OpenFile]) -> int:
+        """Signal the owners of `files`; return of how many nobody could be."""
+        ready = await self._worker.run(self._prepare_all, files)
+        now_ns = time.monotonic_ns()
+        to_send: list[Delivery] = []
+        to_drop: list[Delivery] = []
+        in_vain = 0
+        for file, armed, deliveries in ready:
+            if deliveries and self._device.signalled(file, now_ns):
+                to_send += deliveries
+                continue
+            to_drop += deliveries
+            in_vain += 1
+            # To the end of the queue, or out of it.
+            self._device.subscribe(file, subscribed=False)
+            self._device.subscribe(file, subscribed=armed)
+        await self._worker.run(_send_all, to_send, to_drop)
+        return in_vain
+
+    def _worth_a_look(self) -> list[OpenFile]:
+        """Files that were never looked at, and a few of those that had no owner, in turn."""
+        files = [file for file in self._device.files if not self._device.is_subscribed(file)]
+        new = [file for file in files if file.number not in self._seen]
+        old = [file for file in files if file.number in self._seen]
+        if len(old) > SURVEY_BUDGET:
+            start = self._rotation % len(old)
+            self._rotation += SURVEY_BUDGET
+            old = (old + old)[start : start + SURVEY_BUDGET]
+        return new + old
+
+    async def _survey(self, files: list[OpenFile]) -> None:
+        """Look whether `files` have owners, and take note of it."""
+        if not files:
+            return
+        owned = await self._worker.run(self._find_owners, files)
+        for file in files:
+            self._device.subscribe(file, subscribed=file.number in owned)
+        open_numbers = {file.number for file in self._device.files}
+        self._seen = (self._seen | {file.number for file in files}) & open_numbers
+        await self._worker.run(self._locator.forget_all_but, open_numbers)
+
+    def _find_owners(self, files: list[OpenFile]) -> set[int]:
+        owned = set()
+        for file in files:
+            with self._locator.descriptor(file.number, _hints(file)) as found:
+                if found is not None and self._is_armed(file, file_owner(found[1])):
+                    owned.add(file.number)
+        return owned
+
+    def _prepare_all(self, files: list[OpenFile]) -> list[tuple[OpenFile, bool, list[Delivery]]]:
+        """For each file whether it is armed, and the signals that are ready to be sent."""
+        ready = []
+        for file in files:
+            armed, deliveries = False, list[Delivery]()
+            prefer = 0
+            with self._locator.descriptor(file.number, _hints(file)) as found:
+                if found is not None:
+                    place, fd = found
+                    owner = file_owner(fd)
+                    armed = self._is_armed(file, owner)
+                    if owner is not None and owner.kind == OwnerKind.PROCESS and owner.id != place.pid:
+                        prefer = owner.id
+                    elif armed:
+                        deliveries = prepare(fd, place, file.uid, spare=self._spare)
+            if armed and prefer:
+                with self._locator.descriptor(file.number, _hints(file), prefer=prefer) as found:
+                    if found is not None:
+                        deliveries = prepare(found[1], found[0], file.uid, spare=self._spare)
+            ready.append((file, armed, deliveries))
+        return ready
+
+    def _is_armed(self, file: OpenFile, owner: FileOwner | None) -> bool:
+        return owner is not None
+
+
+def _send_all(to_send: list[Delivery], to_drop: list[Delivery]) -> None:
+    for delivery in to_send:
+        delivery.send()
+    for delivery in to_drop:
+        delivery.drop()
+
+
+def _hints(file: OpenFile) -> tuple[int, ...]:
+    return (file.user_tid, file.opener_tid)
+
+
+def mount_devices(path: str) -> set[tuple[int, int]]:
+    """The device (major, minor) of a mount. Sends a request to it: not for the thread that serves it."""
+    number = os.stat(path).st_dev
+    return {(os.major(number), os.minor(number))}
