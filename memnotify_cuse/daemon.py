@@ -20,9 +20,11 @@ from memnotify_cuse.device.device import Device
 from memnotify_cuse.device.policy import Policy
 from memnotify_cuse.fasync.locate import Locator
 from memnotify_cuse.fasync.service import SigioMode, SigioService, mount_devices
+from memnotify_cuse.fasync.strict import AsyncFlags
 from memnotify_cuse.fasync.worker import Worker
 from memnotify_cuse.kernel.errors import KernelFileError
 from memnotify_cuse.kernel.lru_gen import read_lru_gen
+from memnotify_cuse.kernel.tracefs import find_tracefs
 from memnotify_cuse.notify_service import notify_service
 from memnotify_cuse.residency import settle
 from memnotify_cuse.scanner.doorbell import open_doorbell
@@ -133,7 +135,8 @@ async def _serve(config: Config) -> None:
             if config.sigio is not SigioMode.OFF:
                 devices = await worker.run(mount_devices, str(config.mount))
                 locator = Locator(probe, devices)
-                nursery.start_soon(SigioService(device, locator, worker).run)
+                flags = _open_flags(locator, stack) if config.sigio is SigioMode.STRICT else None
+                nursery.start_soon(SigioService(device, locator, worker, flags).run)
             settle()
             await _announce(config)
             async for number in signals:
@@ -141,6 +144,18 @@ async def _serve(config: Config) -> None:
                 break
             notify_service("STOPPING=1")
             nursery.cancel_scope.cancel()
+
+
+def _open_flags(locator: Locator, stack: ExitStack) -> AsyncFlags:
+    tracefs = find_tracefs()
+    if tracefs is None:
+        raise ServeError("--sigio strict needs tracefs, which is not mounted, or not for us to see")
+    try:
+        flags = AsyncFlags(tracefs, locator)
+    except KernelFileError as error:
+        raise ServeError(f"--sigio strict: {error}") from error
+    stack.callback(flags.close)
+    return flags
 
 
 async def _serve_transport(transport: FuseTransport, scope: trio.CancelScope) -> None:

@@ -23,6 +23,7 @@ from memnotify_cuse.device.device import Device
 from memnotify_cuse.device.openfile import OpenFile
 from memnotify_cuse.fasync.deliver import Delivery, prepare
 from memnotify_cuse.fasync.locate import Locator
+from memnotify_cuse.fasync.strict import AsyncFlags
 from memnotify_cuse.fasync.worker import Worker
 from memnotify_cuse.kernel.fileowner import FileOwner, OwnerKind, file_owner
 
@@ -46,13 +47,13 @@ class SigioMode(Enum):
 
 
 class SigioService:
-    """Serves the owners of `device`'s open files; `run` until cancelled."""
+    """Serves the owners of `device`'s open files; `run` until cancelled. With `flags` in mode `strict`."""
 
-    def __init__(self, device: Device, locator: Locator, worker: Worker, *, spare: bool = True) -> None:
+    def __init__(self, device: Device, locator: Locator, worker: Worker, flags: AsyncFlags | None = None) -> None:
         self._device = device
         self._locator = locator
         self._worker = worker
-        self._spare = spare
+        self._flags = flags
         self._wanted = trio.Event()
         self._opened = trio.Event()
         self._seen: set[int] = set()
@@ -62,7 +63,10 @@ class SigioService:
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._survey_after_opens)
+            if self._flags is None:
+                nursery.start_soon(self._survey_after_opens)
+            else:
+                nursery.start_soon(self._follow_flags, self._flags)
             while True:
                 await self._wanted.wait()
                 self._wanted = trio.Event()
@@ -82,7 +86,19 @@ class SigioService:
                 except Exception:
                     log.exception("unexpected error while looking for SIGIO subscribers")
 
+    async def _follow_flags(self, flags: AsyncFlags) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(flags.fileno())
+            try:
+                if await self._worker.run(flags.update):
+                    await self._survey([file for file in self._device.files if flags.is_set(file.number)])
+            except Exception:
+                log.exception("unexpected error while following O_ASYNC")
+                await trio.sleep(1)
+
     async def _serve_notification(self) -> None:
+        if self._flags is not None:
+            await self._worker.run(self._flags.update)
         await self._survey(self._worth_a_look())
         wanted = self._device.pick_subscribers(time.monotonic_ns())
         for _ in range(MAX_ROUNDS):
@@ -114,6 +130,8 @@ class SigioService:
     def _worth_a_look(self) -> list[OpenFile]:
         """Files that were never looked at, and a few of those that had no owner, in turn."""
         files = [file for file in self._device.files if not self._device.is_subscribed(file)]
+        if self._flags is not None:
+            return [file for file in files if self._flags.is_set(file.number)]
         new = [file for file in files if file.number not in self._seen]
         old = [file for file in files if file.number in self._seen]
         if len(old) > SURVEY_BUDGET:
@@ -131,7 +149,12 @@ class SigioService:
             self._device.subscribe(file, subscribed=file.number in owned)
         open_numbers = {file.number for file in self._device.files}
         self._seen = (self._seen | {file.number for file in files}) & open_numbers
-        await self._worker.run(self._locator.forget_all_but, open_numbers)
+        await self._worker.run(self._forget_all_but, open_numbers)
+
+    def _forget_all_but(self, open_numbers: set[int]) -> None:
+        self._locator.forget_all_but(open_numbers)
+        if self._flags is not None:
+            self._flags.forget_all_but(open_numbers)
 
     def _find_owners(self, files: list[OpenFile]) -> set[int]:
         owned = set()
@@ -155,16 +178,16 @@ class SigioService:
                     if owner is not None and owner.kind == OwnerKind.PROCESS and owner.id != place.pid:
                         prefer = owner.id
                     elif armed:
-                        deliveries = prepare(fd, place, file.uid, spare=self._spare)
+                        deliveries = prepare(fd, place, file.uid, spare=self._flags is None)
             if armed and prefer:
                 with self._locator.descriptor(file.number, _hints(file), prefer=prefer) as found:
                     if found is not None:
-                        deliveries = prepare(found[1], found[0], file.uid, spare=self._spare)
+                        deliveries = prepare(found[1], found[0], file.uid, spare=self._flags is None)
             ready.append((file, armed, deliveries))
         return ready
 
     def _is_armed(self, file: OpenFile, owner: FileOwner | None) -> bool:
-        return owner is not None
+        return owner is not None and (self._flags is None or self._flags.is_set(file.number))
 
 
 def _send_all(to_send: list[Delivery], to_drop: list[Delivery]) -> None:

@@ -33,7 +33,7 @@ def parse_sigwait_address(text: str) -> int | None:
 
 
 def awaited_signals(tid: int, proc: Path = Path("/proc")) -> int:
-    """The signals that thread `tid` waits for in sigwaitinfo, as a mask (bit N-1: signal N); 0 if that cannot be told."""
+    """The signals that thread `tid` awaits in sigwaitinfo, as a mask (bit N-1: signal N); 0 if it cannot be told."""
     try:
         address = parse_sigwait_address((proc / str(tid) / "syscall").read_text())
         if address is None:

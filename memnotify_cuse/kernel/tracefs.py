@@ -18,7 +18,7 @@ import errno
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -26,7 +26,6 @@ from memnotify_cuse.kernel import libc
 from memnotify_cuse.kernel.errors import KernelFileGoneError
 from memnotify_cuse.kernel.trace import (
     DIRECT_RECLAIM_BEGIN,
-    KNOWN_EVENTS,
     KSWAPD_WAKE,
     LRU_SHRINK_ACTIVE,
     LRU_SHRINK_INACTIVE,
@@ -37,12 +36,14 @@ BUFFER_SIZE_KB = 64
 
 _PREFIX = "memnotify-"
 # Bit 0 of reclaim_flags is RECLAIM_WB_ANON (include/trace/events/vmscan.h): file lists stay silent.
-_FILTERS = {
-    KSWAPD_WAKE: None,
-    DIRECT_RECLAIM_BEGIN: None,
-    LRU_SHRINK_ACTIVE: "reclaim_flags & 1",
-    LRU_SHRINK_INACTIVE: "reclaim_flags & 1",
+VMSCAN_EVENTS: Mapping[str, str | None] = {
+    f"vmscan/{KSWAPD_WAKE}": None,
+    f"vmscan/{DIRECT_RECLAIM_BEGIN}": None,
+    f"vmscan/{LRU_SHRINK_ACTIVE}": "reclaim_flags & 1",
+    f"vmscan/{LRU_SHRINK_INACTIVE}": "reclaim_flags & 1",
 }
+"""The events of reclaim, and what is let through of each."""
+
 # A new instance inherits the global options; these are the ones that would change the form of a line. Not
 # record-tgid, which `TraceParser` copes with: on some kernels it counts for all instances.
 _OPTIONS = (
@@ -92,15 +93,17 @@ class TraceInstance:
         self._closed = False
 
     @classmethod
-    def create(cls, tracefs: Path, name: str | None = None) -> TraceInstance:
-        """Make `tracefs`/instances/`name` (default: memnotify-PID) and start tracing."""
+    def create(
+        cls, tracefs: Path, name: str | None = None, events: Mapping[str, str | None] = VMSCAN_EVENTS
+    ) -> TraceInstance:
+        """Make `tracefs`/instances/`name` (default: memnotify-PID) and start tracing `events` ("system/event")."""
         instance = cls(tracefs / "instances" / (name or f"{_PREFIX}{os.getpid()}"))
         try:
             instance.path.mkdir()
         except OSError as error:
             raise KernelFileGoneError(str(instance.path), _reason("cannot be made", error)) from error
         try:
-            instance._set_up()
+            instance._set_up(events)
         except BaseException:
             with contextlib.suppress(KernelFileGoneError):
                 instance.close()
@@ -134,7 +137,7 @@ class TraceInstance:
         for event in self.events:
             # The instance is about to go, and its events with it.
             with contextlib.suppress(KernelFileGoneError):
-                self._write(f"events/vmscan/{event}/enable", "0")
+                self._write(f"events/{event}/enable", "0")
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -148,7 +151,7 @@ class TraceInstance:
     ) -> None:
         self.close()
 
-    def _set_up(self) -> None:
+    def _set_up(self, events: Mapping[str, str | None]) -> None:
         for option in _OPTIONS:
             # Not every kernel has every option, and a missing one is at its harmless setting.
             with contextlib.suppress(KernelFileGoneError):
@@ -159,11 +162,10 @@ class TraceInstance:
         if (self.path / "buffer_percent").exists():
             self._write("buffer_percent", "0")
         found: list[str] = []
-        for event in KNOWN_EVENTS:
-            folder = f"events/vmscan/{event}"
+        for event, event_filter in events.items():
+            folder = f"events/{event}"
             if not (self.path / folder / "enable").exists():
                 continue
-            event_filter = _FILTERS[event]
             if event_filter is not None:
                 self._write(f"{folder}/filter", event_filter)
             self._write(f"{folder}/enable", "1")
@@ -193,8 +195,9 @@ class TraceInstance:
 def remove_stale_instances(tracefs: Path, prefix: str = _PREFIX, *, proc: Path = Path("/proc")) -> list[str]:
     """Remove the instances that servers left which no longer run; return the names of those removed.
 
-    An instance `prefix`PID is stale when process PID is gone or does not have "memnotify" in its command
-    line. One that cannot be removed now (somebody reads it) is left for the next time.
+    An instance `prefix`PID, or `prefix`WORD-PID, is stale when process PID is gone, does not have "memnotify" in its
+    command line, or is this one, which has only just started. One that cannot be removed now (somebody reads it) is
+    left for the next time.
     """
     removed: list[str] = []
     try:
@@ -202,8 +205,8 @@ def remove_stale_instances(tracefs: Path, prefix: str = _PREFIX, *, proc: Path =
     except OSError as error:
         raise KernelFileGoneError(str(tracefs / "instances"), _reason("cannot be listed", error)) from error
     for name in names:
-        match = re.fullmatch(re.escape(prefix) + "([1-9][0-9]{0,9})", name)
-        if match is None or _runs_memnotify(proc / match[1]):
+        match = re.fullmatch(re.escape(prefix) + "(?:[a-z]+-)?([1-9][0-9]{0,9})", name)
+        if match is None or (int(match[1]) != os.getpid() and _runs_memnotify(proc / match[1])):
             continue
         with contextlib.suppress(KernelFileGoneError):
             _remove(tracefs / "instances" / name)

@@ -69,7 +69,7 @@ def test_find_wants_instances_and_events(tracefs: Path, tmp_path: Path) -> None:
 def test_only_the_events_that_exist_are_enabled(tracefs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill_new_instances(monkeypatch, (KNOWN_EVENTS[0], KNOWN_EVENTS[3]))
     with TraceInstance.create(tracefs, "memnotify-1") as instance:
-        assert instance.events == ("mm_vmscan_kswapd_wake", "mm_vmscan_lru_shrink_inactive")
+        assert instance.events == ("vmscan/mm_vmscan_kswapd_wake", "vmscan/mm_vmscan_lru_shrink_inactive")
         folder = tracefs / "instances" / "memnotify-1"
         vmscan = folder / "events" / "vmscan"
         assert (vmscan / "mm_vmscan_kswapd_wake" / "filter").read_text() == ""
@@ -170,9 +170,9 @@ def test_a_real_instance() -> None:
     name = f"memnotify-test-{os.getpid()}"
     path = TRACEFS / "instances" / name
     with TraceInstance.create(TRACEFS, name) as instance:
-        assert "mm_vmscan_kswapd_wake" in instance.events
+        assert "vmscan/mm_vmscan_kswapd_wake" in instance.events
         for event in instance.events:
-            folder = path / "events" / "vmscan" / event
+            folder = path / "events" / event
             assert (folder / "enable").read_text() == "1\n"
             if "shrink" in event:
                 assert (folder / "filter").read_text() == "reclaim_flags & 1\n"
