@@ -1,23 +1,32 @@
 /* N processes that sleep in poll() on a file, and how long after the trigger each of them is back.
  *
- *   herd DEVICE SIMULATE N     the device, woken by writing "all 0.05" to SIMULATE
+ *   herd DEVICE SIMULATE N     the device, woken by a simulation, written to SIMULATE and ended when all are back
  *   herd pipe - N              the limit: one pipe that all of them poll, woken by one write
  *
- * Prints N lines: nanoseconds from just before the write.
+ * Prints N lines: nanoseconds from just before the write; -1 for one that was not woken within 20 s. Who is back waits
+ * until all are: the ends of the first must not delay the last.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <signal.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#define LIMIT_NS 20000000000LL
+#ifdef SYS_poll
+#define SYS_poll_call SYS_poll
+#else /* newer architectures have ppoll() alone */
+#define SYS_poll_call SYS_ppoll
+#endif
 
 static long long now_ns(void)
 {
@@ -33,7 +42,7 @@ static void die(const char *what)
 	exit(2);
 }
 
-/* Whether the process sleeps in poll(): state S, and no longer on its way there. */
+/* Whether the process sleeps in poll(). */
 static int sleeps(pid_t pid)
 {
 	char path[64], text[512];
@@ -45,13 +54,19 @@ static int sleeps(pid_t pid)
 		die(path);
 	length = read(fd, text, sizeof(text) - 1);
 	close(fd);
-	return length > 0 && strncmp(text, "running", 7) != 0;
+	text[length > 0 ? length : 0] = 0;
+	return length > 0 && text[0] >= '0' && text[0] <= '9' && (atoi(text) == SYS_poll_call);
+}
+
+static void trigger_with(int fd, const char *message)
+{
+	if (write(fd, message, strlen(message)) < 0)
+		die("trigger");
 }
 
 int main(int argc, char **argv)
 {
-	int count = argc == 4 ? atoi(argv[3]) : 0, is_pipe, ends[2] = { -1, -1 }, trigger;
-	const char *message = "all 0.05";
+	int count = argc == 4 ? atoi(argv[3]) : 0, is_pipe, ends[2] = { -1, -1 }, leave[2], trigger, missing;
 	long long *back, begin;
 	pid_t *children;
 
@@ -60,7 +75,7 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	is_pipe = !strcmp(argv[1], "pipe");
-	if (is_pipe && pipe(ends))
+	if ((is_pipe && pipe(ends)) || pipe(leave))
 		die("pipe");
 	trigger = is_pipe ? ends[1] : open(argv[2], O_WRONLY);
 	if (trigger < 0)
@@ -82,6 +97,9 @@ int main(int argc, char **argv)
 				_exit(2);
 			if (poll(&one, 1, 60000) == 1 && one.revents & POLLIN)
 				back[i] = now_ns();
+			close(leave[1]);
+			if (read(leave[0], &one, 1) < 0)
+				_exit(2);
 			_exit(0);
 		}
 	}
@@ -90,8 +108,19 @@ int main(int argc, char **argv)
 			usleep(100);
 	usleep(200000);
 	begin = now_ns();
-	if (write(trigger, message, strlen(message)) < 0)
-		die("trigger");
+	trigger_with(trigger, "all 20");
+	do {
+		usleep(1000);
+		missing = 0;
+		for (int i = 0; i < count; i++)
+			missing += !__atomic_load_n(&back[i], __ATOMIC_RELAXED);
+	} while (missing && now_ns() - begin < LIMIT_NS);
+	if (!is_pipe)
+		trigger_with(trigger, "all 0");
+	close(leave[1]);
+	if (missing)
+		for (int i = 0; i < count; i++)
+			kill(children[i], SIGKILL);
 	for (int i = 0; i < count; i++)
 		waitpid(children[i], NULL, 0);
 	for (int i = 0; i < count; i++)

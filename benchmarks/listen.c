@@ -1,6 +1,7 @@
 /* Waits for memory notifications in one of several ways, and prints when each came: CLOCK_MONOTONIC, nanoseconds.
  *
- *   listen poll DEVICE             poll() on /dev/mem_notify; the record is read after the time is taken
+ *   listen poll DEVICE             poll() on /dev/mem_notify; the record is read after the time is taken, and its
+ *                                  time_ns, when the server looked, is printed behind it
  *   listen psi STALL_US WINDOW_US  a PSI trigger on /proc/pressure/memory ("some")
  *   listen vmpressure CGROUP LEVEL cgroup v1 memory.pressure_level, through an eventfd
  *   listen proc MS                 looks at pgscan_anon in /proc/vmstat every MS milliseconds
@@ -25,12 +26,30 @@ static void die(const char *what)
 	exit(2);
 }
 
-static void say_now(void)
+static long long now_ns(void)
 {
 	struct timespec now;
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
-	printf("%lld\n", now.tv_sec * 1000000000LL + now.tv_nsec);
+	return now.tv_sec * 1000000000LL + now.tv_nsec;
+}
+
+static void say(long long time_ns)
+{
+	printf("%lld\n", time_ns);
+	fflush(stdout);
+}
+
+static void say_with_record(int fd, long long time_ns)
+{
+	char record[512], *found;
+	ssize_t length = read(fd, record, sizeof(record) - 1);
+
+	if (length < 0 && errno != EAGAIN)
+		die("read");
+	record[length > 0 ? length : 0] = 0;
+	found = strstr(record, "time_ns=");
+	printf("%lld %lld\n", time_ns, found ? atoll(found + strlen("time_ns=")) : 0);
 	fflush(stdout);
 }
 
@@ -106,12 +125,18 @@ int main(int argc, char **argv)
 			long long now = pgscan_anon(fds[1].fd);
 
 			if (now != seen)
-				say_now();
+				say(now_ns());
 			seen = now;
-		} else if (fds[1].revents & (POLLIN | POLLPRI)) {
-			say_now();
-			if (fds[1].events == POLLIN && read(fds[1].fd, buffer, sizeof(buffer)) < 0 && errno != EAGAIN)
-				die("read");
+		} else if (fds[1].revents & (POLLIN | POLLPRI) && !(fds[1].revents & POLLERR)) {
+			long long time_ns = now_ns();
+
+			if (!strcmp(how, "poll")) {
+				say_with_record(fds[1].fd, time_ns);
+			} else {
+				say(time_ns);
+				if (fds[1].events == POLLIN && read(fds[1].fd, buffer, sizeof(buffer)) < 0 && errno != EAGAIN)
+					die("read");
+			}
 		} else if (fds[1].revents) {
 			fprintf(stderr, "listen: revents %x\n", fds[1].revents);
 			return 2;

@@ -74,7 +74,7 @@ def lru(machine: Machine) -> Finding:
             "ageing moves pages in bulk and is not evidence; pgscan_anon is",
         )
     found = "classic; MGLRU is switched off" if enabled is False else "classic; this kernel has no MGLRU"
-    return Finding("ok", "lru", found, "movement from the active to the inactive list is evidence")
+    return Finding("ok", "lru", found, "scanning and movement of anonymous pages are counted by node")
 
 
 def swap(machine: Machine) -> Finding:

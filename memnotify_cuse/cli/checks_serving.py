@@ -18,9 +18,7 @@ from memnotify_cuse.cli.machine import (
     Machine,
 )
 from memnotify_cuse.kernel.mountinfo import mount_at
-
-# The same number on every architecture of Debian (include/uapi/asm-generic/unistd.h).
-_SYS_PIDFD_GETFD = 438
+from memnotify_cuse.kernel.pidfd import get_descriptor
 
 # mlockall with MCL_ONFAULT locks what a Python server touches: some tens of MiB.
 _ENOUGH_MEMLOCK_BYTES = 128 * 1024 * 1024
@@ -52,7 +50,7 @@ def pyfuse3(machine: Machine) -> Finding:
         return Finding("fail", "pyfuse3", str(error), "pip install 'pyfuse3>=3.5' (Debian: needs libfuse3-3)")
     if not hasattr(library, "PollHandle"):
         return Finding("fail", "pyfuse3", f"{library.__version__} has no poll", "pip install 'pyfuse3>=3.5'")
-    return Finding("ok", "pyfuse3", library.__version__, "has poll, which the device is all about")
+    return Finding("ok", "pyfuse3", library.__version__, "serves the control file system, and lets it answer poll")
 
 
 def cuse(machine: Machine) -> Finding:
@@ -153,30 +151,43 @@ def sigio(machine: Machine) -> Finding:
     """What SIGIO for O_ASYNC programs needs: looking at another process's descriptor."""
     error = pidfd_getfd_error()
     if error is not None:
-        return Finding("warn", "sigio", f"pidfd_getfd: {error}", "SIGIO (next release) will not work here")
+        return Finding(
+            "warn", "sigio", f"pidfd_getfd: {error}", "nobody gets SIGIO here; poll and read work"
+        )
     if not machine.can(CAP_SYS_PTRACE):
         return Finding(
             "warn",
             "sigio",
             "pidfd_getfd works, no CAP_SYS_PTRACE",
-            "SIGIO (next release) will reach programs of the same user only",
+            f"SIGIO reaches programs of the same user only{_yama(machine)}",
         )
-    return Finding("ok", "sigio", "pidfd_getfd works", "SIGIO for O_ASYNC programs comes in the next release")
+    return Finding(
+        "ok",
+        "sigio",
+        "pidfd_getfd works",
+        "SIGIO goes to who sets an owner with F_SETOWN; --sigio strict also asks for O_ASYNC, and makes every system "
+        "call of the machine about 40 ns slower",
+    )
+
+
+def _yama(machine: Machine) -> str:
+    try:
+        scope = (machine.proc / "sys/kernel/yama/ptrace_scope").read_text().strip()
+    except OSError:
+        return ""
+    return "" if scope == "0" else f", and of those only its own children (Yama ptrace_scope is {scope})"
 
 
 def pidfd_getfd_error() -> str | None:
     """Try pidfd_getfd(2) on a descriptor of our own; return what is wrong, None when it works."""
-    import ctypes
-
     try:
         pidfd = os.pidfd_open(os.getpid())
     except OSError as error:
         return error.strerror or str(error)
     try:
-        copy = int(ctypes.CDLL(None, use_errno=True).syscall(_SYS_PIDFD_GETFD, pidfd, pidfd, 0))
-        if copy < 0:
-            return os.strerror(ctypes.get_errno())
-        os.close(copy)
+        os.close(get_descriptor(pidfd, pidfd))
+    except OSError as error:
+        return error.strerror or str(error)
     finally:
         os.close(pidfd)
     return None

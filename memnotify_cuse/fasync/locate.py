@@ -38,7 +38,10 @@ class Place:
 
 
 class Locator:
-    """Knows where open files were found. `devices` are the (major, minor) that our files are on."""
+    """Knows where open files were found. `devices` are the (major, minor) that our files are on.
+
+    `unreachable` is a process that uses a file of ours and whose descriptors we may not look at; None without any.
+    """
 
     def __init__(self, probe: Probe, devices: set[tuple[int, int]], proc: Path = Path("/proc")) -> None:
         self._probe = probe
@@ -48,7 +51,8 @@ class Locator:
         self._not_before_ns = 0
         self._vain: set[int] = set()
         self._not_in: set[tuple[int, int]] = set()
-        self.refused: set[int] = set()
+        self._refused: set[int] = set()
+        self.unreachable: int | None = None
 
     def forget_all_but(self, numbers: set[int]) -> None:
         """Drop what is known of files that are closed."""
@@ -128,6 +132,8 @@ class Locator:
                 tried.add(pid)
                 if self._search_process(pid, number):
                     return self._verified(number)
+                if pid in self._refused:
+                    self.unreachable = pid
         now_ns = time.monotonic_ns()
         if number in self._vain and now_ns < self._not_before_ns:
             return None
@@ -179,7 +185,7 @@ class Locator:
         try:
             fd = get_descriptor(pidfd, descriptor)
         except PermissionError:
-            self.refused.add(pid)
+            self._refused = {pid}
             return None
         except OSError:
             return None

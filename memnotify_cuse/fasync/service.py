@@ -58,6 +58,7 @@ class SigioService:
         self._opened = trio.Event()
         self._seen: set[int] = set()
         self._rotation = 0
+        self._warned = False
         device.on_notified = lambda: self._wanted.set()
         device.on_open = lambda: self._opened.set()
 
@@ -147,9 +148,19 @@ class SigioService:
         owned = await self._worker.run(self._find_owners, files)
         for file in files:
             self._device.subscribe(file, subscribed=file.number in owned)
+        self._warn_once()
         open_numbers = {file.number for file in self._device.files}
         self._seen = (self._seen | {file.number for file in files}) & open_numbers
         await self._worker.run(self._forget_all_but, open_numbers)
+
+    def _warn_once(self) -> None:
+        if self._locator.unreachable is not None and not self._warned:
+            self._warned = True
+            log.warning(
+                "no SIGIO for process %d and others like it: this server may not look at their descriptors "
+                "(CAP_SYS_PTRACE; see memnotify doctor). poll and read are not affected",
+                self._locator.unreachable,
+            )
 
     def _forget_all_but(self, open_numbers: set[int]) -> None:
         self._locator.forget_all_but(open_numbers)

@@ -41,7 +41,6 @@ def test_each_help_has_the_options_of_the_contract(name: str, capsys: pytest.Cap
     assert all(option in out for option in CONTRACT[name])
 
 
-@pytest.mark.xfail(reason="SIGIO, and with it --sigio, comes in the next release")
 def test_serve_has_the_sigio_option_of_the_contract(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--help"]) == 0
     assert "--sigio" in capsys.readouterr().out
