@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from memnotify_cuse.kernel.errors import KernelFileError
 from memnotify_cuse.kernel.lru_gen import read_lru_gen
 from memnotify_cuse.kernel.tracefs import find_tracefs
 from memnotify_cuse.notify_service import notify_service
-from memnotify_cuse.residency import settle
+from memnotify_cuse.residency import be_first_in_line, settle
 from memnotify_cuse.scanner.doorbell import open_doorbell
 from memnotify_cuse.scanner.evidence import Machine
 from memnotify_cuse.scanner.loop import Scanner
@@ -138,12 +138,19 @@ async def _serve(config: Config) -> None:
                 flags = _open_flags(locator, stack) if config.sigio is SigioMode.STRICT else None
                 nursery.start_soon(SigioService(device, locator, worker, flags).run)
             settle()
+            await worker.run(_hurry)
             await _announce(config)
             async for number in signals:
                 log.info("stopping: %s", signal.Signals(number).name)
                 break
             notify_service("STOPPING=1")
             nursery.cancel_scope.cancel()
+
+
+def _hurry() -> None:
+    # `settle` has said so if it is not permitted.
+    with suppress(OSError):
+        be_first_in_line()
 
 
 def _open_flags(locator: Locator, stack: ExitStack) -> AsyncFlags:

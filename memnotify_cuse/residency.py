@@ -1,4 +1,4 @@
-"""Keeping the server's memory small, in memory, and out of the OOM killer's way.
+"""Keeping the server's memory small and in memory, out of the OOM killer's way, and ahead of others for a CPU.
 
 A server that must act when memory is short must not wait for its own pages. So it locks what it uses: not the
 whole of every library that it has loaded, but each page from its first use on (MCL_ONFAULT). Pages of program files
@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import logging
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from memnotify_cuse.kernel import libc
 log = logging.getLogger(__name__)
 
 OOM_SCORE_ADJ = -900
+REALTIME_PRIORITY = 1
 
 
 class _Mapping(NamedTuple):
@@ -26,18 +28,34 @@ class _Mapping(NamedTuple):
 
 
 def settle() -> None:
-    """Call once all is set up; what is not permitted is one warning each, not a failure."""
+    """Call once all is set up, in the thread that serves. What is not permitted is one warning, not a failure."""
     gc.collect()
     gc.freeze()
     _release_start_up_memory()
-    try:
-        libc.lock_memory()
-    except OSError as error:
-        log.warning("memory cannot be locked (%s): the server may itself be slow under pressure", error.strerror)
-    try:
-        Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE_ADJ))
-    except OSError as error:
-        log.warning("oom_score_adj cannot be lowered (%s)", error.strerror)
+    refused = []
+    for what, attempt in (
+        ("memory locked", libc.lock_memory),
+        ("oom_score_adj lowered", _lower_oom_score),
+        ("real-time priority", be_first_in_line),
+    ):
+        try:
+            attempt()
+        except OSError as error:
+            refused.append(f"{what} ({error.strerror})")
+    if refused:
+        log.warning("not permitted, so the server may be late when memory is short: %s", ", ".join(refused))
+
+
+def be_first_in_line() -> None:
+    """Let this thread run before ordinary programs: while memory is reclaimed the CPUs are busy.
+
+    It does little each time, and the kernel keeps some time for others (sched_rt_runtime_us). Raises OSError.
+    """
+    os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(REALTIME_PRIORITY))
+
+
+def _lower_oom_score() -> None:
+    Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE_ADJ))
 
 
 def _release_start_up_memory() -> None:

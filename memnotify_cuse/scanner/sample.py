@@ -34,13 +34,18 @@ class Sampler:
         self._zoneinfo = KernelFile(proc / "zoneinfo")
         self._vmstat = KernelFile(proc / "vmstat")
         self._meminfo = KernelFile(proc / "meminfo")
+        self._swap: Meminfo | None = None
 
     def sample(self, events: tuple[TraceEvent, ...] | None = None) -> Sample:
+        """Read all of it now; `events` are taken over."""
+        # Whether there is swap does not matter once anonymous pages are seen to be scanned, and then time does.
+        if self._swap is None or not any(event.anon for event in events or ()):
+            self._swap = parse_meminfo(self._meminfo.read_text(), self._meminfo.path)
         return Sample(
             time_ns=time.monotonic_ns(),
             zoneinfo=parse_zoneinfo(self._zoneinfo.read_text(), self._zoneinfo.path),
             vmstat=parse_vmstat(self._vmstat.read_text(), self._vmstat.path),
-            meminfo=parse_meminfo(self._meminfo.read_text(), self._meminfo.path),
+            meminfo=self._swap,
             events=events,
         )
 
