@@ -9,6 +9,7 @@ import sys
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 
 import trio
@@ -19,7 +20,7 @@ from memnotify_cuse.control import Control, ServerFacts
 from memnotify_cuse.device.device import Device
 from memnotify_cuse.device.policy import Policy
 from memnotify_cuse.fasync.locate import Locator
-from memnotify_cuse.fasync.service import SigioMode, SigioService, mount_devices
+from memnotify_cuse.fasync.service import SigioMode, SigioService, device_id
 from memnotify_cuse.fasync.strict import AsyncFlags
 from memnotify_cuse.fasync.worker import Worker
 from memnotify_cuse.kernel.errors import KernelFileError
@@ -31,6 +32,7 @@ from memnotify_cuse.scanner.doorbell import open_doorbell
 from memnotify_cuse.scanner.evidence import Machine
 from memnotify_cuse.scanner.loop import Scanner
 from memnotify_cuse.scanner.sample import Sampler
+from memnotify_cuse.transport.cuse import CuseTransport, cuse_problem, open_cuse
 from memnotify_cuse.transport.endpoint import Probe
 from memnotify_cuse.transport.fuse import FuseTransport
 from memnotify_cuse.transport.mount import DeviceNode, MountError, mount_control
@@ -42,12 +44,21 @@ class ServeError(Exception):
     """The server cannot start; the message is one line for the user."""
 
 
+class NodeKind(Enum):
+    """What the device is: a character device, a FUSE file shown at its path, or the first where that can be had."""
+
+    AUTO = "auto"
+    CUSE = "cuse"
+    FUSE = "fuse"
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
     """What `serve` was asked for. `device` None makes no node outside the mount."""
 
     device: Path | None
     mount: Path
+    node: NodeKind = NodeKind.AUTO
     proc: Path = Path("/proc")
     policy: Policy = field(default_factory=Policy)
     sigio: SigioMode = SigioMode.OWNER
@@ -107,39 +118,37 @@ async def _serve(config: Config) -> None:
             scanner.first_scan()
         except KernelFileError as error:
             raise ServeError(str(error)) from error
+        node: dict[str, str] = {}
         facts = ServerFacts(
             fixed={
                 "pid": str(os.getpid()),
                 "version": __version__,
-                "transport": "fuse",
                 "doorbell": doorbell.name if doorbell is not None else "timer",
                 "sigio": config.sigio.value,
                 "lru": "mglru" if mglru else "classic",
             },
-            changing=lambda: {"samples": str(scanner.samples)},
+            changing=lambda: {**node, "samples": str(scanner.samples)},
         )
-        control = Control(board, device, facts, config.proc)
         mount = await trio.to_thread.run_sync(mount_control, config.mount)
         stack.callback(mount.close)
         worker = Worker()
         stack.callback(worker.close)
         probe = Probe(worker.thread_id)
-        transport = FuseTransport(mount, device, control, probe)
+        transport = FuseTransport(mount, device, Control(board, device, facts, config.proc), probe)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(clock.run, board)
             nursery.start_soon(scanner.run)
-            nursery.start_soon(_serve_transport, transport, nursery.cancel_scope)
-            if config.device is not None:
-                node = await trio.to_thread.run_sync(DeviceNode, config.device, config.mount / "mem_notify")
-                stack.callback(node.close)
+            nursery.start_soon(_serve_transport, transport, "the control file system", nursery.cancel_scope)
+            node.update(await _make_node(config, device, probe, nursery, stack))
             if config.sigio is not SigioMode.OFF:
-                devices = await worker.run(mount_devices, str(config.mount))
+                paths = [config.mount / "mem_notify", *([config.device] if config.device else [])]
+                devices = {await worker.run(device_id, path) for path in paths}
                 locator = Locator(probe, devices)
                 flags = _open_flags(locator, stack) if config.sigio is SigioMode.STRICT else None
                 nursery.start_soon(SigioService(device, locator, worker, flags).run)
             settle()
             await worker.run(_hurry)
-            await _announce(config)
+            await _announce(config, node["node"])
             async for number in signals:
                 log.info("stopping: %s", signal.Signals(number).name)
                 break
@@ -151,6 +160,31 @@ def _hurry() -> None:
     # `settle` has said so if it is not permitted.
     with suppress(OSError):
         be_first_in_line()
+
+
+async def _make_node(
+    config: Config, device: Device, probe: Probe, nursery: trio.Nursery, stack: ExitStack
+) -> dict[str, str]:
+    """Make the device node that was asked for; what `server` says of it."""
+    if config.device is None:
+        return {"node": "none"}
+    if not _takes_cuse(config):
+        shown = await trio.to_thread.run_sync(DeviceNode, config.device, config.mount / "mem_notify")
+        stack.callback(shown.close)
+        return {"node": "fuse"}
+    fd = await trio.to_thread.run_sync(open_cuse, config.device)
+    transport = CuseTransport(config.device, fd, device, probe)
+    stack.callback(transport.close)
+    nursery.start_soon(_serve_transport, transport, "the character device", nursery.cancel_scope)
+    await transport.wait_ready()
+    major, minor = transport.number
+    return {"node": "cuse", "major": str(major), "minor": str(minor)}
+
+
+def _takes_cuse(config: Config) -> bool:
+    if config.node is not NodeKind.AUTO:
+        return config.node is NodeKind.CUSE
+    return config.device is not None and config.device.parent == Path("/dev") and cuse_problem() is None
 
 
 def _open_flags(locator: Locator, stack: ExitStack) -> AsyncFlags:
@@ -165,13 +199,13 @@ def _open_flags(locator: Locator, stack: ExitStack) -> AsyncFlags:
     return flags
 
 
-async def _serve_transport(transport: FuseTransport, scope: trio.CancelScope) -> None:
+async def _serve_transport(transport: FuseTransport | CuseTransport, what: str, scope: trio.CancelScope) -> None:
     await transport.serve()
-    log.warning("the control file system was unmounted from outside; stopping")
+    log.warning("%s was taken away from outside; stopping", what)
     scope.cancel()
 
 
-async def _announce(config: Config) -> None:
+async def _announce(config: Config, node: str) -> None:
     """Say that the device can be opened, once it can."""
     device = config.device or config.mount / "mem_notify"
 
@@ -182,5 +216,5 @@ async def _announce(config: Config) -> None:
         await trio.to_thread.run_sync(try_open, abandon_on_cancel=True)
     except OSError as error:
         raise ServeError(f"{device}: cannot be opened: {error.strerror}") from error
-    print(f"ready: device={device} mount={config.mount} node=fuse", file=sys.stderr, flush=True)
+    print(f"ready: device={device} mount={config.mount} node={node}", file=sys.stderr, flush=True)
     notify_service("READY=1")

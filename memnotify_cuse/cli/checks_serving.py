@@ -151,9 +151,7 @@ def sigio(machine: Machine) -> Finding:
     """What SIGIO for O_ASYNC programs needs: looking at another process's descriptor."""
     error = pidfd_getfd_error()
     if error is not None:
-        return Finding(
-            "warn", "sigio", f"pidfd_getfd: {error}", "nobody gets SIGIO here; poll and read work"
-        )
+        return Finding("warn", "sigio", f"pidfd_getfd: {error}", "nobody gets SIGIO here; poll and read work")
     if not machine.can(CAP_SYS_PTRACE):
         return Finding(
             "warn",

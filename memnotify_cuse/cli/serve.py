@@ -50,8 +50,9 @@ def add_parser(subparsers: Subparsers) -> None:
         "--node",
         choices=("auto", "cuse", "fuse", "none"),
         default="auto",
-        help="what the device is: a file (fuse; what auto takes in this version), a character device (cuse; not yet in "
-        "this version), or only the one in the mount (none)",
+        help="what the device is: a character device (cuse; needs /dev/cuse and a name directly under /dev), a file "
+        "shown at its path (fuse), the first of these that can be had (auto), or only the one in the mount (none); "
+        "default: %(default)s",
     )
     parser.add_argument(
         "--proc", default="/proc", metavar="DIR", help="where to read zoneinfo and vmstat (default: %(default)s)"
@@ -73,16 +74,21 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve; errors that keep it from starting are CommandError."""
-    from memnotify_cuse.daemon import Config, ServeError, serve
+    from memnotify_cuse.daemon import Config, NodeKind, ServeError, serve
     from memnotify_cuse.device.policy import Policy
     from memnotify_cuse.fasync.service import SigioMode
 
     logging.basicConfig(stream=sys.stderr, level=args.log_level.upper(), format="memnotify: %(levelname)s: %(message)s")
-    if args.node == "cuse":
-        raise CommandError("--node cuse is not in this version; use --node fuse")
     device = None if args.node == "none" or not args.device else Path(args.device).absolute()
     policy = Policy(herd_divisor=None) if args.no_herd_control else Policy()
-    config = Config(device, Path(args.mount).absolute(), Path(args.proc).absolute(), policy, SigioMode(args.sigio))
+    config = Config(
+        device=device,
+        mount=Path(args.mount).absolute(),
+        node=NodeKind.AUTO if args.node == "none" else NodeKind(args.node),
+        proc=Path(args.proc).absolute(),
+        policy=policy,
+        sigio=SigioMode(args.sigio),
+    )
     try:
         serve(config)
     except ServeError as error:

@@ -21,7 +21,7 @@ from typing import Final
 from memnotify_cuse.kernel.errors import KernelFileError
 from memnotify_cuse.kernel.pidfd import get_descriptor
 from memnotify_cuse.kernel.process import read_thread_status
-from memnotify_cuse.kernel.statx import file_id
+from memnotify_cuse.kernel.statx import FileId, file_id
 from memnotify_cuse.transport.endpoint import Probe
 
 log = logging.getLogger(__name__)
@@ -38,12 +38,12 @@ class Place:
 
 
 class Locator:
-    """Knows where open files were found. `devices` are the (major, minor) that our files are on.
+    """Knows where open files were found. `devices` tells our files from others.
 
     `unreachable` is a process that uses a file of ours and whose descriptors we may not look at; None without any.
     """
 
-    def __init__(self, probe: Probe, devices: set[tuple[int, int]], proc: Path = Path("/proc")) -> None:
+    def __init__(self, probe: Probe, devices: set[FileId], proc: Path = Path("/proc")) -> None:
         self._probe = probe
         self._devices = devices
         self._proc = proc
@@ -193,7 +193,7 @@ class Locator:
             where = file_id(fd)
         except OSError:
             where = None
-        if where is None or (where.major, where.minor) not in self._devices:
+        if where not in self._devices:
             os.close(fd)
             return None
         return fd

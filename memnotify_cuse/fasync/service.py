@@ -15,6 +15,7 @@ import logging
 import os
 import time
 from enum import Enum
+from pathlib import Path
 from typing import Final
 
 import trio
@@ -26,6 +27,7 @@ from memnotify_cuse.fasync.locate import Locator
 from memnotify_cuse.fasync.strict import AsyncFlags
 from memnotify_cuse.fasync.worker import Worker
 from memnotify_cuse.kernel.fileowner import FileOwner, OwnerKind, file_owner
+from memnotify_cuse.kernel.statx import FileId, file_id
 
 log = logging.getLogger(__name__)
 
@@ -212,7 +214,10 @@ def _hints(file: OpenFile) -> tuple[int, ...]:
     return (file.user_tid, file.opener_tid)
 
 
-def mount_devices(path: str) -> set[tuple[int, int]]:
-    """The device (major, minor) of a mount. Sends a request to it: not for the thread that serves it."""
-    number = os.stat(path).st_dev
-    return {(os.major(number), os.minor(number))}
+def device_id(path: Path) -> FileId:
+    """What tells our files from others. Sends a request to the file system: not for the thread that serves it."""
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return file_id(fd)
+    finally:
+        os.close(fd)

@@ -14,8 +14,6 @@ take one of its tasks.
 from __future__ import annotations
 
 import errno
-import logging
-import os
 import socket
 from collections import deque
 from typing import Final
@@ -26,31 +24,25 @@ import trio
 from memnotify_cuse.control import Control
 from memnotify_cuse.device.device import Device
 from memnotify_cuse.transport import wire
+from memnotify_cuse.transport.connection import NO_REPLY, Connection
 from memnotify_cuse.transport.controlfs import ControlFs
 from memnotify_cuse.transport.endpoint import DeviceEndpoint, Probe
 from memnotify_cuse.transport.mount import ControlMount
 
-log = logging.getLogger(__name__)
-
-# The kernel refuses to read into less than its largest write (libfuse asks for 1 MiB) and the headers.
-RECEIVE_BYTES: Final = 1024 * 1024 + 64 * 1024
 MAX_FORWARDED_BYTES: Final = 64 * 1024
 MAX_BACKLOG: Final = 1024
 MAX_REPLY_BYTES: Final = 256 * 1024
-REQUESTS_PER_TURN: Final = 64
 PYFUSE3_TASKS: Final = 16
-NO_REPLY: Final = frozenset({2, 36, 42})
-"""FORGET, INTERRUPT, BATCH_FORGET: requests that the kernel expects no reply to."""
 
 
 class FuseTransport:
     """Serves `mount` until it is cancelled or unmounted. One instance per process: pyfuse3 has one session."""
 
     def __init__(self, mount: ControlMount, device: Device, control: Control, probe: Probe | None = None) -> None:
-        self._fd = mount.fd
+        self._connection = Connection(mount.fd, self.dispatch)
+        self._send = self._connection.send
         self._endpoint = DeviceEndpoint(device, self._send, probe=probe)
         self._control_fs = ControlFs(control)
-        self._buffer = bytearray(RECEIVE_BYTES)
         self._backlog: deque[bytes] = deque()
         self._backlog_grew = trio.Event()
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -65,59 +57,23 @@ class FuseTransport:
                 nursery.start_soon(pyfuse3.main, 1, PYFUSE3_TASKS)
                 nursery.start_soon(self._pass_replies)
                 nursery.start_soon(self._pass_backlog)
-                await self._serve_kernel()
+                await self._connection.serve()
                 nursery.cancel_scope.cancel()
         finally:
             self._endpoint.close()
             pyfuse3.close(unmount=False)
             self._ours.close()
 
-    async def _serve_kernel(self) -> None:
-        view = memoryview(self._buffer)
-        while True:
-            await trio.lowlevel.wait_readable(self._fd)
-            for _ in range(REQUESTS_PER_TURN):
-                try:
-                    length = os.readv(self._fd, [view])
-                except BlockingIOError:
-                    break
-                except OSError as error:
-                    if error.errno in (errno.EINTR, errno.ENOENT):
-                        continue
-                    if error.errno == errno.ENODEV:
-                        return
-                    raise
-                self._dispatch(view[:length])
-
-    def _dispatch(self, message: memoryview) -> None:
+    def dispatch(self, header: wire.Header, message: memoryview) -> None:
         """Answer a request on a device file, hand everything else to pyfuse3."""
-        try:
-            header = wire.decode_header(message)
-        except wire.WireError:
-            log.exception("a message from the kernel was not understood")
-            return
-        try:
-            if header.opcode == wire.Opcode.INTERRUPT:
-                self._endpoint.handle(header, message)
-            elif header.inode not in self._control_fs.device_inodes:
-                self._forward(header, message)
-            elif header.opcode == wire.Opcode.OPEN:
-                self._endpoint.open(header, message, self._control_fs.device_inodes[header.inode])
-            elif not self._endpoint.handle(header, message):
-                self._forward(header, message)
-        except Exception:
-            log.exception("unexpected error in request %d; answered with EIO", header.opcode)
-            if header.opcode not in NO_REPLY:
-                self._send(wire.encode_error(header.unique, errno.EIO))
-
-    def _send(self, message: bytes) -> None:
-        """Write a reply or notification; writes to /dev/fuse never block."""
-        try:
-            os.write(self._fd, message)
-        except OSError as error:
-            # The request was interrupted, the open file is gone, or the connection has ended.
-            if error.errno not in (errno.ENOENT, errno.ENODEV, errno.ENOTCONN, errno.EPERM):
-                log.error("a message to the kernel failed: %s", error.strerror)
+        if header.opcode == wire.Opcode.INTERRUPT:
+            self._endpoint.handle(header, message)
+        elif header.inode not in self._control_fs.device_inodes:
+            self._forward(header, message)
+        elif header.opcode == wire.Opcode.OPEN:
+            self._endpoint.open(header, message, self._control_fs.device_inodes[header.inode])
+        elif not self._endpoint.handle(header, message):
+            self._forward(header, message)
 
     def _forward(self, header: wire.Header, message: memoryview) -> None:
         if len(message) > MAX_FORWARDED_BYTES:

@@ -38,8 +38,9 @@ class MountError(Exception):
 
 def mount_control(mount_point: Path) -> ControlMount:
     """Mount at `mount_point`, which is made if it is not there; a dead mount of ours is replaced."""
-    remove_if_dead(mount_point)
-    made = _make_directory(mount_point)
+    # The directory under a dead mount was most likely made by the server that died.
+    left_behind = remove_if_dead(mount_point)
+    made = _make_directory(mount_point) or left_behind
     try:
         lock = _lock_directory(mount_point)
         try:
@@ -109,8 +110,9 @@ class DeviceNode:
             self.path.unlink()
 
 
-def remove_if_dead(path: Path) -> None:
-    """Unmount every dead mount of ours at `path`; one that is alive is a MountError."""
+def remove_if_dead(path: Path) -> bool:
+    """Unmount every dead mount of ours at `path`; True if there was one. One that is alive is a MountError."""
+    found = False
     while (mounted := mount_at(path)) is not None and mounted.fstype == FSTYPE:
         if not _is_dead(path):
             raise MountError(f"{path}: memnotify is already serving there")
@@ -118,6 +120,17 @@ def remove_if_dead(path: Path) -> None:
         _unmount(path)
         if mount_at(path) == mounted and os.geteuid() != 0:
             raise MountError(f"{path}: cannot remove the mount that a killed server left behind")
+        found = True
+    return found
+
+
+def clear_placeholder(path: Path) -> None:
+    """Remove what a killed server left at `path`: dead mounts, and the empty file under them."""
+    remove_if_dead(path)
+    with suppress(FileNotFoundError):
+        left = path.lstat()
+        if stat.S_ISREG(left.st_mode) and not left.st_size and mount_at(path) is None:
+            path.unlink()
 
 
 def _is_dead(path: Path) -> bool:

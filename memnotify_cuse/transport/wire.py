@@ -20,6 +20,12 @@ and so is a reply:
 A notification is a reply with unique 0 and the notification's code as its error:
 
     FUSE_NOTIFY_POLL fuse_notify_poll_wakeup_out { u64 kh; }
+
+/dev/cuse begins with a request of its own. The reply is followed by "DEVNAME=...", ended by a zero byte:
+
+    CUSE_INIT      cuse_init_in      { u32 major, minor, unused, flags; }
+                   cuse_init_out     { u32 major, minor, unused, flags, max_read, max_write, dev_major, dev_minor,
+                                       spare[10]; }
 """
 
 from __future__ import annotations
@@ -34,13 +40,17 @@ Buffer = bytes | bytearray | memoryview
 class Opcode(IntEnum):
     """`enum fuse_opcode`, as far as an open device file meets it."""
 
+    FORGET = 2
     OPEN = 14
     READ = 15
     WRITE = 16
     RELEASE = 18
     FLUSH = 25
     INTERRUPT = 36
+    IOCTL = 39
     POLL = 40
+    BATCH_FORGET = 42
+    CUSE_INIT = 4096
 
 
 class OpenReply(IntFlag):
@@ -63,12 +73,17 @@ _READ: Final = struct.Struct("=QQIIQI")
 _RELEASE: Final = struct.Struct("=Q")
 _POLL: Final = struct.Struct("=QQII")
 _INTERRUPT: Final = struct.Struct("=Q")
+_CUSE_INIT: Final = struct.Struct("=IIII")
 _OUT: Final = struct.Struct("=IiQ")
 _OPEN_OUT: Final = struct.Struct("=IiQQIi")
 _POLL_OUT: Final = struct.Struct("=IiQII")
+_CUSE_INIT_OUT: Final = struct.Struct("=8I40x")
 _NOTIFY_POLL_OUT: Final = struct.Struct("=IiQQ")
 
 HEADER_BYTES: Final = _HEADER.size
+PROTOCOL_MAJOR: Final = 7
+PROTOCOL_MINOR: Final = 31
+CUSE_MAX_TRANSFER_BYTES: Final = 64 * 1024
 
 
 class WireError(ValueError):
@@ -101,6 +116,14 @@ class PollRequest(NamedTuple):
     fh: int
     kh: int
     waiting: bool
+
+
+class CuseInit(NamedTuple):
+    """What the kernel offers on a new connection to /dev/cuse."""
+
+    major: int
+    minor: int
+    flags: int
 
 
 def decode_header(message: Buffer) -> Header:
@@ -139,6 +162,21 @@ def decode_interrupt(message: Buffer) -> int:
     """The unique of the request to be interrupted."""
     (unique,) = _body(_INTERRUPT, message)
     return int(unique)
+
+
+def decode_cuse_init(message: Buffer) -> CuseInit:
+    """The protocol that the kernel speaks; another major than ours is a `WireError`."""
+    major, minor, _unused, flags = _body(_CUSE_INIT, message)
+    if major != PROTOCOL_MAJOR:
+        raise WireError(f"the kernel speaks protocol {major}.{minor}, not {PROTOCOL_MAJOR}.x")
+    return CuseInit(major, minor, flags)
+
+
+def encode_cuse_init(unique: int, request: CuseInit, name: str) -> bytes:
+    """The reply that makes the kernel create the character device `name`, with a major and minor of its choice."""
+    limit = CUSE_MAX_TRANSFER_BYTES
+    reply = _CUSE_INIT_OUT.pack(PROTOCOL_MAJOR, min(request.minor, PROTOCOL_MINOR), 0, 0, limit, limit, 0, 0)
+    return encode_data(unique, reply + b"DEVNAME=" + name.encode() + b"\0")
 
 
 def encode_error(unique: int, errno: int) -> bytes:
