@@ -96,6 +96,10 @@ class Device:
         """Somebody waits on `file`: it takes its place at the end of the queue, or keeps the one it has."""
         self._watchers.setdefault(file.number, file)
 
+    def unwatch(self, file: OpenFile) -> None:
+        """Nobody waits on `file` any more, as far as is known: it gives up its place."""
+        self._watchers.pop(file.number, None)
+
     def poll(self, file: OpenFile, now_ns: int) -> bool:
         """Whether `file` is readable: the answer to poll, which starts guard and hold time when it is told."""
         self._expire_hold(file, now_ns)

@@ -78,7 +78,8 @@ class DeviceEndpoint:
 
     def open(self, header: wire.Header, message: wire.Buffer, zone: ZoneId | None) -> None:
         """Open the device of `zone` (None: of all zones) for reading; for writing it is EACCES, whoever asks."""
-        if wire.decode_open(message) & os.O_ACCMODE != os.O_RDONLY:
+        flags = wire.decode_open(message)
+        if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
             self._send(wire.encode_error(header.unique, errno.EACCES))
             return
         try:
@@ -151,6 +152,8 @@ class DeviceEndpoint:
         client = self._held_by.pop(unique, None)
         if client is not None:
             del client.held[unique]
+            if not client.held and client.kh is None:
+                self._device.unwatch(client.file)
             self._send(wire.encode_error(unique, errno.EINTR))
 
     def _release(self, header: wire.Header, fh: int) -> None:
