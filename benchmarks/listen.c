@@ -5,6 +5,9 @@
  *   listen psi STALL_US WINDOW_US  a PSI trigger on /proc/pressure/memory ("some")
  *   listen vmpressure CGROUP LEVEL cgroup v1 memory.pressure_level, through an eventfd
  *   listen proc MS                 looks at pgscan_anon in /proc/vmstat every MS milliseconds
+ *   listen stall STALL_US MS       looks at the stall time in /proc/pressure/memory ("some") every MS milliseconds: when
+ *                                  it has grown by STALL_US within 2 s, at most once in 2 s. What a PSI trigger could do
+ *                                  at best, were it evaluated so often.
  *
  * Prints "ready" first. Ends when its standard input is closed.
  */
@@ -19,6 +22,9 @@
 #include <sys/eventfd.h>
 #include <time.h>
 #include <unistd.h>
+
+#define WINDOW_NS 2000000000LL
+#define SAMPLES 4096
 
 static void die(const char *what)
 {
@@ -75,11 +81,43 @@ static long long pgscan_anon(int fd)
 	return found ? atoll(found + strlen("\npgscan_anon ")) : -1;
 }
 
+static long long stall_us(int fd)
+{
+	char text[256], *found;
+	ssize_t length = pread(fd, text, sizeof(text) - 1, 0);
+
+	if (length < 0)
+		die("/proc/pressure/memory");
+	text[length] = 0;
+	found = strstr(text, "total=");
+	return found ? atoll(found + strlen("total=")) : 0;
+}
+
+/* Whether the stall time has grown by `most` within WINDOW_NS; then not again for as long. */
+static int stalled(int fd, long long most)
+{
+	static long long times[SAMPLES], totals[SAMPLES], told;
+	static int oldest, newest = -1;
+	long long now = now_ns();
+
+	newest = (newest + 1) % SAMPLES;
+	times[newest] = now;
+	totals[newest] = stall_us(fd);
+	if (newest == oldest && times[(newest + 1) % SAMPLES])
+		oldest = (oldest + 1) % SAMPLES;
+	while (oldest != newest && times[oldest] < now - WINDOW_NS)
+		oldest = (oldest + 1) % SAMPLES;
+	if (totals[newest] - totals[oldest] < most || (told && now - told < WINDOW_NS))
+		return 0;
+	told = now;
+	return 1;
+}
+
 int main(int argc, char **argv)
 {
 	struct pollfd fds[2] = { { .fd = 0, .events = POLLIN }, { .fd = -1, .events = POLLIN } };
 	const char *how = argc > 2 ? argv[1] : "";
-	long long seen = 0;
+	long long seen = 0, most = 0;
 	int timeout = -1;
 	char buffer[512];
 
@@ -108,8 +146,13 @@ int main(int argc, char **argv)
 		fds[1].events = 0;
 		timeout = atoi(argv[2]);
 		seen = pgscan_anon(fds[1].fd);
+	} else if (!strcmp(how, "stall") && argc > 3) {
+		fds[1].fd = must_open("/proc/pressure/memory", O_RDONLY);
+		fds[1].events = 0;
+		most = atoll(argv[2]);
+		timeout = atoi(argv[3]);
 	} else {
-		fprintf(stderr, "usage: listen poll|psi|vmpressure|proc ...\n");
+		fprintf(stderr, "usage: listen poll|psi|vmpressure|proc|stall ...\n");
 		return 2;
 	}
 	puts("ready");
@@ -121,7 +164,10 @@ int main(int argc, char **argv)
 			die("poll");
 		if (fds[0].revents)
 			return 0;
-		if (timeout >= 0) {
+		if (most) {
+			if (stalled(fds[1].fd, most))
+				say(now_ns());
+		} else if (timeout >= 0) {
 			long long now = pgscan_anon(fds[1].fd);
 
 			if (now != seen)

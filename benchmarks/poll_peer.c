@@ -2,6 +2,7 @@
  *
  *   poll_peer MOUNTPOINT      serves in the foreground until it is unmounted or gets SIGTERM
  */
+#define _GNU_SOURCE
 #define FUSE_USE_VERSION 34
 #include <errno.h>
 #include <fuse_lowlevel.h>

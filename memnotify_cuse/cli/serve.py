@@ -80,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
 
     logging.basicConfig(stream=sys.stderr, level=args.log_level.upper(), format="memnotify: %(levelname)s: %(message)s")
     device = None if args.node == "none" or not args.device else Path(args.device).absolute()
+    if device is None and args.node in ("cuse", "fuse"):
+        raise CommandError(f"--node {args.node} makes a device, and --device '' says that there is to be none")
     policy = Policy(herd_divisor=None) if args.no_herd_control else Policy()
     config = Config(
         device=device,

@@ -13,7 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memnotify_cuse.kernel.errors import KernelFileGoneError, MalformedKernelFileError
-from memnotify_cuse.kernel.process import PendingSignals, parse_signals, read_signals
+from memnotify_cuse.kernel.process import (
+    PendingSignals,
+    ThreadStatus,
+    parse_signals,
+    parse_thread_status,
+    read_signals,
+    read_thread_status,
+)
 
 STATUS = (
     "Name:\tSigPnd:\\nx\nState:\tS (sleeping)\nSigQ:\t0/95906\n"
@@ -72,3 +79,33 @@ def test_this_thread() -> None:
 def test_thread_that_is_gone(tmp_path: Path) -> None:
     with pytest.raises(KernelFileGoneError, match="ENOENT"):
         read_signals(os.getpid(), tmp_path)
+
+
+THREAD = STATUS.replace("SigQ:", "Tgid:\t4711\nNgid:\t0\nUid:\t1000\t1001\t1002\t1003\nGid:\t7\t7\t7\t7\nSigQ:")
+
+
+def test_thread_status() -> None:
+    assert parse_thread_status(THREAD) == ThreadStatus(4711, 1000, 1001, 1002, parse_signals(STATUS))
+
+
+def test_a_thread_s_name_cannot_pass_for_another_line() -> None:
+    text = THREAD.replace("Name:\tSigPnd:\\nx", "Name:\tTgid:\\t1\\nUid:")
+    assert parse_thread_status(text).tgid == 4711
+
+
+@pytest.mark.parametrize(("old", "new"), [("Tgid:\t4711\n", ""), ("\t1003\n", "\n"), ("Tgid:\t4711", "Tgid:\tx")])
+def test_malformed_thread_status(old: str, new: str) -> None:
+    assert old in THREAD
+    with pytest.raises(MalformedKernelFileError):
+        parse_thread_status(THREAD.replace(old, new))
+
+
+def test_the_status_of_this_thread() -> None:
+    status = read_thread_status(threading.get_native_id())
+    assert status.tgid == os.getpid()
+    assert (status.real_uid, status.effective_uid, status.saved_uid) == os.getresuid()
+
+
+def test_a_thread_that_has_ended_has_no_status(tmp_path: Path) -> None:
+    with pytest.raises(KernelFileGoneError):
+        read_thread_status(4711, tmp_path)

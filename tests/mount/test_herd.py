@@ -1,0 +1,105 @@
+"""Herd control: how many of those asleep one notification wakes, and which. One notification, however long it takes."""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.mounted import (
+    LIMIT_S,
+    READABLE,
+    Blocking,
+    SwaplessProc,
+    many_opened,
+    notifications,
+    revents,
+    serving,
+    wait_for_watchers,
+    wait_until,
+)
+from tests.support.server import Server
+
+pytestmark = pytest.mark.mount
+
+SLEEPERS = 40
+ONE_NOTIFICATION_WAKES = 40 // 16 + 1
+# How long to look that nobody else is woken.
+SETTLE_S = 0.3
+
+
+@contextmanager
+def asleep(server: Server, count: int) -> Iterator[list[Blocking[int]]]:
+    """`count` threads asleep in poll, each on an open file of its own, that took their places in this order."""
+    with many_opened(server.device, count) as fds:
+        sleepers: list[Blocking[int]] = []
+        for number, fd in enumerate(fds, 1):
+            sleepers.append(Blocking(lambda fd=fd: revents(fd, LIMIT_S)))  # type: ignore[misc]
+            wait_for_watchers(server, number)
+        yield sleepers
+        server.simulate(seconds=LIMIT_S)
+        for sleeper in sleepers:
+            assert sleeper.result() == READABLE
+
+
+def woken(sleepers: list[Blocking[int]]) -> list[int]:
+    return [number for number, sleeper in enumerate(sleepers) if sleeper.returned]
+
+
+def stays_so() -> None:
+    time.sleep(SETTLE_S)
+
+
+def test_one_notification_wakes_a_sixteenth_and_one_first_in_first_out(
+    swapless_server: Server, swapless: SwaplessProc
+) -> None:
+    with asleep(swapless_server, SLEEPERS) as sleepers:
+        for number in (1, 2):
+            swapless.tighten()
+            count = number * ONE_NOTIFICATION_WAKES
+            wait_until(lambda count=count: len(woken(sleepers)) >= count, f"{count} woken")  # type: ignore[misc]
+            stays_so()
+            assert woken(sleepers) == list(range(count))
+            assert notifications(swapless_server) == number
+
+
+def test_without_herd_control_one_notification_wakes_all(tmp_path: Path) -> None:
+    swapless = SwaplessProc(tmp_path)
+    with (
+        serving(tmp_path, "--proc", str(swapless.path), "--no-herd-control") as server,
+        asleep(server, SLEEPERS) as sleepers,
+    ):
+        swapless.tighten()
+        wait_until(lambda: len(woken(sleepers)) == SLEEPERS, "all woken")
+        assert notifications(server) == 1
+
+
+def test_one_notification_wakes_at_most_a_hundred(swapless_server: Server, swapless: SwaplessProc) -> None:
+    with many_opened(swapless_server.device, 1700) as fds, select.epoll() as epoll:
+        for fd in fds:
+            epoll.register(fd, select.EPOLLIN | select.EPOLLET)
+        wait_for_watchers(swapless_server, len(fds))
+        swapless.tighten()
+        told: set[int] = set()
+        while len(told) < 100:
+            events = epoll.poll(LIMIT_S)
+            assert events
+            told.update(fd for fd, _ in events)
+        assert epoll.poll(SETTLE_S) == []
+        assert told == set(fds[:100])
+        assert notifications(swapless_server) == 1
+
+
+def test_a_zone_s_notification_does_not_count_the_watchers_of_another_zone(server: Server) -> None:
+    zone, other, *_ = server.zones
+    zones = server.mount / "zones"
+    with many_opened(zones / other, 32) as others, many_opened(zones / zone, 1) as (fd,), select.epoll() as epoll:
+        for each in [*others, fd]:
+            epoll.register(each, select.EPOLLIN | select.EPOLLET)
+        wait_for_watchers(server, 33)
+        server.simulate(zone, LIMIT_S)
+        assert epoll.poll(LIMIT_S) == [(fd, select.EPOLLIN)]

@@ -1,0 +1,444 @@
+"""The server's life: where it shows its device, how it ends, what it refuses, what it cleans up."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.support.mounted import (
+    LIMIT_S,
+    LONG_S,
+    NOBODY,
+    READABLE,
+    Blocking,
+    calm_proc,
+    complaints,
+    error_of,
+    facts,
+    opened,
+    read_record,
+    revents,
+    serving,
+    wait_for_watchers,
+    wait_until,
+)
+from tests.support.server import Lines, Server, unmount
+
+pytestmark = pytest.mark.mount
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can show the device outside the mount")
+GONE = ("ECONNABORTED", "ENOTCONN", "ENODEV")
+INSTANCES = Path("/sys/kernel/tracing/instances")
+
+# The interpreter and the project may lie where another user cannot look: all is imported first, as root.
+MEMNOTIFY_AS_NOBODY = f"""
+import os, sys
+import trio, pyfuse3
+import memnotify_cuse.cli.main, memnotify_cuse.cli.serve, memnotify_cuse.daemon
+os.setgroups([])
+os.setgid({NOBODY})
+os.setuid({NOBODY})
+os.environ["HOME"] = "/"
+sys.exit(memnotify_cuse.cli.main.main(sys.argv[1:]))
+"""
+
+
+def mounts_under(directory: Path) -> list[str]:
+    """The mount points in `directory`."""
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return [line.split()[4] for line in lines if line.split()[4].startswith(f"{directory}/")]
+
+
+def refused(argv: Sequence[str | Path]) -> str:
+    """The one line with which a start is refused; exit code 2."""
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=LIMIT_S, stdin=subprocess.DEVNULL, check=False)
+    assert done.returncode == 2, f"{done.returncode}: {done.stderr}"
+    assert done.stdout == ""
+    said = [line for line in done.stderr.splitlines() if "oom_score_adj" not in line and "be locked" not in line]
+    assert len(said) == 1, done.stderr
+    assert said[0].startswith("memnotify: ")
+    return said[0]
+
+
+def serve(*options: str | Path) -> list[str | Path]:
+    return [sys.executable, "-m", "memnotify_cuse", "serve", *options]
+
+
+@pytest.fixture
+def proc(tmp_path: Path) -> str:
+    """What to give to --proc."""
+    return str(calm_proc(tmp_path).path)
+
+
+@as_root
+def test_the_device_can_be_shown_at_a_path_of_its_own(tmp_path: Path, proc: str) -> None:
+    node = tmp_path / "node"
+    with serving(tmp_path, "--proc", proc, node=node) as server:
+        assert f"ready: device={node} mount={server.mount} node=fuse\n" in server.log
+        with opened(node) as fd, opened(server.mount / "mem_notify") as same:
+            poller = Blocking(lambda: revents(fd, LIMIT_S))
+            wait_for_watchers(server, 1)
+            server.simulate(seconds=LONG_S)
+            assert poller.result() == READABLE
+            assert read_record(fd).pressure == 1
+            assert revents(same) == READABLE
+        with pytest.raises(PermissionError):
+            node.open("r+")
+    assert not node.exists()
+
+
+@as_root
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_server_and_leaves_nothing(number: signal.Signals, tmp_path: Path, proc: str) -> None:
+    node = tmp_path / "node"
+    with Server(tmp_path, "--proc", proc, node=node) as server:
+        instance = INSTANCES / f"memnotify-{server.process.pid}"
+        assert instance.exists() == (facts(server)["doorbell"] == "tracefs")
+        assert len(mounts_under(tmp_path)) == 2
+        with opened(node):
+            server.process.send_signal(number)
+            assert server.process.wait(LIMIT_S) == 0
+        assert mounts_under(tmp_path) == []
+        assert not node.exists()
+        assert not server.mount.exists()
+        assert not instance.exists()
+        assert not complaints(server)
+
+
+def test_a_mount_directory_that_was_there_stays(tmp_path: Path, proc: str) -> None:
+    directory = tmp_path / "mount"
+    directory.mkdir()
+    with serving(tmp_path, "--proc", proc):
+        pass
+    assert directory.is_dir()
+    assert mounts_under(tmp_path) == []
+
+
+@as_root
+def test_an_empty_file_left_by_a_power_cut_is_used_as_the_device(tmp_path: Path, proc: str) -> None:
+    node = tmp_path / "node"
+    node.touch()
+    with serving(tmp_path, "--proc", proc, node=node), opened(node) as fd:
+        assert revents(fd) == 0
+    assert not node.exists()
+
+
+def test_programs_that_wait_get_an_error_when_the_server_stops(tmp_path: Path, proc: str) -> None:
+    with Server(tmp_path, "--proc", proc) as server, opened(server.device) as polled, opened(server.device) as read:
+        poller = Blocking(lambda: revents(polled, LIMIT_S))
+        reader = Blocking(lambda: os.read(read, 4096))
+        wait_for_watchers(server, 2)
+        assert server.stop() == 0
+        assert poller.result() & select.POLLERR
+        assert error_of(reader.result) in GONE
+        assert not complaints(server)
+
+
+def test_programs_that_wait_get_an_error_at_once_when_the_server_is_killed(tmp_path: Path, proc: str) -> None:
+    with (
+        Server(tmp_path, "--proc", proc) as server,
+        opened(server.device) as polled,
+        opened(server.device) as read,
+        select.epoll() as epoll,
+    ):
+        epoll.register(polled, select.EPOLLIN | select.EPOLLET)
+        poller = Blocking(lambda: revents(polled, LIMIT_S))
+        waiting = Blocking(lambda: epoll.poll(LIMIT_S))
+        reader = Blocking(lambda: os.read(read, 4096))
+        wait_for_watchers(server, 2)
+        server.process.kill()
+        assert poller.result() & select.POLLERR
+        ((_, events),) = waiting.result()
+        assert events & select.EPOLLERR
+        assert error_of(reader.result) in GONE
+        assert revents(polled) & select.POLLERR
+        assert error_of(lambda: os.open(server.device, os.O_RDONLY)) in GONE
+
+
+@as_root
+def test_the_next_start_cleans_up_after_a_killed_server(tmp_path: Path, proc: str) -> None:
+    node = tmp_path / "node"
+    with Server(tmp_path, "--proc", proc, node=node) as killed:
+        instance = INSTANCES / f"memnotify-{killed.process.pid}"
+        traced = instance.exists()
+        killed.process.kill()
+        killed.process.wait(LIMIT_S)
+        with pytest.raises(OSError, match="not connected"):
+            os.open(node, os.O_RDONLY)
+        with Server(tmp_path, "--proc", proc, node=node) as server:
+            with opened(node) as fd:
+                server.simulate(seconds=LONG_S)
+                assert read_record(fd).pressure == 1
+            said = complaints(server)
+            assert len(said) == 2
+            assert all("that a killed server left behind" in line for line in said)
+            assert not traced or not instance.exists()
+            assert server.stop() == 0
+    assert mounts_under(tmp_path) == []
+    assert not node.exists()
+
+
+EXEC_WITH_AN_INSTANCE = """
+import os, sys
+os.mkdir(f"/sys/kernel/tracing/instances/memnotify-{os.getpid()}")
+os.execv(sys.executable, [sys.executable, "-m", "memnotify_cuse", "serve", *sys.argv[1:]])
+"""
+
+
+@as_root
+@pytest.mark.skipif(not INSTANCES.is_dir(), reason="no tracefs")
+def test_an_instance_left_by_a_killed_server_with_the_same_pid_is_replaced(tmp_path: Path, proc: str) -> None:
+    """In a container the server's process id is the same at every start."""
+    mount = tmp_path / "mount"
+    options = ["--device", "", "--mount", str(mount), "--proc", proc, "--log-level", "info"]
+    with subprocess.Popen([sys.executable, "-c", EXEC_WITH_AN_INSTANCE, *options], stderr=subprocess.PIPE) as process:
+        instance = INSTANCES / f"memnotify-{process.pid}"
+        try:
+            process.stdout = process.stderr
+            lines = Lines(process)
+            said = [lines.next()]
+            while not said[-1].startswith("ready: "):
+                said.append(lines.next())
+            if any("Cannot allocate memory" in line for line in said):
+                pytest.skip("the kernel has no memory for a trace instance just now")
+            assert " doorbell=tracefs " in (mount / "server").read_text()
+            process.terminate()
+            assert process.wait(LIMIT_S) == 0
+            assert not instance.exists()
+        finally:
+            process.kill()
+            process.wait(LIMIT_S)
+            unmount(mount)
+            if instance.exists():
+                instance.rmdir()
+
+
+def test_a_mount_removed_by_hand_ends_the_server(tmp_path: Path, proc: str) -> None:
+    with Server(tmp_path, "--proc", proc) as server:
+        unmount(server.mount)
+        assert server.process.wait(LIMIT_S) == 0
+        assert "taken away from outside" in server.log
+
+
+def test_a_second_server_on_the_same_mount_is_refused_and_the_first_goes_on(tmp_path: Path, proc: str) -> None:
+    with serving(tmp_path, "--proc", proc) as server:
+        line = refused(serve("--device", "", "--mount", server.mount))
+        assert line == f"memnotify: {server.mount}: memnotify is already serving there"
+        server.simulate(seconds=LONG_S)
+        with opened(server.device) as fd:
+            assert read_record(fd).pressure == 1
+
+
+@as_root
+def test_a_second_server_on_the_same_device_is_refused_and_the_first_goes_on(tmp_path: Path, proc: str) -> None:
+    node = tmp_path / "node"
+    with serving(tmp_path, "--proc", proc, node=node) as server:
+        other = tmp_path / "other"
+        line = refused(serve("--device", node, "--mount", other, "--proc", proc))
+        assert line == f"memnotify: {node}: memnotify is already serving there"
+        assert not other.exists()
+        server.simulate(seconds=LONG_S)
+        with opened(node) as fd:
+            assert read_record(fd).pressure == 1
+
+
+def test_of_two_servers_started_at_once_one_serves(tmp_path: Path, proc: str) -> None:
+    argv = serve("--device", "", "--mount", tmp_path / "mount", "--proc", proc)
+    both = [subprocess.Popen(argv, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL) for _ in range(2)]
+    try:
+        wait_until(lambda: any(process.poll() is not None for process in both), "one refused")
+        loser = next(process for process in both if process.poll() is not None)
+        winner = next(process for process in both if process is not loser)
+        assert loser.returncode == 2
+        wait_until(lambda: (tmp_path / "mount" / "status").exists(), "the other one serving")
+        assert "status=0" in (tmp_path / "mount" / "status").read_text()
+        winner.terminate()
+        assert winner.wait(LIMIT_S) == 0
+    finally:
+        for process in both:
+            process.kill()
+            process.communicate()
+        unmount(tmp_path / "mount")
+
+
+def test_a_mount_point_that_is_a_file_is_refused_and_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("precious")
+    assert str(file) in refused(serve("--device", "", "--mount", file))
+    assert file.read_text() == "precious"
+
+
+def test_a_mount_point_whose_parent_is_missing_is_refused(tmp_path: Path) -> None:
+    assert "No such file" in refused(serve("--device", "", "--mount", tmp_path / "none" / "mount"))
+
+
+@as_root
+@pytest.mark.parametrize("kind", ["file", "directory", "fifo", "link", "missing parent"])
+def test_a_device_path_that_is_taken_is_refused_and_left_alone(kind: str, tmp_path: Path, proc: str) -> None:
+    path = tmp_path / "taken"
+    match kind:
+        case "file":
+            path.write_text("precious")
+        case "directory":
+            path.mkdir()
+        case "fifo":
+            os.mkfifo(path)
+        case "link":
+            (tmp_path / "target").write_text("precious")
+            path.symlink_to("target")
+        case _:
+            path = tmp_path / "none" / "node"
+    before = sorted(tmp_path.iterdir())
+    assert str(path) in refused(serve("--device", path, "--mount", tmp_path / "mount", "--proc", proc))
+    assert sorted(tmp_path.iterdir()) == before
+    assert mounts_under(tmp_path) == []
+    if kind in ("file", "link"):
+        assert path.read_text() == "precious"
+
+
+def test_a_proc_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    mount = tmp_path / "mount"
+    assert "zoneinfo" in refused(serve("--device", "", "--mount", mount, "--proc", tmp_path))
+    assert not mount.exists()
+
+
+def test_a_character_device_needs_a_name(tmp_path: Path) -> None:
+    assert "--node cuse" in refused(serve("--device", "", "--mount", tmp_path / "mount", "--node", "cuse"))
+
+
+@as_root
+def test_a_character_device_outside_dev_is_refused(tmp_path: Path) -> None:
+    said = refused(serve("--device", tmp_path / "node", "--mount", tmp_path / "mount", "--node", "cuse"))
+    assert "directly under /dev" in said
+    assert not (tmp_path / "mount").exists()
+
+
+def test_node_none_makes_no_node(tmp_path: Path, proc: str) -> None:
+    with serving(tmp_path, "--proc", proc, "--node", "none") as server:
+        assert server.device == server.mount / "mem_notify"
+        assert len(mounts_under(tmp_path)) == 1
+
+
+@as_root
+def test_without_the_right_to_make_the_device_the_start_is_refused(open_directory: Path) -> None:
+    own = open_directory / "own"
+    own.mkdir()
+    os.chown(own, NOBODY, NOBODY)
+    argv = [sys.executable, "-c", MEMNOTIFY_AS_NOBODY, "serve", "--device", "/dev/mem_notify_test"]
+    refused([*argv, "--mount", own / "mount"])
+    assert not Path("/dev/mem_notify_test").exists()
+    assert list(own.iterdir()) == []
+
+
+@as_root
+def test_without_the_right_to_make_the_mount_point_the_start_is_refused(open_directory: Path) -> None:
+    mount = open_directory / "mount"
+    line = refused([sys.executable, "-c", MEMNOTIFY_AS_NOBODY, "serve", "--device", "", "--mount", mount])
+    assert line == f"memnotify: {mount}: cannot make the mount point: Permission denied"
+
+
+@pytest.fixture
+def fuse_for_all() -> Iterator[None]:
+    """/dev/fuse as udev makes it on most machines: open to every user."""
+    device = Path("/dev/fuse")
+    mode = device.stat().st_mode & 0o7777
+    if mode & 0o006 == 0o006:
+        yield
+        return
+    device.chmod(0o666)
+    yield
+    device.chmod(mode)
+
+
+USE_AS_NOBODY = f"""
+import os, select, sys
+os.setgroups([])
+os.setgid({NOBODY})
+os.setuid({NOBODY})
+mount = sys.argv[1]
+fd = os.open(mount + "/mem_notify", os.O_RDONLY)
+poll = select.poll()
+poll.register(fd, select.POLLIN)
+assert poll.poll(0) == []
+with open(mount + "/simulate", "w") as simulate:
+    simulate.write("all 600")
+assert poll.poll(60000) == [(fd, select.POLLIN)]
+print(os.read(fd, 4096).decode(), end="")
+"""
+
+
+@as_root
+@pytest.mark.usefixtures("fuse_for_all")
+def test_an_ordinary_user_can_serve_a_mount_of_their_own(open_directory: Path) -> None:
+    own = open_directory / "own"
+    own.mkdir()
+    os.chown(own, NOBODY, NOBODY)
+    mount = own / "mount"
+    argv = [sys.executable, "-c", MEMNOTIFY_AS_NOBODY, "serve", "--device", "", "--mount", str(mount)]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
+        process.stdout = process.stderr
+        try:
+            lines = Lines(process)
+            while not (line := lines.next()).startswith("ready: "):
+                assert "memnotify: WARNING" in line
+            used = subprocess.run(
+                [sys.executable, "-c", USE_AS_NOBODY, mount], capture_output=True, text=True, timeout=LIMIT_S
+            )
+            assert used.returncode == 0, used.stderr
+            assert "reason=simulated" in used.stdout
+            # Nobody else sees it, root included: there is no allow_other.
+            with pytest.raises(PermissionError):
+                os.listdir(mount)
+            process.terminate()
+            assert process.wait(LIMIT_S) == 0
+        finally:
+            process.kill()
+            unmount(mount)
+    assert list(own.iterdir()) == []
+
+
+def voluntary_switches(process: int) -> int:
+    """How often the threads of `process` went to sleep so far."""
+    count = 0
+    for status in Path(f"/proc/{process}/task").glob("*/status"):
+        words = status.read_text().split()
+        count += int(words[words.index("voluntary_ctxt_switches:") + 1])
+    return count
+
+
+def reclaimed_pages() -> int:
+    """How many pages the kernel has scanned so far."""
+    lines = Path("/proc/vmstat").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("pgscan_"))
+
+
+def test_at_rest_the_server_wakes_less_than_once_a_second(tmp_path: Path) -> None:
+    """On the machine as it is, which something else may make reclaim: one quiet stretch will do."""
+    window_s = 3
+    seen: list[tuple[int, int]] = []
+    with Server(tmp_path) as server:
+        if facts(server)["doorbell"] != "tracefs":
+            pytest.skip(f"without trace events it looks more often: doorbell={facts(server)['doorbell']}")
+        for _ in range(10):
+            reclaimed = reclaimed_pages()
+            samples = int(facts(server)["samples"])
+            switches = voluntary_switches(server.process.pid)
+            # Nothing is asked of the server meanwhile.
+            time.sleep(window_s)
+            slept = voluntary_switches(server.process.pid) - switches
+            sampled = int(facts(server)["samples"]) - samples
+            if sampled < window_s and slept <= 2 * window_s:
+                return
+            if reclaimed_pages() == reclaimed:
+                seen.append((sampled, slept))
+    if len(seen) < 3:
+        pytest.skip("the machine reclaims memory all the time")
+    pytest.fail(f"samples and wake-ups in {window_s} s of rest: {seen}")

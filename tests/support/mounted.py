@@ -1,0 +1,223 @@
+"""What tests of a mounted device share: a server that no real pressure disturbs, conditions, blocked calls."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import select
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Generic, TypeVar
+
+from memnotify_cuse.record import Record
+from tests.support.server import Server
+
+LIMIT_S: Final = 60.0
+"""How long a test waits for what must happen before it fails."""
+
+WATCHDOG_S: Final = 180.0
+"""How long one server may be used. Longer than LIMIT_S, so that what is waited for is named if possible."""
+
+LONG_S: Final = 600.0
+"""Seconds of simulated pressure that outlast every test."""
+
+FIXTURES: Final = Path(__file__).parents[1] / "fixtures"
+NOBODY: Final = 65534
+READABLE: Final = select.POLLIN | select.POLLRDNORM
+
+T = TypeVar("T")
+
+
+def wait_until(condition: Callable[[], object], what: str, *, limit_s: float = LIMIT_S) -> None:
+    """Return once `condition` is true; AssertionError, naming `what`, if it is not within the limit."""
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {limit_s} s: {what}"
+        time.sleep(0.002)
+
+
+class Blocking(Generic[T]):
+    """A call that blocks, in a thread of its own, which does not keep the tests from ending."""
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        self._call = call
+        self._results: list[T] = []
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    @property
+    def returned(self) -> bool:
+        return not self._thread.is_alive()
+
+    def result(self) -> T:
+        """What the call returned or raised, waited for with a limit."""
+        self._thread.join(LIMIT_S)
+        assert self.returned, f"the call still blocks after {LIMIT_S} s"
+        if self._error is not None:
+            raise self._error
+        return self._results[0]
+
+    def _run(self) -> None:
+        try:
+            self._results.append(self._call())
+        except BaseException as error:
+            self._error = error
+
+
+def error_of(act: Callable[[], object]) -> str:
+    """The name of the error that `act` ends with, "" if it succeeds."""
+    try:
+        act()
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+    return ""
+
+
+@contextmanager
+def _watchdog(server: Server) -> Iterator[None]:
+    """Kill the server if the block takes too long: whoever is blocked on its files then fails, even in the kernel."""
+    timer = threading.Timer(WATCHDOG_S, server.process.kill)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextmanager
+def serving(directory: Path, *options: str, node: Path | None = None) -> Iterator[Server]:
+    """A server for the block, which ends it with exit code 0 and without a complaint of its own."""
+    with Server(directory, "--log-level", "info", *options, node=node) as running, _watchdog(running):
+        yield running
+        assert running.process.poll() is None, f"the server ended: {running.log}"
+        code = running.stop()
+        assert code == 0, f"the server ended with {code}: {running.log}"
+        assert not complaints(running), f"the server complained: {running.log}"
+
+
+def complaints(server: Server) -> list[str]:
+    """What the server logged, but for what it says at each start and what it cannot have on this machine just now.
+
+    The kernel refuses a new trace instance while memory is short (kernel/trace/ring_buffer.c asks si_mem_available()),
+    which a test of real reclaim may bring about, and the folders in place of /proc have no PSI.
+    """
+    expected = ("ready: ", "memnotify: INFO: ", "oom_score_adj", "memory cannot be locked", "neither trace events nor")
+    return [line for line in server.log.splitlines() if not any(word in line for word in expected)]
+
+
+def facts(server: Server) -> dict[str, str]:
+    """The words of the file `server`."""
+    words = (server.mount / "server").read_text().split()
+    return dict(word.split("=", 1) for word in words)
+
+
+def watchers(server: Server) -> int:
+    return int(facts(server)["watchers"])
+
+
+def open_files(server: Server) -> int:
+    return int(facts(server)["open_files"])
+
+
+def notifications(server: Server) -> int:
+    return int(facts(server)["notifications"])
+
+
+def wait_for_watchers(server: Server, count: int) -> None:
+    """Return once `count` open files have somebody asleep on them."""
+    wait_until(lambda: watchers(server) == count, f"{count} watchers, last {watchers(server)}")
+
+
+@contextmanager
+def opened(path: Path, flags: int = 0) -> Iterator[int]:
+    """A descriptor of `path`, opened for reading."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def many_opened(path: Path, count: int) -> Iterator[list[int]]:
+    """`count` open files of `path`."""
+    fds: list[int] = []
+    try:
+        for _ in range(count):
+            fds.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK))
+        yield fds
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def revents(fd: int, timeout_s: float = 0.0, events: int = READABLE) -> int:
+    """What poll(2) says of `fd`."""
+    poll = select.poll()
+    poll.register(fd, events)
+    return dict(poll.poll(timeout_s * 1000)).get(fd, 0)
+
+
+def read_record(fd: int) -> Record:
+    """A whole record, from one read."""
+    return Record.parse(os.read(fd, 4096))
+
+
+def zone_of(record: Record) -> str:
+    return f"node{record.node}-{record.zone}"
+
+
+class ProcTree:
+    """A folder in place of /proc, with the files of one machine of tests/fixtures, which nothing changes."""
+
+    def __init__(self, path: Path, *, zoneinfo: str, vmstat: str | None = None, meminfo: str | None = None) -> None:
+        self.path = path
+        path.mkdir()
+        for name, machine in (("zoneinfo", zoneinfo), ("vmstat", vmstat), ("meminfo", meminfo)):
+            shutil.copy(FIXTURES / (machine or zoneinfo) / name, path / name)
+
+    def set_pages(self, counter: str, pages: int) -> None:
+        """Change a counter of the first zone in zoneinfo, in place: the server keeps the file open."""
+        file = self.path / "zoneinfo"
+        match = re.search(rf"^ +(?:pages )?{counter} +([0-9]+)$".encode(), file.read_bytes(), re.MULTILINE)
+        assert match, f"zoneinfo has no {counter}"
+        digits = b"%0*d" % (len(match[1]), pages)
+        assert len(digits) == len(match[1]), f"{pages} has more digits than {counter} had"
+        fd = os.open(file, os.O_WRONLY)
+        try:
+            os.pwrite(fd, digits, match.start(1))
+        finally:
+            os.close(fd)
+
+
+def calm_proc(directory: Path) -> ProcTree:
+    """A machine with plenty of memory: node0 with DMA (too small to count), DMA32 and Normal, node1 with Normal."""
+    return ProcTree(directory / "proc", zoneinfo="x86-5.14-2node")
+
+
+class SwaplessProc(ProcTree):
+    """A machine of one zone, node0-Normal, without swap and with little page cache.
+
+    Each `tighten` takes one more page away: the scanner raises the zone and notifies once. The zone stays under
+    pressure, without a second notification, until `relax`.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory / "proc", zoneinfo="arm-4.1", vmstat="x86-4.9", meminfo="x86-4.20-noswap")
+        self._file_pages = 500
+        self.set_pages("nr_inactive_file", self._file_pages)
+        self.set_pages("nr_active_file", 0)
+
+    def tighten(self) -> None:
+        self._file_pages -= 1
+        self.set_pages("nr_inactive_file", self._file_pages)
+
+    def relax(self) -> None:
+        self.set_pages("free", 999)
