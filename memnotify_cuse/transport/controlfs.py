@@ -58,6 +58,7 @@ FIRST_ZONE: Final = 16
 
 MAX_READ_BYTES: Final = 32 * 1024
 MAX_COMMAND_BYTES: Final = 4096
+MAX_LOGGED_CHARS: Final = 160
 ATTR_TIMEOUT_S: Final = 60.0
 READY: Final = select.POLLIN | select.POLLRDNORM | select.POLLOUT | select.POLLWRNORM
 
@@ -99,6 +100,12 @@ def _refusing(code: int) -> Callable[..., Awaitable[NoReturn]]:
         raise FUSEError(code)
 
     return refuse
+
+
+def _one_line(error: Exception) -> str:
+    """What is wrong with a command, which can be any bytes, short and printable."""
+    text = str(error)
+    return "".join(char if char.isprintable() else "?" for char in text[:MAX_LOGGED_CHARS])
 
 
 class ControlFs(pyfuse3.Operations):
@@ -154,7 +161,11 @@ class ControlFs(pyfuse3.Operations):
 
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         wants = flags & os.O_ACCMODE
-        if (inode == SIMULATE) != (wants == os.O_WRONLY):
+        if inode == SIMULATE:
+            allowed = wants == os.O_WRONLY
+        else:
+            allowed = wants == os.O_RDONLY and not flags & os.O_TRUNC
+        if not allowed:
             raise FUSEError(errno.EACCES)
         number = next(self._handles)
         match inode:
@@ -184,7 +195,7 @@ class ControlFs(pyfuse3.Operations):
         try:
             self._control.simulate(buf.decode("ascii"))
         except (CommandError, UnknownZoneError, UnicodeDecodeError) as error:
-            log.warning("simulate: %s", error)
+            log.warning("simulate: %s", _one_line(error))
             raise FUSEError(errno.EINVAL) from None
         return len(buf)
 

@@ -27,6 +27,7 @@ from tests.support.mounted import (
     read_record,
     revents,
     serving,
+    unexpected,
     wait_for_watchers,
     wait_until,
 )
@@ -62,7 +63,7 @@ def refused(argv: Sequence[str | Path]) -> str:
     done = subprocess.run(argv, capture_output=True, text=True, timeout=LIMIT_S, stdin=subprocess.DEVNULL, check=False)
     assert done.returncode == 2, f"{done.returncode}: {done.stderr}"
     assert done.stdout == ""
-    said = [line for line in done.stderr.splitlines() if "oom_score_adj" not in line and "be locked" not in line]
+    said = unexpected(done.stderr)
     assert len(said) == 1, done.stderr
     assert said[0].startswith("memnotify: ")
     return said[0]

@@ -262,5 +262,5 @@ def test_many_files_on_their_way_through_sockets(server: Server, puppet: Puppet,
         for _ in range(12):
             with many_opened(server.device, 250) as fds:
                 socket.send_fds(ours, [b"x"], fds)
-        witness.sees_notifications()
+        witness.sees_notifications(1)
     wait_until(lambda: open_files(server) == 1, "only the witness's file open")

@@ -103,13 +103,18 @@ def serving(directory: Path, *options: str, node: Path | None = None) -> Iterato
 
 
 def complaints(server: Server) -> list[str]:
-    """What the server logged, but for what it says at each start and what it cannot have on this machine just now.
+    """What the server logged that was not to be expected."""
+    return unexpected(server.log)
+
+
+def unexpected(log: str) -> list[str]:
+    """The lines of a log, but for what each start says and what a server cannot have on this machine just now.
 
     The kernel refuses a new trace instance while memory is short (kernel/trace/ring_buffer.c asks si_mem_available()),
     which a test of real reclaim may bring about, and the folders in place of /proc have no PSI.
     """
     expected = ("ready: ", "memnotify: INFO: ", "oom_score_adj", "memory cannot be locked", "neither trace events nor")
-    return [line for line in server.log.splitlines() if not any(word in line for word in expected)]
+    return [line for line in log.splitlines() if not any(word in line for word in expected)]
 
 
 def facts(server: Server) -> dict[str, str]:
