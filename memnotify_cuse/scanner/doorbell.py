@@ -113,7 +113,8 @@ def open_doorbell(proc: Path) -> Doorbell | None:
     try:
         return TraceDoorbell(_open_trace())
     except (KernelFileError, OSError) as error:
-        log.info("no trace events: %s", error)
+        # Root can have them; if not, something is wrong: for one, a ring buffer is not given out when memory is short.
+        log.log(logging.WARNING if os.geteuid() == 0 else logging.INFO, "no trace events: %s", error)
     try:
         return PsiDoorbell(open_memory_trigger(proc, stall_us=PSI_STALL_US, window_us=PSI_WINDOW_US))
     except (KernelFileError, OSError) as error:
