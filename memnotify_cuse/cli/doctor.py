@@ -87,4 +87,4 @@ def conclusion(findings: Sequence[Finding]) -> str:
         doorbell = "woken by a PSI trigger and a timer"
     else:
         doorbell = "woken by a timer alone"
-    return f"the server can run here: device through FUSE, {doorbell}"
+    return f"the server can run here, {doorbell}"
