@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from benchmarks.processes import Listener, Workshop, listening, progress, real_reclaim
+from benchmarks.processes import Listener, Workshop, is_real_time, listening, progress, real_reclaim
 from benchmarks.report import CannotRunError, Part, Table, aim, milliseconds, ratio
 from benchmarks.stats import Summary, first_between, summarise
 from memnotify_cuse.kernel.errors import KernelFileError
@@ -45,12 +45,12 @@ PSI_REMARK: Final = (
     "such triggers at all."
 )
 WHY_NOT_SOONER: Final = (
-    "Why not sooner: the kernel wakes the server at once, but server and program are ordinary processes, and while "
-    "kswapd is at work they have to get a CPU first: twice the server (to look, and to answer the poll) and twice the "
-    "program. On a kernel without preemption, or with fewer CPUs than programs that want one, each of these takes up "
-    "to some milliseconds; where a CPU is free at once, all of it takes about one. The reader of /proc/vmstat waits "
-    "for a CPU once, and for half its period on average. Its price is 200 wake-ups in a second at rest, and false "
-    "alarms."
+    "Why not sooner: the program that is told is an ordinary process, and while kswapd is at work it has to get a CPU "
+    "twice, to ask again after the notification and to take the answer; the server, if it is ordinary too, has to get "
+    "one before each. On a kernel without preemption, or with fewer CPUs than programs that want one, each of these "
+    "takes up to some milliseconds; where a CPU is free at once, all of it takes about one. The reader of /proc/vmstat "
+    "waits for a CPU once, and for half its period on average. Its price is 200 wake-ups in a second at rest, and "
+    "false alarms."
 )
 _OURS: Final = "/dev/mem_notify, poll()"
 
@@ -97,7 +97,8 @@ def measure(workshop: Workshop) -> Part:
         instance = stack.enter_context(_trace_instance())
         part = Part(TITLE, list(HOW))
         doorbell = re.search(r"doorbell=(\S+)", (server.mount / "server").read_text())
-        part.remarks.append(f"What wakes the server: {doorbell[1] if doorbell else 'unknown'}.")
+        priority = "real-time" if is_real_time(server.process.pid) else "ordinary"
+        part.remarks.append(f"The server: woken by {doorbell[1] if doorbell else 'unknown'}, {priority} priority.")
         try:
             with ExitStack() as listeners:
                 ways = list(_open_ways(listeners, listen, _wanted(server.device), part))

@@ -77,6 +77,11 @@ def running(command: list[str], *, stdout: int = subprocess.DEVNULL) -> Iterator
             end(process)
 
 
+def is_real_time(pid: int) -> bool:
+    """Whether the process runs before all ordinary ones."""
+    return os.sched_getscheduler(pid) & ~os.SCHED_RESET_ON_FORK in (os.SCHED_FIFO, os.SCHED_RR)
+
+
 def end(process: subprocess.Popen[bytes] | subprocess.Popen[str]) -> None:
     """SIGTERM, then SIGKILL."""
     if process.poll() is None:

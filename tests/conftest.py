@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.mounted import calm_proc, serving
 from tests.support.server import Server, mount_problem
 
 
@@ -18,14 +19,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    """A server with a mount of its own, which ends the test with exit code 0 and no warning of its own."""
-    with Server(tmp_path) as running:
+    """A server whose only pressure is simulated. It must end with exit code 0 and without a complaint."""
+    with serving(tmp_path, "--proc", str(calm_proc(tmp_path).path)) as running:
         yield running
-        assert running.process.poll() is None, f"the server ended: {running.log}"
-        assert running.stop() == 0
-        unexpected = [
-            line
-            for line in running.log.splitlines()
-            if not line.startswith("ready: ") and "not permitted" not in line
-        ]
-        assert not unexpected, f"the server complained: {unexpected}"

@@ -161,11 +161,9 @@ class ControlFs(pyfuse3.Operations):
 
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
         wants = flags & os.O_ACCMODE
-        if inode == SIMULATE:
-            allowed = wants == os.O_WRONLY
-        else:
-            allowed = wants == os.O_RDONLY and not flags & os.O_TRUNC
-        if not allowed:
+        if wants != (os.O_WRONLY if inode == SIMULATE else os.O_RDONLY):
+            raise FUSEError(errno.EACCES)
+        if flags & os.O_TRUNC and inode != SIMULATE:
             raise FUSEError(errno.EACCES)
         number = next(self._handles)
         match inode:

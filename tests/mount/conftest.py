@@ -9,16 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.mounted import SwaplessProc, calm_proc, serving
+from tests.support.mounted import SwaplessProc, serving
 from tests.support.programs import Programs, compiler_problem
 from tests.support.server import Server
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    """A server whose only pressure is simulated. It must end with exit code 0 and without a complaint."""
-    with serving(tmp_path, "--proc", str(calm_proc(tmp_path).path)) as running:
-        yield running
 
 
 @pytest.fixture
