@@ -1,6 +1,7 @@
 /* N processes that sleep in poll() on a file, and how long after the trigger each of them is back.
  *
  *   herd DEVICE SIMULATE N     the device, woken by a simulation, written to SIMULATE and ended when all are back
+ *   herd DEVICE SIMULATE N sigio  the same, but they sleep in sigtimedwait() and are owners of their file (O_ASYNC)
  *   herd pipe - N              the limit: one pipe that all of them poll, woken by one write
  *
  * Prints N lines: nanoseconds from just before the write; -1 for one that was not woken within 20 s. Who is back waits
@@ -55,7 +56,22 @@ static int sleeps(pid_t pid)
 	length = read(fd, text, sizeof(text) - 1);
 	close(fd);
 	text[length > 0 ? length : 0] = 0;
-	return length > 0 && text[0] >= '0' && text[0] <= '9' && (atoi(text) == SYS_poll_call);
+	return length > 0 && text[0] >= '0' && text[0] <= '9' &&
+	       (atoi(text) == SYS_poll_call || atoi(text) == SYS_rt_sigtimedwait);
+}
+
+/* Becomes the owner of `fd`, waits for SIGIO; whether it came. */
+static int signalled(int fd)
+{
+	struct timespec limit = { .tv_sec = 60 };
+	sigset_t set;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGIO);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	if (fcntl(fd, F_SETOWN, getpid()) || fcntl(fd, F_SETFL, O_RDONLY | O_NONBLOCK | O_ASYNC))
+		_exit(2);
+	return sigtimedwait(&set, NULL, &limit) == SIGIO;
 }
 
 static void trigger_with(int fd, const char *message)
@@ -66,12 +82,12 @@ static void trigger_with(int fd, const char *message)
 
 int main(int argc, char **argv)
 {
-	int count = argc == 4 ? atoi(argv[3]) : 0, is_pipe, ends[2] = { -1, -1 }, leave[2], trigger, missing;
+	int count = argc >= 4 ? atoi(argv[3]) : 0, by_signal = argc == 5, is_pipe, ends[2] = { -1, -1 }, leave[2], trigger, missing;
 	long long *back, begin;
 	pid_t *children;
 
 	if (count <= 0) {
-		fprintf(stderr, "usage: herd DEVICE|pipe SIMULATE N\n");
+		fprintf(stderr, "usage: herd DEVICE|pipe SIMULATE N [sigio]\n");
 		return 2;
 	}
 	is_pipe = !strcmp(argv[1], "pipe");
@@ -95,7 +111,7 @@ int main(int argc, char **argv)
 			one.fd = is_pipe ? ends[0] : open(argv[1], O_RDONLY | O_NONBLOCK);
 			if (one.fd < 0)
 				_exit(2);
-			if (poll(&one, 1, 60000) == 1 && one.revents & POLLIN)
+			if (by_signal ? signalled(one.fd) : poll(&one, 1, 60000) == 1 && one.revents & POLLIN)
 				back[i] = now_ns();
 			close(leave[1]);
 			if (read(leave[0], &one, 1) < 0)
@@ -106,7 +122,8 @@ int main(int argc, char **argv)
 	for (int i = 0; i < count; i++)
 		for (int tries = 0; !sleeps(children[i]) && tries < 100000; tries++)
 			usleep(100);
-	usleep(200000);
+	/* The server looks for the owners of new files within the first second. */
+	usleep(by_signal ? 2000000 : 200000);
 	begin = now_ns();
 	trigger_with(trigger, "all 20");
 	do {

@@ -47,6 +47,8 @@ class Device:
         self._watchers: dict[int, OpenFile] = {}
         self._pressed: dict[ZoneId, ZoneState] = {}
         self._subscribers: dict[int, OpenFile] = {}
+        self._last_zones: tuple[ZoneState, ...] = ()
+        self._last_concerned = 0
         self.on_open: Callable[[], None] = lambda: None
         self.on_notified: Callable[[], None] = lambda: None
 
@@ -130,7 +132,9 @@ class Device:
                 self._put_record(file, zones)
         concerned = [file for file in self._watchers.values() if _concerns(file, zones)]
         eligible = (file for file in concerned if not self._awaits_answer(file) and self._guard_passed(file, now_ns))
-        wanted, _ = self.policy.shares(len(concerned), len(self._subscribers))
+        subscribers = sum(_concerns(file, zones) for file in self._subscribers.values())
+        wanted, _ = self.policy.shares(len(concerned), subscribers)
+        self._last_zones, self._last_concerned = zones, len(concerned)
         for file in itertools.islice(eligible, wanted):
             del self._watchers[file.number]
             self._put_record(file, zones)
@@ -150,8 +154,12 @@ class Device:
 
     def pick_subscribers(self, now_ns: int) -> list[OpenFile]:
         """The SIGIO subscribers whose turn it is, for the notification that was just told."""
-        concerned = [file for file in self._subscribers.values() if self._pressure_for(file)]
-        _, wanted = self.policy.shares(len(self._watchers), len(concerned))
+        concerned = [
+            file
+            for file in self._subscribers.values()
+            if _concerns(file, self._last_zones) and self._pressure_for(file)
+        ]
+        _, wanted = self.policy.shares(self._last_concerned, len(concerned))
         due = (file for file in concerned if self._guard_passed(file, now_ns))
         return list(itertools.islice(due, wanted))
 
@@ -162,8 +170,10 @@ class Device:
         """
         if file.number not in self._files or not self._pressure_for(file):
             return False
-        self._tell_of_pressure(file)
-        file.told_ns = now_ns
+        # Who was woken in poll and has taken the record by now is not given another.
+        if self._awaits_answer(file) or self._guard_passed(file, now_ns):
+            self._tell_of_pressure(file)
+            file.told_ns = now_ns
         if self._subscribers.pop(file.number, None) is not None:
             self._subscribers[file.number] = file
         return True

@@ -38,6 +38,8 @@ class Delivery:
     tid: int
     signal: int
     descriptor: int
+    spare: bool
+    proc: Path
 
     def send(self) -> None:
         """Send it and let go of the process; one that has ended meanwhile is no error."""
@@ -59,6 +61,8 @@ class Delivery:
             self.pidfd = -1
 
     def _try_sigio(self) -> None:
+        if self.spare and _is_deadly(signal.SIGIO, self.pid, self.tid, self.proc):
+            return
         try:
             self._send(signal.SIGIO)
         except OSError as error:
@@ -95,23 +99,40 @@ def prepare(fd: int, place: Place, opener_uid: int, *, spare: bool, proc: Path =
         # Asked again, now that the process is held: an owner that ended in between is none any more.
         unchanged = file_owner(fd) == owner
         allowed = may_signal(owner, opener_uid, status)
-        deadly = spare and would_die(number, status) and would_die(number, status, awaited_signals(tid or pid, proc))
+        deadly = spare and _is_deadly(number, pid, tid, proc)
         if unchanged and allowed and not deadly:
-            deliveries.append(Delivery(pidfd, pid, tid, number, place.descriptor))
+            deliveries.append(Delivery(pidfd, pid, tid, number, place.descriptor, spare, proc))
         else:
             os.close(pidfd)
     return deliveries
 
 
+def _is_deadly(number: int, pid: int, tid: int, proc: Path) -> bool:
+    """Whether the signal would end process `pid`: in its thread `tid`, or (0) in any that could take it."""
+    try:
+        threads = [tid] if tid else [int(entry) for entry in os.listdir(proc / str(pid) / "task")]
+    except OSError:
+        return False
+    return any(_is_deadly_in(number, thread, proc) for thread in threads)
+
+
+def _is_deadly_in(number: int, tid: int, proc: Path) -> bool:
+    try:
+        status = read_thread_status(tid, proc)
+    except KernelFileError:
+        return False
+    return would_die(number, status) and would_die(number, status, awaited_signals(tid, proc))
+
+
 def _members(owner: FileOwner, proc: Path) -> Iterator[tuple[int, int]]:
     """Process and thread (0: the process as a whole) of each that the owner stands for."""
-    if owner.kind == OwnerKind.PROCESS:
-        yield owner.id, 0
-    elif owner.kind == OwnerKind.THREAD:
+    if owner.kind in (OwnerKind.PROCESS, OwnerKind.THREAD):
         try:
-            yield read_thread_status(owner.id, proc).tgid, owner.id
+            # The id of any thread will do for its process.
+            tgid = read_thread_status(owner.id, proc).tgid
         except KernelFileError:
             return
+        yield tgid, owner.id if owner.kind == OwnerKind.THREAD else 0
     else:
         for entry in os.listdir(proc):
             if entry.isdigit():

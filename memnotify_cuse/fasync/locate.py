@@ -13,7 +13,7 @@ import os
 import select
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -21,12 +21,16 @@ from typing import Final
 from memnotify_cuse.kernel.errors import KernelFileError
 from memnotify_cuse.kernel.pidfd import get_descriptor
 from memnotify_cuse.kernel.process import read_thread_status
-from memnotify_cuse.kernel.statx import FileId, file_id
+from memnotify_cuse.kernel.statx import FileId, file_id, file_id_at
 from memnotify_cuse.transport.endpoint import Probe
 
 log = logging.getLogger(__name__)
 
-FULL_SEARCH_INTERVAL_NS: Final = 1_000_000_000
+SEARCH_REST: Final = 9
+"""After a search in vain, in a process or in all of them, no other for so many times as long, whatever it is for."""
+
+NOT_IN_NS: Final = 1_000_000_000
+"""How long it is believed that a process has no descriptor of a file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +53,8 @@ class Locator:
         self._proc = proc
         self._places: dict[int, Place] = {}
         self._not_before_ns = 0
-        self._vain: set[int] = set()
-        self._not_in: set[tuple[int, int]] = set()
+        self._not_in: dict[tuple[int, int], int] = {}
+        self._rest_until_ns: dict[int, int] = {}
         self._refused: set[int] = set()
         self.unreachable: int | None = None
 
@@ -58,8 +62,9 @@ class Locator:
         """Drop what is known of files that are closed."""
         for known in [number for number in self._places if number not in numbers]:
             del self._places[known]
-        self._vain &= numbers
-        self._not_in = {known for known in self._not_in if known[0] in numbers}
+        now_ns = time.monotonic_ns()
+        self._rest_until_ns = {pid: until for pid, until in self._rest_until_ns.items() if until > now_ns}
+        self._not_in = {known: until for known, until in self._not_in.items() if known[0] in numbers}
 
     @contextmanager
     def descriptor(self, number: int, hints: tuple[int, ...], *, prefer: int = 0) -> Iterator[tuple[Place, int] | None]:
@@ -73,7 +78,7 @@ class Locator:
         if found is None:
             yield None
             return
-        if prefer and found[0].pid != prefer and (number, prefer) not in self._not_in:
+        if prefer and found[0].pid != prefer and time.monotonic_ns() >= self._not_in.get((number, prefer), 0):
             before = self._places[number]
             better = self._verified(number) if self._search_process(prefer, number) else None
             if better is not None:
@@ -81,7 +86,7 @@ class Locator:
                 found = better
             else:
                 self._places[number] = before
-                self._not_in.add((number, prefer))
+                self._not_in[number, prefer] = time.monotonic_ns() + NOT_IN_NS
         try:
             yield found
         finally:
@@ -130,18 +135,27 @@ class Locator:
             pid = self.tgid_of(tid) if tid else None
             if pid is not None and pid not in tried:
                 tried.add(pid)
+                started_ns = time.monotonic_ns()
+                if started_ns < self._rest_until_ns.get(pid, 0):
+                    continue
                 if self._search_process(pid, number):
                     return self._verified(number)
+                self._rest_until_ns[pid] = _rest_after(started_ns)
                 if pid in self._refused:
                     self.unreachable = pid
-        now_ns = time.monotonic_ns()
-        if number in self._vain and now_ns < self._not_before_ns:
+        return self._search_all(number, tried)
+
+    def _search_all(self, number: int, tried: set[int]) -> tuple[Place, int] | None:
+        """Look at every process; this finds all files that can be found, and takes a part of the time only."""
+        started_ns = time.monotonic_ns()
+        if started_ns < self._not_before_ns:
             return None
-        self._not_before_ns = now_ns + FULL_SEARCH_INTERVAL_NS
-        for entry in os.listdir(self._proc):
-            if entry.isdigit() and int(entry) not in tried and self._search_process(int(entry), number):
-                return self._verified(number)
-        self._vain.add(number)
+        try:
+            for entry in os.listdir(self._proc):
+                if entry.isdigit() and int(entry) not in tried and self._search_process(int(entry), number):
+                    return self._verified(number)
+        finally:
+            self._not_before_ns = _rest_after(started_ns)
         return None
 
     def _search_process(self, pid: int, number: int) -> bool:
@@ -157,8 +171,6 @@ class Locator:
                 return False
             seen = False
             for descriptor in descriptors:
-                if not self._may_be_a_file(pid, descriptor):
-                    continue
                 fd = self._duplicate(pid, pidfd, descriptor)
                 if fd is None:
                     continue
@@ -173,16 +185,14 @@ class Locator:
                     self._places.setdefault(found, Place(pid, descriptor))
             return seen
 
-    def _may_be_a_file(self, pid: int, descriptor: int) -> bool:
-        """Whether a descriptor has a path, unlike sockets and pipes, which most are."""
-        try:
-            return os.readlink(self._proc / str(pid) / "fd" / str(descriptor)).startswith("/")
-        except OSError:
-            return False
-
     def _duplicate(self, pid: int, pidfd: int, descriptor: int) -> int | None:
-        """A duplicate, if the descriptor is a file on one of our devices."""
+        """A duplicate, if the descriptor is a file on one of our devices.
+
+        Of no other file: closing a duplicate waits for the file system that the file is on, which may never answer.
+        """
         try:
+            if file_id_at(f"{self._proc}/{pid}/fd/{descriptor}") not in self._devices:
+                return None
             fd = get_descriptor(pidfd, descriptor)
         except PermissionError:
             self._refused = {pid}
@@ -194,7 +204,8 @@ class Locator:
         except OSError:
             where = None
         if where not in self._devices:
-            os.close(fd)
+            with suppress(OSError):
+                os.close(fd)
             return None
         return fd
 
@@ -205,6 +216,11 @@ class Locator:
         poll.register(fd, select.POLLIN)
         poll.poll(0)
         return self._probe.file_number
+
+
+def _rest_after(started_ns: int) -> int:
+    ended_ns = time.monotonic_ns()
+    return ended_ns + SEARCH_REST * (ended_ns - started_ns)
 
 
 @contextmanager

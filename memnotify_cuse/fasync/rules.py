@@ -8,6 +8,7 @@ from typing import Final
 from memnotify_cuse.kernel.fileowner import FileOwner
 from memnotify_cuse.kernel.process import ThreadStatus
 
+_LIBRARY_S_OWN: Final = 1 << (32 - 1) | 1 << (33 - 1)
 _IGNORED_BY_DEFAULT: Final = frozenset({signal.SIGCHLD, signal.SIGCONT, signal.SIGURG, signal.SIGWINCH})
 
 
@@ -21,10 +22,11 @@ def may_signal(owner: FileOwner, opener_uid: int, target: ThreadStatus) -> bool:
 
     Where the kernel does not tell who that was, it is taken to be who opened the file.
     """
-    uid = opener_uid if owner.uid is None else owner.uid
-    euid = opener_uid if owner.euid is None else owner.euid
     allowed = (target.saved_uid, target.real_uid)
-    return euid == 0 or euid in allowed or uid in allowed
+    if owner.uid is None or owner.euid is None:
+        # Root may have passed the file on to somebody who then set the owner: root's right is not passed on.
+        return opener_uid in allowed
+    return owner.euid == 0 or owner.euid in allowed or owner.uid in allowed
 
 
 def would_die(signal_number: int, target: ThreadStatus, awaited: int = 0) -> bool:
@@ -35,5 +37,9 @@ def would_die(signal_number: int, target: ThreadStatus, awaited: int = 0) -> boo
     """
     if signal_number in _IGNORED_BY_DEFAULT:
         return False
-    taken_care_of = target.signals.caught | target.signals.ignored | target.signals.blocked | awaited
+    blocked = target.signals.blocked
+    if blocked & _LIBRARY_S_OWN == _LIBRARY_S_OWN:
+        # Only a C library blocks these, with all others, and for a moment: during fork or posix_spawn.
+        blocked = 0
+    taken_care_of = target.signals.caught | target.signals.ignored | blocked | awaited
     return not taken_care_of & 1 << (signal_number - 1)

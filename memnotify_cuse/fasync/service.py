@@ -38,6 +38,7 @@ SURVEY_BUDGET: Final = 64
 """How many files without an owner are looked at again at each notification."""
 
 MAX_ROUNDS: Final = 4
+BATCH: Final = 16
 
 
 class SigioMode(Enum):
@@ -113,6 +114,11 @@ class SigioService:
 
     async def _signal(self, files: list[OpenFile]) -> int:
         """Signal the owners of `files`; return of how many nobody could be."""
+        # In batches: the last of a thousand should not keep the first one waiting.
+        batches = [files[start : start + BATCH] for start in range(0, len(files), BATCH)]
+        return sum([await self._signal_batch(batch) for batch in batches])
+
+    async def _signal_batch(self, files: list[OpenFile]) -> int:
         ready = await self._worker.run(self._prepare_all, files)
         now_ns = time.monotonic_ns()
         to_send: list[Delivery] = []
@@ -188,9 +194,11 @@ class SigioService:
                     place, fd = found
                     owner = file_owner(fd)
                     armed = self._is_armed(file, owner)
-                    if owner is not None and owner.kind == OwnerKind.PROCESS and owner.id != place.pid:
-                        prefer = owner.id
-                    elif armed:
+                    if owner is not None and owner.kind in (OwnerKind.PROCESS, OwnerKind.THREAD):
+                        prefer = self._locator.tgid_of(owner.id) or 0
+                    if prefer == place.pid:
+                        prefer = 0
+                    if armed and not prefer:
                         deliveries = prepare(fd, place, file.uid, spare=self._flags is None)
             if armed and prefer:
                 with self._locator.descriptor(file.number, _hints(file), prefer=prefer) as found:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 _RT_SIGTIMEDWAIT: Final = {"x86_64": 128, "aarch64": 137, "riscv64": 137, "loongarch64": 137}
-_RT_SIGTIMEDWAIT_OTHERS: Final = {"i686": 177, "armv7l": 177, "armv6l": 177, "s390x": 176, "ppc64le": 176, "ppc64": 176}
+_RT_SIGTIMEDWAIT_OTHERS: Final = {"i686": 177, "armv7l": 177, "armv6l": 177, "s390x": 177, "ppc64le": 176, "ppc64": 176}
 _RT_SIGTIMEDWAIT_TIME64: Final = 421
 _NUMBERS: Final = {
     (_RT_SIGTIMEDWAIT | _RT_SIGTIMEDWAIT_OTHERS).get(os.uname().machine, 137),

@@ -17,6 +17,7 @@ import stat
 import struct
 from typing import Final, NamedTuple
 
+_AT_FDCWD: Final = -100
 _AT_EMPTY_PATH: Final = 0x1000
 _AT_STATX_DONT_SYNC: Final = 0x4000
 _STATX_TYPE: Final = 0x1
@@ -35,9 +36,17 @@ class FileId(NamedTuple):
 
 def file_id(fd: int) -> FileId:
     """The file behind `fd`. Raises OSError."""
+    return _statx(fd, b"", _AT_EMPTY_PATH)
+
+
+def file_id_at(path: str) -> FileId:
+    """The file that `path` leads to, such as /proc/PID/fd/N: without a descriptor of it. Raises OSError."""
+    return _statx(_AT_FDCWD, os.fsencode(path), 0)
+
+
+def _statx(fd: int, path: bytes, flags: int) -> FileId:
     buffer = ctypes.create_string_buffer(_BYTES)
-    flags = _AT_EMPTY_PATH | _AT_STATX_DONT_SYNC
-    if _libc.statx(fd, b"", flags, _STATX_TYPE, buffer) != 0:
+    if _libc.statx(fd, path, flags | _AT_STATX_DONT_SYNC, _STATX_TYPE, buffer) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     (mode,) = struct.unpack_from("=H", buffer, 28)
