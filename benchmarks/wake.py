@@ -84,7 +84,8 @@ def _herd(herd: Path, device: str, simulate: str, watchers: int, *how: str) -> _
         raise CannotRunError(errors.strip().splitlines()[-1] if errors.strip() else f"herd: {process.returncode}")
     back = sorted(int(line) for line in output.split())
     if len(back) != watchers or back[0] < 0:
-        raise CannotRunError(f"of {watchers} watchers {sum(each < 0 for each in back)} were not woken")
+        why = f" ({errors.strip().splitlines()[0]})" if errors.strip() else ""
+        raise CannotRunError(f"of {watchers} watchers {sum(each < 0 for each in back)} were not woken{why}")
     return _Run(back[0], statistics.median(back), back[-1])
 
 
