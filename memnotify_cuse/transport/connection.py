@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import select
 from collections.abc import Callable
 from typing import Final
 
@@ -17,6 +18,10 @@ log = logging.getLogger(__name__)
 # The kernel refuses to read into less than its largest write (libfuse asks for 1 MiB) and the headers.
 RECEIVE_BYTES: Final = 1024 * 1024 + 64 * 1024
 REQUESTS_PER_TURN: Final = 64
+LINGER_S: Final = 0.0002
+"""Who asks once often asks again at once. So the next request is waited for, for as long, without a turn of the event
+loop, which would take three times as long as serving it."""
+
 NO_REPLY: Final = frozenset({wire.Opcode.FORGET, wire.Opcode.INTERRUPT, wire.Opcode.BATCH_FORGET})
 """Requests that the kernel expects no reply to."""
 
@@ -40,7 +45,9 @@ class Connection:
                 try:
                     length = os.readv(self._fd, [view])
                 except BlockingIOError:
-                    break
+                    if not select.select([self._fd], [], [], LINGER_S)[0]:
+                        break
+                    continue
                 except OSError as error:
                     # ENOENT: the request was taken back by a signal before it was read.
                     if error.errno in (errno.EINTR, errno.ENOENT):

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -344,19 +344,6 @@ def test_without_the_right_to_make_the_mount_point_the_start_is_refused(open_dir
     mount = open_directory / "mount"
     line = refused([sys.executable, "-c", MEMNOTIFY_AS_NOBODY, "serve", "--device", "", "--mount", mount])
     assert line == f"memnotify: {mount}: cannot make the mount point: Permission denied"
-
-
-@pytest.fixture
-def fuse_for_all() -> Iterator[None]:
-    """/dev/fuse as udev makes it on most machines: open to every user."""
-    device = Path("/dev/fuse")
-    mode = device.stat().st_mode & 0o7777
-    if mode & 0o006 == 0o006:
-        yield
-        return
-    device.chmod(0o666)
-    yield
-    device.chmod(mode)
 
 
 USE_AS_NOBODY = f"""

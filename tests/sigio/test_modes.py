@@ -219,6 +219,7 @@ sys.exit(memnotify_cuse.cli.main.main(sys.argv[1:]))
 
 
 @as_root
+@pytest.mark.usefixtures("fuse_for_all")
 def test_a_server_of_an_ordinary_user_signals_that_user_s_programs(open_directory: Path, puppet: Puppet) -> None:
     os.chown(open_directory, NOBODY, NOBODY)
     mount, log = open_directory / "mount", open_directory / "log"
