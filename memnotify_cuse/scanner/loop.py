@@ -20,7 +20,7 @@ from memnotify_cuse.scanner.zones import ZoneTracker
 log = logging.getLogger(__name__)
 
 RETRY_S: Final = 1.0
-FIRST_PAUSE_S: Final = 0.0005
+FIRST_PAUSE_S: Final = 0.0001
 """The doorbell also rings for reclaim of file pages, maybe thousands of times a second: after each ring that
 brought no evidence it is left alone for twice as long as before, from this up to the time between samples."""
 
@@ -37,11 +37,13 @@ class Scanner:
         self._delay_s = WATCHFUL_S
         self._raised = False
         self._pause_s = 0.0
+        self._rang_since_ns = 0
+        self._mglru = machine.mglru
         self.samples = 0
 
     def first_scan(self) -> None:
         """The first sample, from which all zones are known. Raises KernelFileError."""
-        self._scan()
+        self._scan(self._drain())
 
     async def run(self) -> None:
         """Scan until cancelled. A kernel file that is gone or malformed is logged and tried again."""
@@ -49,7 +51,7 @@ class Scanner:
         while True:
             rang = await self._wait()
             try:
-                self._scan(rang=rang)
+                self._look(rang=rang)
                 failed = False
             except KernelFileError as error:
                 if not failed:
@@ -69,17 +71,36 @@ class Scanner:
             return True
         return False
 
-    def _scan(self, *, rang: bool = False) -> None:
-        sample = self._sampler.sample(self._drain())
+    def _look(self, *, rang: bool) -> None:
+        """Sample, unless it rang only to say that reclaim begins: then the news is about to come, and has priority."""
+        events = self._drain()
+        now_ns = time.monotonic_ns()
+        if rang and self._is_only_a_beginning(events):
+            self._rang_since_ns = self._rang_since_ns or now_ns
+            left_s = WATCHFUL_S - (now_ns - self._rang_since_ns) / 1e9
+            if left_s > 0:
+                self._cadence.rang(now_ns)
+                self._pause_s = self._longer_pause_s()
+                self._delay_s = left_s
+                return
+        self._scan(events, rang=rang)
+
+    def _is_only_a_beginning(self, events: tuple[TraceEvent, ...] | None) -> bool:
+        """Whether the trace would tell of anonymous pages, and does not."""
+        return not self._mglru and events is not None and not any(event.anon for event in events)
+
+    def _longer_pause_s(self) -> float:
+        return min(max(2 * self._pause_s, FIRST_PAUSE_S), WATCHFUL_S)
+
+    def _scan(self, events: tuple[TraceEvent, ...] | None, *, rang: bool = False) -> None:
+        sample = self._sampler.sample(events)
+        self._rang_since_ns = 0
         self.samples += 1
         scan = self._tracker.update(sample)
         if rang:
             self._cadence.rang(sample.time_ns)
         self._raised = any(state.under_pressure for state in scan.states)
-        if self._doorbell is not None and len(sample.zoneinfo.nodes) == 1:
-            # With several nodes the events say which of them it is about; with one, counting pages is cheaper.
-            self._doorbell.pause(paused=self._raised)
-        self._pause_s = min(max(2 * self._pause_s, FIRST_PAUSE_S), WATCHFUL_S) if rang else 0.0
+        self._pause_s = self._longer_pause_s() if rang else 0.0
         self._delay_s = self._cadence.next_delay_s(
             now_ns=sample.time_ns,
             reclaiming=scan.reclaim.scanned_pages > 0,
@@ -87,6 +108,9 @@ class Scanner:
             zones=sample.zoneinfo.zones,
         )
         self._board.publish(scan.states, scan.moved, time.monotonic_ns())
+        if self._doorbell is not None and len(sample.zoneinfo.nodes) == 1:
+            # With several nodes the events say which of them it is about; with one, counting pages is cheaper.
+            self._doorbell.pause(paused=self._raised)
 
     def _drain(self) -> tuple[TraceEvent, ...] | None:
         if self._doorbell is None:

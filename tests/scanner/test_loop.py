@@ -175,7 +175,7 @@ def test_many_rings_without_evidence_do_not_keep_it_busy(kernel: Kernel) -> None
             while trio.current_time() < began + 1:
                 bell.ring()
                 await trio.sleep(0.0005)
-            # Left alone for twice as long after each ring: 0.5, 1, 2 … 20 ms, then anew.
+            # Left alone for twice as long after each ring: 0.1, 0.2, 0.4 … 20 ms, then anew.
             assert scanner.samples < 250
 
     trio.run(main)
