@@ -8,7 +8,6 @@ whoever got them by fork, dup or a socket. The place where it was found is remem
 
 from __future__ import annotations
 
-import logging
 import os
 import select
 import time
@@ -23,8 +22,6 @@ from memnotify_cuse.kernel.pidfd import get_descriptor
 from memnotify_cuse.kernel.process import read_thread_status
 from memnotify_cuse.kernel.statx import FileId, file_id, file_id_at
 from memnotify_cuse.transport.endpoint import Probe
-
-log = logging.getLogger(__name__)
 
 SEARCH_REST: Final = 9
 """After a search in vain, in a process or in all of them, no other for so many times as long, whatever it is for."""
