@@ -107,7 +107,8 @@ async def _serve(config: Config) -> None:
     device = Device(page_kb, config.policy)
     clock = _BoardClock()
     board = Board(device, clock.poke)
-    with ExitStack() as stack, trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    # The receiver is the outer one: a second signal must not end the server while it cleans up.
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals, ExitStack() as stack:
         try:
             sampler = Sampler(config.proc)
             stack.callback(sampler.close)
