@@ -20,9 +20,10 @@ from memnotify_cuse.scanner.zones import ZoneTracker
 log = logging.getLogger(__name__)
 
 RETRY_S: Final = 1.0
-FIRST_PAUSE_S: Final = 0.0001
-"""The doorbell also rings for reclaim of file pages, maybe thousands of times a second: after each ring that
-brought no evidence it is left alone for twice as long as before, from this up to the time between samples."""
+FIRST_PAUSE_S: Final = 0.001
+"""The doorbell also rings for reclaim of file pages, maybe thousands of times a second: after each look that it
+brought about it is left alone for twice as long as before, from this up to the time between samples. It is the
+shortest time that trio can sleep for (epoll_wait(2) counts milliseconds)."""
 
 
 class Scanner:
@@ -80,7 +81,6 @@ class Scanner:
             left_s = WATCHFUL_S - (now_ns - self._rang_since_ns) / 1e9
             if left_s > 0:
                 self._cadence.rang(now_ns)
-                self._pause_s = self._longer_pause_s()
                 self._delay_s = left_s
                 return
         self._scan(events, rang=rang)
