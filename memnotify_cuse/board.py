@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from memnotify_cuse.kernel.zoneinfo import ZoneId
-from memnotify_cuse.record import Record
+from memnotify_cuse.record import LEVEL_LOW, Record
 
 NOTIFY_INTERVAL_NS: Final = 200_000_000
 """Least time between two notifications, system-wide (`MEM_NOTIFY_FREQ`, HZ/5, of the v6 patch)."""
@@ -32,7 +32,8 @@ class ZoneState:
 
     `status` is −1 (ignored: too small), 0 (no pressure) or 1 (pressure); `reserve_pages` is the largest entry
     of the zone's protection row; `reason` is the evidence that raised it last and `time_ns` when that was
-    seen (None and 0 before the first time); `raised` counts the changes from 0 to 1.
+    seen (None and 0 before the first time); `raised` counts the changes from 0 to 1. `short_pages` is how many pages
+    the node as a whole is short of where its pressure ends, beside what the zone is; `level` says what comes next.
     """
 
     zone: ZoneId
@@ -43,11 +44,18 @@ class ZoneState:
     reason: str | None = None
     time_ns: int = 0
     raised: int = 0
+    short_pages: int = 0
+    level: str = LEVEL_LOW
 
     @property
     def clear_pages(self) -> int:
         """Free pages above which the zone is not, or no longer, under pressure: 2 × (high + reserve)."""
         return 2 * (self.high_pages + self.reserve_pages)
+
+    @property
+    def target_pages(self) -> int:
+        """How many pages would have to be freed to end the pressure."""
+        return max(0, self.clear_pages - self.free_pages, self.short_pages)
 
     @property
     def under_pressure(self) -> bool:
@@ -62,9 +70,10 @@ class ZoneState:
             free_pages=self.free_pages,
             high_pages=self.high_pages,
             reserve_pages=self.reserve_pages,
-            reclaim_target_kb=max(0, self.clear_pages - self.free_pages) * page_kb,
+            reclaim_target_kb=self.target_pages * page_kb,
             reason=self.reason or "none",
             time_ns=self.time_ns,
+            level=self.level,
         )
 
 

@@ -96,5 +96,6 @@ def _status_line(state: ZoneState) -> str:
     return (
         f"node={state.zone.node} zone={state.zone.name} status={state.status} free_pages={state.free_pages} "
         f"high_pages={state.high_pages} reserve_pages={state.reserve_pages} clear_pages={clear_pages} "
-        f"raised={state.raised} reason={state.reason or 'none'} time_ns={state.time_ns}\n"
+        f"raised={state.raised} reason={state.reason or 'none'} time_ns={state.time_ns} "
+        f"level={state.level if state.under_pressure else '-'}\n"
     )

@@ -30,6 +30,7 @@ from memnotify_cuse.notify_service import notify_service
 from memnotify_cuse.residency import be_first_in_line, settle
 from memnotify_cuse.scanner.doorbell import open_doorbell
 from memnotify_cuse.scanner.evidence import Machine
+from memnotify_cuse.scanner.fillrate import measure_fill_kb_per_s
 from memnotify_cuse.scanner.loop import Scanner
 from memnotify_cuse.scanner.sample import Sampler
 from memnotify_cuse.transport.cuse import CuseTransport, cuse_problem, open_cuse
@@ -54,7 +55,7 @@ class NodeKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What `serve` was asked for. `device` None makes no node outside the mount."""
+    """What `serve` was asked for. `device` None makes no node outside the mount; `headroom_kb` None measures it."""
 
     device: Path | None
     mount: Path
@@ -62,6 +63,7 @@ class Config:
     proc: Path = Path("/proc")
     policy: Policy = field(default_factory=Policy)
     sigio: SigioMode = SigioMode.OWNER
+    headroom_kb: int | None = None
 
 
 class _BoardClock:
@@ -115,7 +117,14 @@ async def _serve(config: Config) -> None:
             doorbell = open_doorbell(config.proc)
             if doorbell is not None:
                 stack.callback(doorbell.close)
-            scanner = Scanner(board, sampler, doorbell, Machine(mglru=mglru, page_kb=page_kb))
+            scanner = Scanner(
+                board,
+                sampler,
+                doorbell,
+                Machine(mglru=mglru, page_kb=page_kb),
+                headroom_kb=config.headroom_kb,
+                fill_kb_per_s=measure_fill_kb_per_s(),
+            )
             scanner.first_scan()
         except KernelFileError as error:
             raise ServeError(str(error)) from error

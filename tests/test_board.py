@@ -187,5 +187,5 @@ def test_the_record_of_a_state() -> None:
     zone = ZoneState(NORMAL, 1, free_pages=1000, high_pages=600, reserve_pages=50, reason="anon_scan", time_ns=7)
     assert zone.record(page_kb=16).format() == (
         b"node=0 zone=Normal pressure=1 free_pages=1000 high_pages=600 reserve_pages=50 reclaim_target_kb=4800 "
-        b"reason=anon_scan time_ns=7\n"
+        b"reason=anon_scan time_ns=7 level=low\n"
     )

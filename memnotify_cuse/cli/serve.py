@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,12 +65,26 @@ def add_parser(subparsers: Subparsers) -> None:
         help="who gets SIGIO: programs that set an owner with F_SETOWN (owner), only those that set O_ASYNC as well "
         "(strict; makes every system call of the machine a little slower), nobody (off); default: %(default)s",
     )
+    parser.add_argument(
+        "--headroom",
+        type=_headroom_kb,
+        metavar="SIZE",
+        help="how much memory must be left when swap and page cache run out, as in 64M or 1G; default: measured, "
+        "from how fast memory is being taken",
+    )
     parser.add_argument("--log-level", choices=_LEVELS, default="warning", metavar="LEVEL", help=", ".join(_LEVELS))
     parser.add_argument(
         "--no-herd-control",
         action="store_true",
         help="wake every watcher at each notification instead of one in sixteen (for measurements)",
     )
+
+
+def _headroom_kb(text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,9})([KMG])", text, re.ASCII)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 512K, 64M or 1G")
+    return int(match[1]) * {"K": 1, "M": 1024, "G": 1024 * 1024}[match[2]]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -90,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
         proc=Path(args.proc).absolute(),
         policy=policy,
         sigio=SigioMode(args.sigio),
+        headroom_kb=args.headroom,
     )
     try:
         serve(config)

@@ -210,7 +210,7 @@ class Device:
         """Queue the record of the zone that is furthest from being clear, of those that concern `file`."""
         concerned = [state for state in zones if file.zone in (None, state.zone)]
         if concerned:
-            worst = max(concerned, key=lambda state: state.clear_pages - state.free_pages)
+            worst = max(concerned, key=lambda state: state.target_pages)
             file.put(worst.record(self._page_kb).format())
 
 

@@ -9,8 +9,8 @@ anonymous lists, moving pages from active to inactive, without taking any. What 
     anon_scan        global reclaim scanned anonymous pages, and either page cache cannot help, or a good part of what
                      was scanned within the last second was anonymous
     anon_deactivate  it moved anonymous pages from the active to the inactive list, and page cache cannot help
-    file_exhausted   anonymous pages cannot be reclaimed (no swap, or it is full), and what can be, file pages, is
-                     as good as gone
+    file_exhausted   what is left to be had without pain, free and file pages and what swap can win, lasts no longer
+                     than the programs that listen need to act: see `outlook`
 
 "Page cache cannot help": no zone of the node would be back above its high watermark and reserve if all its file pages
 were dropped; the comparison of prepare_scan_control() (`file_is_tiny`), zone by zone as pgdat_balanced() looks at them.
@@ -23,11 +23,13 @@ pages are all that it scanned less the file pages: a cgroup's file pages can mak
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from memnotify_cuse.kernel.trace import LRU_SHRINK_ACTIVE, LRU_SHRINK_INACTIVE, TraceEvent
-from memnotify_cuse.kernel.zoneinfo import Node, Zone
+from memnotify_cuse.kernel.zoneinfo import Zone
+from memnotify_cuse.scanner.outlook import Outlook, left_pages, zones_of
 from memnotify_cuse.scanner.sample import Sample
 
 ANON_SCAN: Final = "anon_scan"
@@ -98,44 +100,23 @@ def reclaim_between(before: Sample, now: Sample) -> Reclaim:
     return Reclaim(scanned, anon)
 
 
-def find_evidence(before: Sample, now: Sample, recent: Reclaim, machine: Machine) -> dict[int, Evidence]:
+def find_evidence(
+    before: Sample, now: Sample, recent: Reclaim, outlooks: Mapping[int, Outlook], machine: Machine
+) -> dict[int, Evidence]:
     """The nodes whose anonymous pages the kernel turned to between the two samples.
 
-    `recent` is what global reclaim scanned within the last second, this interval included.
+    `recent` is what global reclaim scanned within the last second, this interval included; `outlooks` is how much is
+    left on each node now.
     """
-    found = _file_exhausted(before, now, machine)
+    found = _exhausted(before, now, outlooks)
     found.update(_anon_deactivate(before, now, machine))
     found.update(_anon_scan(before, now, recent, machine))
     return found
 
 
-def swap_is_usable(sample: Sample) -> bool:
-    """Whether anonymous pages can go anywhere: some swap is free, more than the crumbs of a full one."""
-    free, total = sample.meminfo.swap_free_kb, sample.meminfo.swap_total_kb
-    return free > max(1024, total // 256)
-
-
-def headroom_pages(zones: list[Zone], page_kb: int) -> int:
-    """How much must be left to be had on a node without usable swap: a 64th of it, 4 to 64 MiB."""
-    managed = sum(zone.managed_pages or zone.present_pages for zone in zones)
-    return min(max(managed // 64, 4096 // page_kb), 65536 // page_kb)
-
-
-def left_pages(zones: list[Zone]) -> int:
-    """Free and file pages above high watermark and reserve, zone by zone: what programs can get without swap."""
-    return sum(
-        max(0, zone.free_pages + zone.file_pages - zone.high_pages - zone.lowmem_reserve_pages) for zone in zones
-    )
-
-
 def page_cache_cannot_help(zones: list[Zone]) -> bool:
     """Whether no zone would be above high watermark and reserve if all its file pages were dropped."""
     return left_pages(zones) == 0
-
-
-def zones_of(sample: Sample, node: int) -> list[Zone]:
-    """The populated zones of a node."""
-    return [zone for zone in sample.zoneinfo.zones if zone.id.node == node and zone.present_pages]
 
 
 def _anon_scan(before: Sample, now: Sample, recent: Reclaim, machine: Machine) -> dict[int, Evidence]:
@@ -213,23 +194,13 @@ def _likely_nodes(before: Sample, now: Sample) -> list[int]:
     return shrinking or short
 
 
-def _file_exhausted(before: Sample, now: Sample, machine: Machine) -> dict[int, Evidence]:
-    if swap_is_usable(now):
-        return {}
+def _exhausted(before: Sample, now: Sample, outlooks: Mapping[int, Outlook]) -> dict[int, Evidence]:
     reclaiming = reclaim_between(before, now).scanned_pages > 0
-    found = {}
-    for node in now.zoneinfo.nodes:
-        zones = zones_of(now, node.node)
-        left = left_pages(zones) - _mapped_file_pages(node, zones)
-        shrinking = left_pages(zones) < left_pages(zones_of(before, node.node))
-        if left <= headroom_pages(zones, machine.page_kb) and (reclaiming or shrinking):
-            found[node.node] = Evidence(FILE_EXHAUSTED, 0)
-    return found
-
-
-def _mapped_file_pages(node: Node, zones: list[Zone]) -> int:
-    """Program text and other mapped file pages: taking those only makes them fault in again."""
-    return min(node.mapped_pages or 0, sum(zone.file_pages for zone in zones))
+    return {
+        node: Evidence(FILE_EXHAUSTED, 0)
+        for node, outlook in outlooks.items()
+        if outlook.exhausted and (reclaiming or outlook.declining)
+    }
 
 
 def _grown(before: int | None, now: int | None) -> int:

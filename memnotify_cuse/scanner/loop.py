@@ -11,7 +11,7 @@ import trio
 from memnotify_cuse.board import Board
 from memnotify_cuse.kernel.errors import KernelFileError, MalformedKernelFileError
 from memnotify_cuse.kernel.trace import TraceEvent
-from memnotify_cuse.scanner.cadence import WATCHFUL_S, Cadence
+from memnotify_cuse.scanner.cadence import FASTEST_FILL_KB_PER_S, WATCHFUL_S, Cadence
 from memnotify_cuse.scanner.doorbell import Doorbell
 from memnotify_cuse.scanner.evidence import Machine
 from memnotify_cuse.scanner.sample import Sampler
@@ -29,12 +29,21 @@ shortest time that trio can sleep for (epoll_wait(2) counts milliseconds)."""
 class Scanner:
     """Feeds `board` from `sampler`. `first_scan` must have succeeded before `run`."""
 
-    def __init__(self, board: Board, sampler: Sampler, doorbell: Doorbell | None, machine: Machine) -> None:
+    def __init__(
+        self,
+        board: Board,
+        sampler: Sampler,
+        doorbell: Doorbell | None,
+        machine: Machine,
+        *,
+        headroom_kb: int | None = None,
+        fill_kb_per_s: int = FASTEST_FILL_KB_PER_S,
+    ) -> None:
         self._board = board
         self._sampler = sampler
         self._doorbell = doorbell
-        self._tracker = ZoneTracker(machine)
-        self._cadence = Cadence(doorbell=doorbell is not None, page_kb=machine.page_kb)
+        self._tracker = ZoneTracker(machine, headroom_kb)
+        self._cadence = Cadence(doorbell is not None, machine.page_kb, fill_kb_per_s)
         self._delay_s = WATCHFUL_S
         self._raised = False
         self._pause_s = 0.0
@@ -106,6 +115,7 @@ class Scanner:
             reclaiming=scan.reclaim.scanned_pages > 0,
             raised=self._raised,
             zones=sample.zoneinfo.zones,
+            outlooks=scan.outlooks.values(),
         )
         self._board.publish(scan.states, scan.moved, time.monotonic_ns())
         if self._doorbell is not None and len(sample.zoneinfo.nodes) == 1:

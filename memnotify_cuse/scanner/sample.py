@@ -11,13 +11,14 @@ from memnotify_cuse.kernel.meminfo import Meminfo, parse_meminfo
 from memnotify_cuse.kernel.trace import TraceEvent
 from memnotify_cuse.kernel.vmstat import Vmstat, parse_vmstat
 from memnotify_cuse.kernel.zoneinfo import Zoneinfo, parse_zoneinfo
+from memnotify_cuse.scanner.swapspace import SwapSpace
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     """Counters at `time_ns` (CLOCK_MONOTONIC), and the trace events since the sample before.
 
-    `events` is None where there is no trace, or it is paused.
+    `events` is None where there is no trace, or it is paused. `swap_gain_kb` is what swapping can still win.
     """
 
     time_ns: int
@@ -25,6 +26,7 @@ class Sample:
     vmstat: Vmstat
     meminfo: Meminfo
     events: tuple[TraceEvent, ...] | None = None
+    swap_gain_kb: int = 0
 
 
 class Sampler:
@@ -34,21 +36,24 @@ class Sampler:
         self._zoneinfo = KernelFile(proc / "zoneinfo")
         self._vmstat = KernelFile(proc / "vmstat")
         self._meminfo = KernelFile(proc / "meminfo")
-        self._swap: Meminfo | None = None
+        self._swap_space = SwapSpace(proc)
+        self._swap: tuple[Meminfo, int] | None = None
 
     def sample(self, events: tuple[TraceEvent, ...] | None = None) -> Sample:
         """Read all of it now; `events` are taken over."""
         # Whether there is swap does not matter once anonymous pages are seen to be scanned, and then time does.
         if self._swap is None or not any(event.anon for event in events or ()):
-            self._swap = parse_meminfo(self._meminfo.read_text(), self._meminfo.path)
+            meminfo = parse_meminfo(self._meminfo.read_text(), self._meminfo.path)
+            self._swap = (meminfo, self._swap_space.gain_kb(meminfo))
         return Sample(
             time_ns=time.monotonic_ns(),
             zoneinfo=parse_zoneinfo(self._zoneinfo.read_text(), self._zoneinfo.path),
             vmstat=parse_vmstat(self._vmstat.read_text(), self._vmstat.path),
-            meminfo=self._swap,
+            meminfo=self._swap[0],
             events=events,
+            swap_gain_kb=self._swap[1],
         )
 
     def close(self) -> None:
-        for file in (self._zoneinfo, self._vmstat, self._meminfo):
+        for file in (self._zoneinfo, self._vmstat, self._meminfo, self._swap_space):
             file.close()

@@ -3,17 +3,25 @@
     clear ──evidence on its node, and free ≤ 2 × (high + reserve)──▶ pressure
     pressure ──free > 2 × (high + reserve)──▶ clear
 
+Where what is left runs out (`file_exhausted`), free pages may be far above that threshold a moment before there are
+none: with no page cache to speak of, they fall in a straight line. Then what is left on the node stands in for it:
+
+    clear ──file_exhausted, and no more than the headroom left in the zone──▶ pressure
+    pressure ──free > 2 × (high + reserve), and half as much again as the headroom left on the node──▶ clear
+
 Zones with fewer present pages than a tenth of their node's are ignored (rules of the v6 mem_notify patch).
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from memnotify_cuse.board import STATUS_CLEAR, STATUS_IGNORED, STATUS_PRESSURE, ZoneState
 from memnotify_cuse.kernel.zoneinfo import Zone, ZoneId
 from memnotify_cuse.scanner.evidence import (
+    FILE_EXHAUSTED,
     Evidence,
     Machine,
     Reclaim,
@@ -21,6 +29,7 @@ from memnotify_cuse.scanner.evidence import (
     find_evidence,
     reclaim_between,
 )
+from memnotify_cuse.scanner.outlook import Outlook, OutlookTracker, zone_left_pages
 from memnotify_cuse.scanner.sample import Sample
 
 SMALL_ZONE_FRACTION = 10
@@ -32,19 +41,21 @@ RECENT_NS = 1_000_000_000
 class Scan:
     """What one sample came to: every populated zone's state, and those that gave evidence in it.
 
-    `reclaim` is what global reclaim scanned since the sample before.
+    `reclaim` is what global reclaim scanned since the sample before, `outlooks` how much is left on each node.
     """
 
     states: tuple[ZoneState, ...]
     moved: tuple[ZoneId, ...]
     reclaim: Reclaim
+    outlooks: Mapping[int, Outlook]
 
 
 class ZoneTracker:
     """Follows the zones from sample to sample."""
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, headroom_kb: int | None = None) -> None:
         self._machine = machine
+        self._outlook = OutlookTracker(machine.page_kb, headroom_kb)
         self._before: Sample | None = None
         self._states: dict[ZoneId, ZoneState] = {}
         self._recent: deque[tuple[int, Reclaim]] = deque()
@@ -57,10 +68,11 @@ class ZoneTracker:
         """Take in the next sample; the first one raises nothing, since there is nothing to compare it with."""
         evidence: dict[int, Evidence] = {}
         reclaim = Reclaim()
+        outlooks = self._outlook.update(sample)
         if self._before is not None:
             reclaim = reclaim_between(self._before, sample)
             recent = self._within_last_second(reclaim, sample.time_ns)
-            evidence = find_evidence(self._before, sample, recent, self._machine)
+            evidence = find_evidence(self._before, sample, recent, outlooks, self._machine)
         present: Counter[int] = Counter()
         anon: Counter[int] = Counter()
         for zone in sample.zoneinfo.zones:
@@ -71,20 +83,21 @@ class ZoneTracker:
         for zone in sample.zoneinfo.zones:
             if not zone.present_pages:
                 continue
+            outlook = outlooks[zone.id.node]
             if zone.present_pages * SMALL_ZONE_FRACTION < present[zone.id.node]:
-                states[zone.id] = self._next(zone, STATUS_IGNORED)
+                states[zone.id] = self._next(zone, STATUS_IGNORED, outlook)
                 continue
             found = evidence.get(zone.id.node)
-            short = zone.free_pages <= clear_pages(zone)
-            if found and short and _has_a_share(zone, anon[zone.id.node]):
-                states[zone.id] = self._raised(zone, found, sample.time_ns)
+            if found and _is_short(zone, found, outlook) and _has_a_share(zone, anon[zone.id.node]):
+                states[zone.id] = self._raised(zone, found, sample.time_ns, outlook)
                 moved.append(zone.id)
             else:
                 was_raised = zone.id in self._states and self._states[zone.id].under_pressure
-                states[zone.id] = self._next(zone, STATUS_PRESSURE if was_raised and short else STATUS_CLEAR)
+                remains = was_raised and _remains_short(zone, outlook)
+                states[zone.id] = self._next(zone, STATUS_PRESSURE if remains else STATUS_CLEAR, outlook)
         self._states = states
         self._before = sample
-        return Scan(tuple(states.values()), tuple(moved), reclaim)
+        return Scan(tuple(states.values()), tuple(moved), reclaim, outlooks)
 
     def _within_last_second(self, reclaim: Reclaim, now_ns: int) -> Reclaim:
         self._recent.append((now_ns, reclaim))
@@ -92,7 +105,7 @@ class ZoneTracker:
             self._recent.popleft()
         return sum((each for _, each in self._recent), Reclaim())
 
-    def _raised(self, zone: Zone, found: Evidence, time_ns: int) -> ZoneState:
+    def _raised(self, zone: Zone, found: Evidence, time_ns: int, outlook: Outlook) -> ZoneState:
         before = self._states.get(zone.id)
         newly = before is None or not before.under_pressure
         return ZoneState(
@@ -104,9 +117,11 @@ class ZoneTracker:
             reason=found.reason,
             time_ns=time_ns,
             raised=(before.raised if before else 0) + newly,
+            short_pages=_short_pages(outlook),
+            level=outlook.level,
         )
 
-    def _next(self, zone: Zone, status: int) -> ZoneState:
+    def _next(self, zone: Zone, status: int, outlook: Outlook) -> ZoneState:
         before = self._states.get(zone.id)
         return ZoneState(
             zone=zone.id,
@@ -117,7 +132,23 @@ class ZoneTracker:
             reason=before.reason if before else None,
             time_ns=before.time_ns if before else 0,
             raised=before.raised if before else 0,
+            short_pages=_short_pages(outlook),
+            level=outlook.level,
         )
+
+
+def _is_short(zone: Zone, found: Evidence, outlook: Outlook) -> bool:
+    if found.reason == FILE_EXHAUSTED:
+        return zone_left_pages(zone) <= outlook.headroom_pages
+    return zone.free_pages <= clear_pages(zone)
+
+
+def _remains_short(zone: Zone, outlook: Outlook) -> bool:
+    return zone.free_pages <= clear_pages(zone) or outlook.left_pages <= outlook.recovered_pages
+
+
+def _short_pages(outlook: Outlook) -> int:
+    return max(0, outlook.recovered_pages - outlook.left_pages)
 
 
 def _has_a_share(zone: Zone, node_anon_pages: int) -> bool:

@@ -23,7 +23,7 @@ SAMPLE = Record(
 )
 LINE = (
     b"node=0 zone=Normal pressure=1 free_pages=123 high_pages=45 reserve_pages=0 reclaim_target_kb=512 "
-    b"reason=pgscan_anon time_ns=123456789\n"
+    b"reason=pgscan_anon time_ns=123456789 level=low\n"
 )
 
 numbers = st.integers(-(2**63), 2**63)
@@ -36,7 +36,7 @@ def test_the_line_is_the_one_of_the_contract() -> None:
 
 
 def test_the_fields_are_in_the_order_of_the_keys() -> None:
-    assert tuple(field.name for field in dataclasses.fields(Record)) == KEYS
+    assert tuple(field.name for field in dataclasses.fields(Record)) == (*KEYS, "level")
 
 
 @given(records)
@@ -55,9 +55,24 @@ def test_bytes_and_text_with_or_without_newline(line: bytes | str) -> None:
     assert Record.parse(line) == SAMPLE
 
 
-@pytest.mark.parametrize("extra", [b" level=low", b" level=", b" level=a=b", b" level=low cgroup=/a"])
+@pytest.mark.parametrize("extra", [b" colour=red", b" colour=", b" colour=a=b", b" colour=low cgroup=/a"])
 def test_later_keys_are_ignored(extra: bytes) -> None:
     assert Record.parse(LINE.rstrip() + extra + b"\n") == SAMPLE
+
+
+@pytest.mark.parametrize("level", ["low", "medium", "critical"])
+def test_the_level_reads_back(level: str) -> None:
+    assert Record.parse(dataclasses.replace(SAMPLE, level=level).format()).level == level
+
+
+def test_a_server_that_says_no_level_means_low() -> None:
+    assert Record.parse(LINE.replace(b" level=low", b"")) == SAMPLE
+
+
+def test_a_level_that_is_none_is_refused() -> None:
+    with pytest.raises(RecordError) as caught:
+        Record.parse(LINE.replace(b"level=low", b"level=high"))
+    assert caught.value.key == "level"
 
 
 @pytest.mark.parametrize("count", range(len(KEYS)))

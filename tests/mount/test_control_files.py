@@ -30,7 +30,7 @@ pytestmark = pytest.mark.mount
 NAMES = ["status", "server", "zoneinfo"]
 STATUS_KEYS = (
     *("node", "zone", "status", "free_pages", "high_pages", "reserve_pages"),
-    *("clear_pages", "raised", "reason", "time_ns"),
+    *("clear_pages", "raised", "reason", "time_ns", "level"),
 )
 
 

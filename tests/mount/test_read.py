@@ -54,7 +54,7 @@ def test_a_blocked_read_gets_one_whole_record(server: Server) -> None:
         server.simulate(seconds=LONG_S)
         line = reader.result()
     assert line.endswith(b"\n")
-    assert [pair.split("=")[0] for pair in line.decode().split()] == list(KEYS)
+    assert [pair.split("=")[0] for pair in line.decode().split()] == [*KEYS, "level"]
     record = Record.parse(line)
     assert (record.pressure, record.reason) == (1, "simulated")
     assert zone_of(record) in server.zones

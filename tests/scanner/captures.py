@@ -52,7 +52,9 @@ def _sample(raw: dict[str, Any]) -> Sample:
     counters["allocstall"] = sum(value for name, value in raw["vmstat"].items() if name.startswith("allocstall_"))
     base = sample(swap_kb=2_097_148 if raw["swap_free_kb"] else 0, swap_free_kb=raw["swap_free_kb"], **counters)
     zones = tuple(_zone(ZoneId.parse(name), pages) for name, pages in raw["zones"].items())
-    return Sample(raw["time_ns"], Zoneinfo(zones, base.zoneinfo.nodes), base.vmstat, base.meminfo)
+    return Sample(
+        raw["time_ns"], Zoneinfo(zones, base.zoneinfo.nodes), base.vmstat, base.meminfo, None, raw["swap_free_kb"]
+    )
 
 
 def _zone(zone: ZoneId, pages: dict[str, int]) -> Zone:

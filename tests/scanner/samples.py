@@ -78,6 +78,7 @@ def sample(
             zswapped_kb=None,
         ),
         events=None if events is None else tuple(events),
+        swap_gain_kb=swap_kb if swap_free_kb is None else swap_free_kb,
     )
 
 

@@ -10,11 +10,10 @@ from memnotify_cuse.scanner.evidence import (
     Machine,
     Reclaim,
     find_evidence,
-    headroom_pages,
     page_cache_cannot_help,
     reclaim_between,
-    swap_is_usable,
 )
+from memnotify_cuse.scanner.outlook import Outlook
 from memnotify_cuse.scanner.sample import Sample
 from tests.scanner.samples import CLASSIC, MGLRU, deactivate, direct_begin, sample, shrink, zone
 
@@ -33,7 +32,7 @@ def evidence(
     before: Sample, now: Sample, machine: Machine = CLASSIC, recent: Reclaim | None = None
 ) -> dict[int, Evidence]:
     """The evidence of one interval, with nothing scanned in the second before it."""
-    return find_evidence(before, now, recent or reclaim_between(before, now), machine)
+    return find_evidence(before, now, recent or reclaim_between(before, now), {}, machine)
 
 
 class TestReclaim:
@@ -179,53 +178,23 @@ class TestAnonDeactivate:
         assert evidence(sample(short()), now) == {}
 
 
-class TestFileExhausted:
-    def test_without_swap_when_page_cache_is_as_good_as_gone(self) -> None:
-        before = sample(zone(free=1000, file=3000), swap_kb=0)
-        now = sample(zone(free=1000, file=2500), swap_kb=0, pgscan_kswapd=10, pgscan_file=10)
-        assert evidence(before, now) == {0: Evidence("file_exhausted", 0)}
-
-    def test_with_swap_full(self) -> None:
-        before = sample(zone(free=1000, file=3000), swap_free_kb=100)
-        now = sample(zone(free=1000, file=2500), swap_free_kb=100)
-        assert evidence(before, now) == {0: Evidence("file_exhausted", 0)}
-
-    def test_not_with_swap_to_spare(self) -> None:
-        before = sample(zone(free=1000, file=3000))
-        now = sample(zone(free=1000, file=2500), pgscan_kswapd=10, pgscan_file=10)
-        assert evidence(before, now) == {}
-
-    def test_not_while_there_is_page_cache_to_take(self) -> None:
-        before = sample(zone(free=1000, file=90_000), swap_kb=0)
-        now = sample(zone(free=1000, file=89_000), swap_kb=0, pgscan_kswapd=9000, pgscan_file=9000)
-        assert evidence(before, now) == {}
-
-    def test_program_text_is_not_to_be_taken(self) -> None:
-        before = sample(zone(free=1000, file=50_000), swap_kb=0, mapped=49_000)
-        now = sample(zone(free=1000, file=49_900), swap_kb=0, mapped=49_000)
-        assert set(evidence(before, now)) == {0}
-
-    def test_not_on_a_machine_that_is_small_and_at_rest(self) -> None:
-        before = sample(zone(free=1000, file=1500), swap_kb=0)
-        assert evidence(before, before) == {}
-
-    def test_free_memory_counts_as_much_as_page_cache(self) -> None:
-        before = sample(zone(free=90_000, file=10), swap_kb=0)
-        now = sample(zone(free=80_000, file=10), swap_kb=0)
-        assert evidence(before, now) == {}
-
-
-@pytest.mark.parametrize(
-    ("total_kb", "free_kb", "usable"),
-    [(0, 0, False), (1_000_000, 1_000_000, True), (1_000_000, 3000, False), (8192, 1024, False), (8192, 1025, True)],
-)
-def test_swap_is_usable_until_only_crumbs_are_left(total_kb: int, free_kb: int, usable: bool) -> None:
-    assert swap_is_usable(sample(swap_kb=total_kb, swap_free_kb=free_kb)) is usable
-
-
-@pytest.mark.parametrize(("present", "headroom_kb"), [(1000, 4096), (128 * 1024, 8192), (100_000_000, 65536)])
-def test_headroom_is_a_64th_within_4_and_64_mib(present: int, headroom_kb: int) -> None:
-    assert headroom_pages([zone(present=present)], 4) == headroom_kb // 4
+class TestExhausted:
+    @pytest.mark.parametrize(
+        ("left", "declining", "scanned", "told"),
+        [
+            (999, True, 0, True),
+            (1000, False, 10, True),
+            (1000, False, 0, False),
+            (1001, True, 10, False),
+        ],
+    )
+    def test_no_more_left_than_the_headroom_and_somebody_takes_it(
+        self, left: int, declining: bool, scanned: int, told: bool
+    ) -> None:
+        outlook = Outlook(left, 100.0, headroom_pages=1000, floor_pages=100, declining=declining)
+        now = sample(pgscan_kswapd=scanned, pgscan_file=scanned)
+        found = find_evidence(sample(), now, Reclaim(), {0: outlook}, CLASSIC)
+        assert found == ({0: Evidence("file_exhausted", 0)} if told else {})
 
 
 def test_page_cache_helps_down_to_the_last_page() -> None:

@@ -221,8 +221,10 @@ class SwaplessProc(ProcTree):
         self.set_pages("nr_active_file", 0)
 
     def tighten(self) -> None:
+        self.set_pages("nr_active_file", 0)
         self._file_pages -= 1
         self.set_pages("nr_inactive_file", self._file_pages)
 
     def relax(self) -> None:
         self.set_pages("free", 999)
+        self.set_pages("nr_active_file", 9999)

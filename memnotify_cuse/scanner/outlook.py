@@ -1,0 +1,156 @@
+"""How much memory is left on each node, how fast it shrinks, and so how long it lasts. Pure.
+
+What is *left* is what programs can have before the kernel has nowhere to take it from: free and file pages above high
+watermark and reserve, without mapped file pages (program text: taking those only makes them fault in again), and as
+much of the swap as can be had without spending memory on it.
+
+The rate is the net decline over the last quarter of a second or the last second, whichever is faster, so that a short
+burst counts for a part and a load that takes and gives for nothing; the fastest of the last three seconds is kept,
+because the programs that heed a notice slow the decline without stopping its cause.
+
+The *headroom* is how much must be left when a notice has to go out: what is taken at that rate until somebody has
+been told and has given memory back. It is never less than a floor, so that a slow decline is told of as well, and
+never more than a sixteenth of the node, so that a fast one is not told of while most of the memory is still there.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+from memnotify_cuse.kernel.zoneinfo import Node, Zone
+from memnotify_cuse.record import LEVEL_CRITICAL, LEVEL_LOW, LEVEL_MEDIUM
+from memnotify_cuse.scanner.sample import Sample
+
+SHORT_NS: Final = 250_000_000
+LONG_NS: Final = 1_000_000_000
+KEPT_NS: Final = 3_000_000_000
+
+REACTION_S: Final = 1.0
+"""From the sample that sees it to the memory that comes back: one notification interval of 200 ms, 100 ms for the
+program to react, and the same again for those whose turn is next, twice over."""
+
+FLOOR_FRACTION: Final = 64
+LEAST_KB: Final = 4 * 1024
+MOST_FLOOR_KB: Final = 64 * 1024
+MOST_FRACTION: Final = 16
+
+MEDIUM_S: Final = 5.0
+CRITICAL_S: Final = 0.5
+CRITICAL_FRACTION: Final = 4
+"""Critical is what lasts half a second at the present rate, or a quarter of the headroom's floor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """One node: pages left, pages a second that they decline by (0: they do not), the headroom and its floor."""
+
+    left_pages: int
+    decline_pages_s: float
+    headroom_pages: int
+    floor_pages: int
+    declining: bool
+
+    @property
+    def lasts_s(self) -> float:
+        """How long what is left lasts at that rate."""
+        return max(0, self.left_pages) / self.decline_pages_s if self.decline_pages_s > 0 else float("inf")
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether no more is left than the headroom."""
+        return self.left_pages <= self.headroom_pages
+
+    @property
+    def recovered_pages(self) -> int:
+        """How much must be left for it to be no longer exhausted: more than the headroom, lest it flap."""
+        return self.headroom_pages * 3 // 2
+
+    @property
+    def level(self) -> str:
+        """What comes next, for a node under pressure."""
+        if self.left_pages <= self.floor_pages // CRITICAL_FRACTION or self.lasts_s <= CRITICAL_S:
+            return LEVEL_CRITICAL
+        return LEVEL_MEDIUM if self.exhausted or self.lasts_s <= MEDIUM_S else LEVEL_LOW
+
+
+def left_pages(zones: list[Zone]) -> int:
+    """Free and file pages above high watermark and reserve, zone by zone: what programs can get without swap."""
+    return sum(map(zone_left_pages, zones))
+
+
+def zone_left_pages(zone: Zone) -> int:
+    """What programs can get from one zone without swap."""
+    return max(0, zone.free_pages + zone.file_pages - zone.high_pages - zone.lowmem_reserve_pages)
+
+
+def zones_of(sample: Sample, node: int) -> list[Zone]:
+    """The populated zones of a node."""
+    return [zone for zone in sample.zoneinfo.zones if zone.id.node == node and zone.present_pages]
+
+
+def floor_pages(zones: list[Zone], page_kb: int) -> int:
+    """The least headroom: a 64th of the node, 4 to 64 MiB."""
+    return min(max(_managed(zones) // FLOOR_FRACTION, LEAST_KB // page_kb), MOST_FLOOR_KB // page_kb)
+
+
+class OutlookTracker:
+    """Follows what is left on each node. `headroom_kb`, if given, takes the place of what is measured."""
+
+    def __init__(self, page_kb: int, headroom_kb: int | None = None) -> None:
+        self._page_kb = page_kb
+        self._headroom_kb = headroom_kb
+        self._history: dict[int, deque[tuple[int, int]]] = {}
+        self._peaks: dict[int, deque[tuple[int, float]]] = {}
+
+    def update(self, sample: Sample) -> dict[int, Outlook]:
+        """Take in the next sample; the outlook of every node that has memory."""
+        return {
+            node.node: self._node(node, zones, sample.swap_gain_kb // self._page_kb, sample.time_ns)
+            for node in sample.zoneinfo.nodes
+            if (zones := zones_of(sample, node.node))
+        }
+
+    def _node(self, node: Node, zones: list[Zone], swap_gain_pages: int, now_ns: int) -> Outlook:
+        mapped = min(node.mapped_pages or 0, sum(zone.file_pages for zone in zones))
+        to_win = min(swap_gain_pages, sum(zone.anon_pages for zone in zones)) - mapped
+        left = left_pages(zones) + to_win
+        # Without the watermarks: where they are raised, nobody has taken anything.
+        had = sum(zone.free_pages + zone.file_pages for zone in zones) + to_win
+        history = self._history.setdefault(node.node, deque())
+        declining = bool(history) and had < history[-1][1]
+        history.append((now_ns, had))
+        while len(history) > 3 and history[1][0] <= now_ns - LONG_NS:
+            history.popleft()
+        peaks = self._peaks.setdefault(node.node, deque())
+        peaks.append(
+            (now_ns, max(_decline(history, SHORT_NS), _decline(history, LONG_NS)) if _goes_on(history) else 0.0)
+        )
+        while peaks[0][0] <= now_ns - KEPT_NS:
+            peaks.popleft()
+        decline = max(rate for _, rate in peaks)
+        floor = floor_pages(zones, self._page_kb)
+        return Outlook(left, decline, self._headroom(zones, decline), floor, declining)
+
+    def _headroom(self, zones: list[Zone], decline: float) -> int:
+        if self._headroom_kb is not None:
+            return self._headroom_kb // self._page_kb
+        floor = floor_pages(zones, self._page_kb)
+        return min(max(floor, int(decline * REACTION_S)), max(floor, _managed(zones) // MOST_FRACTION))
+
+
+def _goes_on(history: deque[tuple[int, int]]) -> bool:
+    """Whether it declined twice in a row: a step, such as huge pages that are set aside, says nothing of a rate."""
+    return len(history) > 2 and history[-3][1] > history[-2][1] > history[-1][1]
+
+
+def _decline(history: deque[tuple[int, int]], window_ns: int) -> float:
+    """Pages a second by which the newest entry is below the one at the window's begin; 0 if it is not."""
+    now_ns, now_had = history[-1]
+    begin_ns, begin_had = next((each for each in reversed(history) if now_ns - each[0] >= window_ns), history[0])
+    return max(0, begin_had - now_had) / (max(now_ns - begin_ns, window_ns) / 1e9)
+
+
+def _managed(zones: list[Zone]) -> int:
+    return sum(zone.managed_pages or zone.present_pages for zone in zones)

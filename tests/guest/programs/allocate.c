@@ -1,0 +1,54 @@
+/* Takes memory, MIB at RATE MiB/s (0: as fast as it can), holds it for two seconds, and ends with 0.
+ *
+ *   allocate cold  MIB RATE          touches each page once
+ *   allocate hot   MIB RATE          touches its first half again and again
+ *   allocate mixed MIB RATE FILE     reads 4 MiB of FILE for each MiB it takes
+ */
+#include "common.h"
+
+#define HOT_EVERY 8
+
+static void retouch(volatile char *memory, size_t bytes)
+{
+	for (size_t at = 0; at < bytes; at += PAGE)
+		memory[at]++;
+}
+
+static void read_on(int fd, char *buffer)
+{
+	ssize_t got = read(fd, buffer, MIB);
+
+	if (got < 0)
+		fail("read");
+	if (got == 0 && lseek(fd, 0, SEEK_SET) < 0)
+		fail("lseek");
+}
+
+int main(int argc, char **argv)
+{
+	if (argc < 4)
+		return 2;
+	size_t mib = strtoul(argv[2], NULL, 10), rate = strtoul(argv[3], NULL, 10);
+	int hot = !strcmp(argv[1], "hot"), fd = argc > 4 ? open(argv[4], O_RDONLY) : -1;
+	char *memory = map(mib * MIB), *buffer = map(MIB), done[32];
+	int64_t begin_ns = now_ns();
+
+	if (argc > 4 && fd < 0)
+		fail(argv[4]);
+	say("begin", argv[1]);
+	for (size_t i = 0; i < mib; i++) {
+		fill(memory + i * MIB, MIB);
+		if (hot && i % HOT_EVERY == HOT_EVERY - 1)
+			retouch(memory, i * MIB / 2);
+		if (fd >= 0)
+			for (int part = 0; part < 4; part++)
+				read_on(fd, buffer);
+		snprintf(done, sizeof(done), "%zu", i + 1);
+		say("taken", done);
+		if (rate)
+			sleep_until_ns(begin_ns + (int64_t)(i + 1) * 1000000000LL / (int64_t)rate);
+	}
+	say("got", "all");
+	sleep_until_ns(now_ns() + 2000000000LL);
+	return 0;
+}

@@ -1,0 +1,54 @@
+"""What all of this is for: with the device nobody dies, and without it somebody does.
+
+Each test is an experiment of real memory pressure; the combination of swap and LRU kind is how the guest was booted.
+"""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+
+from tests.guest.experiment import DEVICE, Place, Row, headline, onlookers, streaming
+
+WORKLOADS = ["cold", "hot", "mixed"]
+BYSTANDER_LIMIT_MS = 2000.0
+"""Not a figure to be proud of: that the server answers at all while the guest, an emulated processor, is out of memory."""
+
+
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_without_the_device_the_oom_killer_strikes(place: Place, rows: list[Row], workload: str) -> None:
+    row = headline(place, workload, "none", None)
+    rows.append(row)
+    assert row.oom_kills > 0, row
+    assert row.survived is False
+
+
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_with_the_device_nobody_dies_and_the_allocator_gets_its_memory(
+    place: Place, rows: list[Row], workload: str, device_server: subprocess.Popen[bytes]
+) -> None:
+    row = headline(place, workload, "device", DEVICE)
+    rows.append(row)
+    assert row.oom_kills == 0, row
+    assert row.survived, row
+    assert row.bystander_ms["max"] < BYSTANDER_LIMIT_MS, row
+
+
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_the_notice_comes_before_the_oom_killer(
+    place: Place, rows: list[Row], workload: str, device_server: subprocess.Popen[bytes]
+) -> None:
+    row = onlookers(place, workload)
+    rows.append(row)
+    assert row.oom_kills > 0, "nobody gave anything back"
+    assert row.lead_ms is not None, row
+    assert row.lead_ms > 0, row
+
+
+def test_a_page_cache_stream_tells_nobody(
+    place: Place, rows: list[Row], device_server: subprocess.Popen[bytes]
+) -> None:
+    row = streaming(place)
+    rows.append(row)
+    assert row.notified == 0, row

@@ -1,0 +1,42 @@
+"""Gets everything that a guest needs, or says in one line why there is none."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+
+from tests.support.guest.boot import Guest, kvm_works, vng_problem
+from tests.support.guest.disk import PROJECT, make_system_disk
+from tests.support.guest.kernel import GuestUnavailableError, fetch_kernel, missing_tools
+
+BUILD = PROJECT / "build" / "guest"
+PROGRAMS = PROJECT / "tests" / "guest" / "programs"
+_FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread")
+
+
+def prepare() -> Guest:
+    """Kernel, disks and programs under build/guest. Raises GuestUnavailableError."""
+    missing = missing_tools()
+    if missing:
+        raise GuestUnavailableError(f"not installed: {', '.join(missing)}")
+    problem = vng_problem()
+    if problem:
+        raise GuestUnavailableError(problem)
+    kernel = fetch_kernel(BUILD / "kernel")
+    programs = BUILD / "programs"
+    programs.mkdir(parents=True, exist_ok=True)
+    for source in sorted(PROGRAMS.glob("*.c")):
+        subprocess.run(["cc", *_FLAGS, "-o", str(programs / source.stem), str(source)], check=True)
+    began = time.monotonic()
+    kvm = kvm_works(kernel)
+    print(
+        f"guest: Linux {kernel.release}, {'with KVM' if kvm else f'without KVM (probed {time.monotonic() - began:.0f} s)'}"
+    )
+    system_disk = make_system_disk(BUILD, programs)
+    return Guest(kernel, system_disk, programs, kvm)
+
+
+def results_of(run: str) -> Path:
+    """Where a run's results go."""
+    return BUILD / "results" / run
