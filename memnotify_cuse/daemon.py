@@ -11,6 +11,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from typing import Final
 
 import trio
 
@@ -23,13 +24,14 @@ from memnotify_cuse.fasync.locate import Locator
 from memnotify_cuse.fasync.service import SigioMode, SigioService, device_id
 from memnotify_cuse.fasync.strict import AsyncFlags
 from memnotify_cuse.fasync.worker import Worker
-from memnotify_cuse.kernel.errors import KernelFileError
+from memnotify_cuse.kernel.errors import KernelFileError, NoKernelMemoryError
 from memnotify_cuse.kernel.lru_gen import read_lru_gen
 from memnotify_cuse.kernel.tracefs import find_tracefs
 from memnotify_cuse.notify_service import notify_service
 from memnotify_cuse.residency import be_first_in_line, settle
-from memnotify_cuse.scanner.doorbell import open_doorbell
+from memnotify_cuse.scanner.doorbell import open_doorbell, open_trace
 from memnotify_cuse.scanner.evidence import Machine
+from memnotify_cuse.scanner.late import LateDoorbell
 from memnotify_cuse.scanner.loop import Scanner
 from memnotify_cuse.scanner.sample import Sampler
 from memnotify_cuse.transport.cuse import CuseTransport, cuse_problem, open_cuse
@@ -38,6 +40,9 @@ from memnotify_cuse.transport.fuse import FuseTransport
 from memnotify_cuse.transport.mount import DeviceNode, MountError, mount_control
 
 log = logging.getLogger(__name__)
+
+STRICT_PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0)
+"""A start in a short shortage of memory gets over it; in a longer one whoever started the server has to know."""
 
 
 class ServeError(Exception):
@@ -112,10 +117,10 @@ async def _serve(config: Config) -> None:
         try:
             sampler = Sampler(config.proc)
             stack.callback(sampler.close)
-            doorbell = open_doorbell(config.proc)
-            if doorbell is not None:
-                stack.callback(doorbell.close)
-            scanner = Scanner(board, sampler, doorbell, Machine(mglru=mglru, page_kb=page_kb))
+            doorbell, trace_may_come = open_doorbell(config.proc)
+            late = LateDoorbell(open_trace) if trace_may_come else None
+            scanner = Scanner(board, sampler, doorbell, Machine(mglru=mglru, page_kb=page_kb), late)
+            stack.callback(scanner.close)
             scanner.first_scan()
         except KernelFileError as error:
             raise ServeError(str(error)) from error
@@ -124,11 +129,10 @@ async def _serve(config: Config) -> None:
             fixed={
                 "pid": str(os.getpid()),
                 "version": __version__,
-                "doorbell": doorbell.name if doorbell is not None else "timer",
                 "sigio": config.sigio.value,
                 "lru": "mglru" if mglru else "classic",
             },
-            changing=lambda: {**node, "samples": str(scanner.samples)},
+            changing=lambda: {**node, "doorbell": scanner.doorbell_name, "samples": str(scanner.samples)},
         )
         mount = await trio.to_thread.run_sync(mount_control, config.mount)
         stack.callback(mount.close)
@@ -145,7 +149,7 @@ async def _serve(config: Config) -> None:
                 paths = [config.mount / "mem_notify", *([config.device] if config.device else [])]
                 devices = {await worker.run(device_id, path) for path in paths}
                 locator = Locator(probe, devices)
-                flags = _open_flags(locator, stack) if config.sigio is SigioMode.STRICT else None
+                flags = await _open_flags(locator, stack) if config.sigio is SigioMode.STRICT else None
                 nursery.start_soon(SigioService(device, locator, worker, flags).run)
             settle()
             await worker.run(_hurry)
@@ -188,14 +192,20 @@ def _takes_cuse(config: Config) -> bool:
     return config.device is not None and config.device.parent == Path("/dev") and cuse_problem() is None
 
 
-def _open_flags(locator: Locator, stack: ExitStack) -> AsyncFlags:
+async def _open_flags(locator: Locator, stack: ExitStack) -> AsyncFlags:
     tracefs = find_tracefs()
     if tracefs is None:
         raise ServeError("--sigio strict needs tracefs, which is not mounted, or not for us to see")
-    try:
-        flags = AsyncFlags(tracefs, locator)
-    except KernelFileError as error:
-        raise ServeError(f"--sigio strict: {error}") from error
+    pauses = iter(STRICT_PAUSES_S)
+    while True:
+        try:
+            flags = AsyncFlags(tracefs, locator)
+            break
+        except KernelFileError as error:
+            pause_s = next(pauses, None) if isinstance(error, NoKernelMemoryError) else None
+            if pause_s is None:
+                raise ServeError(f"--sigio strict: {error}") from error
+        await trio.sleep(pause_s)
     stack.callback(flags.close)
     return flags
 
