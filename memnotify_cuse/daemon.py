@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -41,6 +42,7 @@ from memnotify_cuse.transport.mount import DeviceNode, MountError, mount_control
 
 log = logging.getLogger(__name__)
 
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 STRICT_PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0)
 """A start in a short shortage of memory gets over it; in a longer one whoever started the server has to know."""
 
@@ -89,7 +91,7 @@ class _BoardClock:
 
 
 def serve(config: Config) -> None:
-    """Serve until SIGTERM or SIGINT. Raises ServeError if that cannot start."""
+    """Serve until SIGTERM or SIGINT, which are ignored from then on. Raises ServeError if that cannot start."""
     try:
         trio.run(_serve, config)
     except MountError as error:
@@ -112,8 +114,8 @@ async def _serve(config: Config) -> None:
     device = Device(page_kb, config.policy)
     clock = _BoardClock()
     board = Board(device, clock.poke)
-    # The receiver is the outer one: a second signal must not end the server while it cleans up.
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals, ExitStack() as stack:
+    # The signals are the outer ones: a second signal must not end the server while it cleans up.
+    with _stop_signals() as signals, ExitStack() as stack:
         try:
             sampler = Sampler(config.proc)
             stack.callback(sampler.close)
@@ -159,6 +161,30 @@ async def _serve(config: Config) -> None:
                 break
             notify_service("STOPPING=1")
             nursery.cancel_scope.cancel()
+
+
+@contextmanager
+def _stop_signals() -> Iterator[AsyncIterator[int]]:
+    """Receive SIGTERM and SIGINT; once the block is left without an error they are ignored for good.
+
+    trio's receiver hands what nobody asked it for to the handlers from before, and Python restores the default ones
+    while it ends: either way a second signal would end a server that has cleaned up with an exit code other than 0.
+    """
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    # Blocked, so that none is lost until the receiver is there.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        for number in STOP_SIGNALS:
+            signal.signal(number, lambda _number, _frame: None)
+        with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+            yield signals
+    except BaseException:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        raise
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _hurry() -> None:
