@@ -7,10 +7,12 @@ import os
 import signal
 import sys
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from typing import Final
 
 import trio
 
@@ -23,14 +25,15 @@ from memnotify_cuse.fasync.locate import Locator
 from memnotify_cuse.fasync.service import SigioMode, SigioService, device_id
 from memnotify_cuse.fasync.strict import AsyncFlags
 from memnotify_cuse.fasync.worker import Worker
-from memnotify_cuse.kernel.errors import KernelFileError
+from memnotify_cuse.kernel.errors import KernelFileError, NoKernelMemoryError
 from memnotify_cuse.kernel.lru_gen import read_lru_gen
 from memnotify_cuse.kernel.tracefs import find_tracefs
 from memnotify_cuse.notify_service import notify_service
 from memnotify_cuse.residency import be_first_in_line, settle
-from memnotify_cuse.scanner.doorbell import open_doorbell
+from memnotify_cuse.scanner.doorbell import open_doorbell, open_trace
 from memnotify_cuse.scanner.evidence import Machine
 from memnotify_cuse.scanner.fillrate import measure_fill_kb_per_s
+from memnotify_cuse.scanner.late import LateDoorbell
 from memnotify_cuse.scanner.loop import Scanner
 from memnotify_cuse.scanner.sample import Sampler
 from memnotify_cuse.transport.cuse import CuseTransport, cuse_problem, open_cuse
@@ -39,6 +42,10 @@ from memnotify_cuse.transport.fuse import FuseTransport
 from memnotify_cuse.transport.mount import DeviceNode, MountError, mount_control
 
 log = logging.getLogger(__name__)
+
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+STRICT_PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0)
+"""A start in a short shortage of memory gets over it; in a longer one whoever started the server has to know."""
 
 
 class ServeError(Exception):
@@ -86,7 +93,7 @@ class _BoardClock:
 
 
 def serve(config: Config) -> None:
-    """Serve until SIGTERM or SIGINT. Raises ServeError if that cannot start."""
+    """Serve until SIGTERM or SIGINT, which are ignored from then on. Raises ServeError if that cannot start."""
     try:
         trio.run(_serve, config)
     except MountError as error:
@@ -109,22 +116,22 @@ async def _serve(config: Config) -> None:
     device = Device(page_kb, config.policy)
     clock = _BoardClock()
     board = Board(device, clock.poke)
-    # The receiver is the outer one: a second signal must not end the server while it cleans up.
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals, ExitStack() as stack:
+    # The signals are the outer ones: a second signal must not end the server while it cleans up.
+    with _stop_signals() as signals, ExitStack() as stack:
         try:
             sampler = Sampler(config.proc)
             stack.callback(sampler.close)
-            doorbell = open_doorbell(config.proc)
-            if doorbell is not None:
-                stack.callback(doorbell.close)
+            doorbell, trace_may_come = open_doorbell(config.proc)
             scanner = Scanner(
                 board,
                 sampler,
                 doorbell,
                 Machine(mglru=mglru, page_kb=page_kb),
+                LateDoorbell(open_trace) if trace_may_come else None,
                 headroom_kb=config.headroom_kb,
                 fill_kb_per_s=measure_fill_kb_per_s(),
             )
+            stack.callback(scanner.close)
             scanner.first_scan()
         except KernelFileError as error:
             raise ServeError(str(error)) from error
@@ -133,11 +140,10 @@ async def _serve(config: Config) -> None:
             fixed={
                 "pid": str(os.getpid()),
                 "version": __version__,
-                "doorbell": doorbell.name if doorbell is not None else "timer",
                 "sigio": config.sigio.value,
                 "lru": "mglru" if mglru else "classic",
             },
-            changing=lambda: {**node, "samples": str(scanner.samples)},
+            changing=lambda: {**node, "doorbell": scanner.doorbell_name, "samples": str(scanner.samples)},
         )
         mount = await trio.to_thread.run_sync(mount_control, config.mount)
         stack.callback(mount.close)
@@ -154,7 +160,7 @@ async def _serve(config: Config) -> None:
                 paths = [config.mount / "mem_notify", *([config.device] if config.device else [])]
                 devices = {await worker.run(device_id, path) for path in paths}
                 locator = Locator(probe, devices)
-                flags = _open_flags(locator, stack) if config.sigio is SigioMode.STRICT else None
+                flags = await _open_flags(locator, stack) if config.sigio is SigioMode.STRICT else None
                 nursery.start_soon(SigioService(device, locator, worker, flags).run)
             settle()
             await worker.run(_hurry)
@@ -164,6 +170,30 @@ async def _serve(config: Config) -> None:
                 break
             notify_service("STOPPING=1")
             nursery.cancel_scope.cancel()
+
+
+@contextmanager
+def _stop_signals() -> Iterator[AsyncIterator[int]]:
+    """Receive SIGTERM and SIGINT; once the block is left without an error they are ignored for good.
+
+    trio's receiver hands what nobody asked it for to the handlers from before, and Python restores the default ones
+    while it ends: either way a second signal would end a server that has cleaned up with an exit code other than 0.
+    """
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    # Blocked, so that none is lost until the receiver is there.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        for number in STOP_SIGNALS:
+            signal.signal(number, lambda _number, _frame: None)
+        with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+            yield signals
+    except BaseException:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        raise
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _hurry() -> None:
@@ -197,14 +227,20 @@ def _takes_cuse(config: Config) -> bool:
     return config.device is not None and config.device.parent == Path("/dev") and cuse_problem() is None
 
 
-def _open_flags(locator: Locator, stack: ExitStack) -> AsyncFlags:
+async def _open_flags(locator: Locator, stack: ExitStack) -> AsyncFlags:
     tracefs = find_tracefs()
     if tracefs is None:
         raise ServeError("--sigio strict needs tracefs, which is not mounted, or not for us to see")
-    try:
-        flags = AsyncFlags(tracefs, locator)
-    except KernelFileError as error:
-        raise ServeError(f"--sigio strict: {error}") from error
+    pauses = iter(STRICT_PAUSES_S)
+    while True:
+        try:
+            flags = AsyncFlags(tracefs, locator)
+            break
+        except KernelFileError as error:
+            pause_s = next(pauses, None) if isinstance(error, NoKernelMemoryError) else None
+            if pause_s is None:
+                raise ServeError(f"--sigio strict: {error}") from error
+        await trio.sleep(pause_s)
     stack.callback(flags.close)
     return flags
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from memnotify_cuse.board import ZoneState
 from memnotify_cuse.device.openfile import OpenFile
@@ -18,6 +19,9 @@ from memnotify_cuse.kernel.zoneinfo import ZoneId
 
 Wake = Callable[[OpenFile], None]
 
+_Records = dict[ZoneId | None, bytes]
+"""What the open files of each zone (None: of all zones) are told."""
+
 
 class TooManyOpenFilesError(Exception):
     """An open beyond the bound; `per_user` tells a user's own bound (EMFILE) from the device's (ENFILE)."""
@@ -25,6 +29,13 @@ class TooManyOpenFilesError(Exception):
     def __init__(self, *, per_user: bool) -> None:
         super().__init__("too many open files of one user" if per_user else "too many open files")
         self.per_user = per_user
+
+
+class _Pressed(NamedTuple):
+    """A zone under pressure. Its record is made once for each notification, which may tell a thousand files."""
+
+    record: bytes
+    missing_pages: int
 
 
 class Device:
@@ -45,9 +56,10 @@ class Device:
         self._wake: dict[int, Wake] = {}
         self._open_by_uid: Counter[int] = Counter()
         self._watchers: dict[int, OpenFile] = {}
-        self._pressed: dict[ZoneId, ZoneState] = {}
+        self._pressed: dict[ZoneId, _Pressed] = {}
+        self._pressed_records: _Records = {}
         self._subscribers: dict[int, OpenFile] = {}
-        self._last_zones: tuple[ZoneState, ...] = ()
+        self._last_records: _Records = {}
         self._last_concerned = 0
         self.on_open: Callable[[], None] = lambda: None
         self.on_notified: Callable[[], None] = lambda: None
@@ -126,18 +138,21 @@ class Device:
 
     def notified(self, zones: tuple[ZoneState, ...], now_ns: int) -> None:
         """Tell the watchers whose turn it is. An unanswered record is brought up to date."""
-        self._pressed.update((state.zone, state) for state in zones)
+        pressed = {state.zone: self._pressed_zone(state) for state in zones}
+        self._pressed.update(pressed)
+        self._pressed_records = _records_of(self._pressed)
+        records = _records_of(pressed)
         for file in self._files.values():
-            if file.pending and file.answered_ns is None:
-                self._put_record(file, zones)
-        concerned = [file for file in self._watchers.values() if _concerns(file, zones)]
+            if file.pending and file.answered_ns is None and file.zone in records:
+                file.put(records[file.zone])
+        concerned = [file for file in self._watchers.values() if file.zone in records]
         eligible = (file for file in concerned if not self._awaits_answer(file) and self._guard_passed(file, now_ns))
-        subscribers = sum(_concerns(file, zones) for file in self._subscribers.values())
+        subscribers = sum(file.zone in records for file in self._subscribers.values())
         wanted, _ = self.policy.shares(len(concerned), subscribers)
-        self._last_zones, self._last_concerned = zones, len(concerned)
+        self._last_records, self._last_concerned = records, len(concerned)
         for file in itertools.islice(eligible, wanted):
             del self._watchers[file.number]
-            self._put_record(file, zones)
+            file.put(records[file.zone])
             file.pending, file.answered_ns = True, None
             self._wake[file.number](file)
         self.on_notified()
@@ -157,7 +172,7 @@ class Device:
         concerned = [
             file
             for file in self._subscribers.values()
-            if _concerns(file, self._last_zones) and self._pressure_for(file)
+            if file.zone in self._last_records and file.zone in self._pressed_records
         ]
         _, wanted = self.policy.shares(self._last_concerned, len(concerned))
         due = (file for file in concerned if self._guard_passed(file, now_ns))
@@ -168,7 +183,7 @@ class Device:
 
         False if it was closed meanwhile, or its pressure has ended: then it is not to be signalled.
         """
-        if file.number not in self._files or not self._pressure_for(file):
+        if file.number not in self._files or file.zone not in self._pressed_records:
             return False
         # Who was woken in poll and has taken the record by now is not given another.
         if self._awaits_answer(file) or self._guard_passed(file, now_ns):
@@ -182,8 +197,9 @@ class Device:
         """Withdraw what nobody was answered yet, unless another zone of the file is still under pressure."""
         for zone in zones:
             self._pressed.pop(zone, None)
+        self._pressed_records = _records_of(self._pressed)
         for file in self._files.values():
-            if self._awaits_answer(file) and not self._pressure_for(file):
+            if self._awaits_answer(file) and file.zone not in self._pressed_records:
                 file.withdraw()
 
     def _awaits_answer(self, file: OpenFile) -> bool:
@@ -196,23 +212,20 @@ class Device:
     def _guard_passed(self, file: OpenFile, now_ns: int) -> bool:
         return file.told_ns is None or now_ns - file.told_ns >= self.policy.guard_ns(len(self._files))
 
-    def _pressure_for(self, file: OpenFile) -> list[ZoneState]:
-        return [state for state in self._pressed.values() if file.zone in (None, state.zone)]
-
     def _may_be_told(self, file: OpenFile, now_ns: int) -> bool:
-        return bool(self._pressed) and bool(self._pressure_for(file)) and self._guard_passed(file, now_ns)
+        return file.zone in self._pressed_records and self._guard_passed(file, now_ns)
 
     def _tell_of_pressure(self, file: OpenFile) -> None:
-        self._put_record(file, self._pressure_for(file))
+        file.put(self._pressed_records[file.zone])
         file.pending, file.answered_ns = True, None
 
-    def _put_record(self, file: OpenFile, zones: Iterable[ZoneState]) -> None:
-        """Queue the record of the zone that is furthest from being clear, of those that concern `file`."""
-        concerned = [state for state in zones if file.zone in (None, state.zone)]
-        if concerned:
-            worst = max(concerned, key=lambda state: state.target_pages)
-            file.put(worst.record(self._page_kb).format())
+    def _pressed_zone(self, state: ZoneState) -> _Pressed:
+        return _Pressed(state.record(self._page_kb).format(), state.target_pages)
 
 
-def _concerns(file: OpenFile, zones: Iterable[ZoneState]) -> bool:
-    return file.zone is None or any(state.zone == file.zone for state in zones)
+def _records_of(pressed: Mapping[ZoneId, _Pressed]) -> _Records:
+    """The record of each zone; for files of all zones that of the one which is furthest from being clear."""
+    if not pressed:
+        return {}
+    worst = max(pressed.values(), key=lambda each: each.missing_pages)
+    return {None: worst.record, **{zone: each.record for zone, each in pressed.items()}}

@@ -27,3 +27,7 @@ class KernelFileGoneError(KernelFileError):
         super().__init__(f"{path}: {reason}")
         self.path = path
         self.reason = reason
+
+
+class NoKernelMemoryError(KernelFileGoneError):
+    """The kernel has no memory for it just now, and may have some later."""

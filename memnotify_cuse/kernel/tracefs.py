@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 
 from memnotify_cuse.kernel import libc
-from memnotify_cuse.kernel.errors import KernelFileGoneError
+from memnotify_cuse.kernel.errors import KernelFileGoneError, NoKernelMemoryError
 from memnotify_cuse.kernel.trace import (
     DIRECT_RECLAIM_BEGIN,
     KSWAPD_WAKE,
@@ -83,7 +83,7 @@ class TraceInstance:
     """A trace instance with the reclaim events enabled; make one with `create()`, and `close()` removes it.
 
     `events` names those that this kernel has. `fileno()` is the trace_pipe, to be polled. Every error is a
-    KernelFileGoneError that names the file.
+    KernelFileGoneError that names the file; a NoKernelMemoryError may have passed when `create()` is tried again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -101,7 +101,7 @@ class TraceInstance:
         try:
             instance.path.mkdir()
         except OSError as error:
-            raise KernelFileGoneError(str(instance.path), _reason("cannot be made", error)) from error
+            raise _failure(instance.path, "cannot be made", error) from error
         try:
             instance._set_up(events)
         except BaseException:
@@ -177,7 +177,7 @@ class TraceInstance:
         try:
             self._fd = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
-            raise KernelFileGoneError(str(pipe), _reason("cannot be opened", error)) from error
+            raise _failure(pipe, "cannot be opened", error) from error
         self.set_tracing(True)
 
     def _write(self, name: str, value: str) -> None:
@@ -189,7 +189,7 @@ class TraceInstance:
             finally:
                 os.close(fd)
         except OSError as error:
-            raise KernelFileGoneError(str(file), _reason(f"does not take {value!r}", error)) from error
+            raise _failure(file, f"does not take {value!r}", error) from error
 
 
 def remove_stale_instances(tracefs: Path, prefix: str = _PREFIX, *, proc: Path = Path("/proc")) -> list[str]:
@@ -236,6 +236,12 @@ def _remove(path: Path) -> None:
             time.sleep(_REMOVE_PAUSE_S)
         else:
             return
+
+
+def _failure(path: Path, what: str, error: OSError) -> KernelFileGoneError:
+    # No instance gets its ring buffer while memory is short (kernel/trace/ring_buffer.c asks si_mem_available()).
+    kind = NoKernelMemoryError if error.errno == errno.ENOMEM else KernelFileGoneError
+    return kind(str(path), _reason(what, error))
 
 
 def _reason(what: str, error: OSError) -> str:

@@ -10,9 +10,9 @@ import logging
 import os
 import select
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
-from memnotify_cuse.kernel.errors import KernelFileError
+from memnotify_cuse.kernel.errors import KernelFileError, NoKernelMemoryError
 from memnotify_cuse.kernel.pressure import open_memory_trigger
 from memnotify_cuse.kernel.trace import TraceEvent, TraceParser
 from memnotify_cuse.kernel.tracefs import (
@@ -108,27 +108,48 @@ class PsiDoorbell:
         os.close(self._trigger)
 
 
-def open_doorbell(proc: Path) -> Doorbell | None:
+class Opened(NamedTuple):
+    """A doorbell, and whether it is not the trace only because memory was short: `late.LateDoorbell` is for that."""
+
+    bell: Doorbell | None
+    trace_may_come: bool = False
+
+
+def open_doorbell(proc: Path) -> Opened:
     """The best doorbell that this kernel and our rights allow; None, with a warning, if there is none."""
+    trace_may_come = False
     try:
-        return TraceDoorbell(_open_trace())
+        return Opened(TraceDoorbell(_open_first_trace()))
+    except NoKernelMemoryError as error:
+        trace_may_come = True
+        log.warning("no trace events yet: %s", error)
     except (KernelFileError, OSError) as error:
-        # Root can have them; if not, something is wrong: for one, a ring buffer is not given out when memory is short.
+        # Root can have them; if not, something is wrong.
         log.log(logging.WARNING if os.geteuid() == 0 else logging.INFO, "no trace events: %s", error)
     try:
-        return PsiDoorbell(open_memory_trigger(proc, stall_us=PSI_STALL_US, window_us=PSI_WINDOW_US))
+        psi = PsiDoorbell(open_memory_trigger(proc, stall_us=PSI_STALL_US, window_us=PSI_WINDOW_US))
     except (KernelFileError, OSError) as error:
         log.warning("neither trace events nor a PSI trigger can be had; relying on a timer: %s", error)
-    return None
+        return Opened(None, trace_may_come)
+    return Opened(psi, trace_may_come)
 
 
-def _open_trace() -> TraceInstance:
-    tracefs = find_tracefs()
-    if tracefs is None and os.geteuid() == 0:
+def open_trace() -> Doorbell:
+    """The trace alone, where it was only memory that it wanted for. Raises KernelFileError."""
+    return TraceDoorbell(TraceInstance.create(_find_tracefs()))
+
+
+def _open_first_trace() -> TraceInstance:
+    if find_tracefs() is None and os.geteuid() == 0:
         mount_tracefs(Path(TRACEFS_CANDIDATES[0]))
-        tracefs = find_tracefs()
-    if tracefs is None:
-        raise KernelFileError("tracefs is not mounted, or not for us to see")
+    tracefs = _find_tracefs()
     for name in remove_stale_instances(tracefs):
         log.info("removed the trace instance %s that a killed server left behind", name)
     return TraceInstance.create(tracefs)
+
+
+def _find_tracefs() -> Path:
+    tracefs = find_tracefs()
+    if tracefs is None:
+        raise KernelFileError("tracefs is not mounted, or not for us to see")
+    return tracefs

@@ -14,6 +14,7 @@ from memnotify_cuse.kernel.trace import TraceEvent
 from memnotify_cuse.scanner.cadence import FASTEST_FILL_KB_PER_S, WATCHFUL_S, Cadence
 from memnotify_cuse.scanner.doorbell import Doorbell
 from memnotify_cuse.scanner.evidence import Machine
+from memnotify_cuse.scanner.late import LateDoorbell
 from memnotify_cuse.scanner.sample import Sampler
 from memnotify_cuse.scanner.zones import ZoneTracker
 
@@ -27,7 +28,10 @@ shortest time that trio can sleep for (epoll_wait(2) counts milliseconds)."""
 
 
 class Scanner:
-    """Feeds `board` from `sampler`. `first_scan` must have succeeded before `run`."""
+    """Feeds `board` from `sampler`. `first_scan` must have succeeded before `run`.
+
+    `doorbell`, and `late` if there is to be a better one, are closed by `close`.
+    """
 
     def __init__(
         self,
@@ -35,6 +39,7 @@ class Scanner:
         sampler: Sampler,
         doorbell: Doorbell | None,
         machine: Machine,
+        late: LateDoorbell | None = None,
         *,
         headroom_kb: int | None = None,
         fill_kb_per_s: int = FASTEST_FILL_KB_PER_S,
@@ -42,6 +47,7 @@ class Scanner:
         self._board = board
         self._sampler = sampler
         self._doorbell = doorbell
+        self._late = late
         self._tracker = ZoneTracker(machine, headroom_kb)
         self._cadence = Cadence(doorbell is not None, machine.page_kb, fill_kb_per_s)
         self._delay_s = WATCHFUL_S
@@ -51,12 +57,28 @@ class Scanner:
         self._mglru = machine.mglru
         self.samples = 0
 
+    @property
+    def doorbell_name(self) -> str:
+        """What wakes the scanner at present."""
+        return self._doorbell.name if self._doorbell is not None else "timer"
+
+    def close(self) -> None:
+        for bell in (self._doorbell, self._late):
+            if bell is not None:
+                bell.close()
+
     def first_scan(self) -> None:
         """The first sample, from which all zones are known. Raises KernelFileError."""
         self._scan(self._drain())
 
     async def run(self) -> None:
         """Scan until cancelled. A kernel file that is gone or malformed is logged and tried again."""
+        async with trio.open_nursery() as nursery:
+            if self._late is not None:
+                nursery.start_soon(self._late.run)
+            await self._run()
+
+    async def _run(self) -> None:
         failed = False
         while True:
             rang = await self._wait()
@@ -84,6 +106,11 @@ class Scanner:
     def _look(self, *, rang: bool) -> None:
         """Sample, unless it rang only to say that reclaim begins: then the news is about to come, and has priority."""
         events = self._drain()
+        better = self._late.take() if self._late is not None and not rang else None
+        if better is not None:
+            # The sample that follows has in it what either doorbell could have told until now.
+            self._change_to(better)
+            events = None
         now_ns = time.monotonic_ns()
         if rang and self._is_only_a_beginning(events):
             self._rang_since_ns = self._rang_since_ns or now_ns
@@ -93,6 +120,15 @@ class Scanner:
                 self._delay_s = left_s
                 return
         self._scan(events, rang=rang)
+
+    def _change_to(self, better: Doorbell) -> None:
+        log.info("woken by %s from now on, in place of %s", better.name, self.doorbell_name)
+        if self._doorbell is not None:
+            self._doorbell.close()
+        self._doorbell = better
+        self._late = None
+        self._cadence.doorbell = True
+        self._drain()
 
     def _is_only_a_beginning(self, events: tuple[TraceEvent, ...] | None) -> bool:
         """Whether the trace would tell of anonymous pages, and does not."""
@@ -117,6 +153,8 @@ class Scanner:
             zones=sample.zoneinfo.zones,
             outlooks=scan.outlooks.values(),
         )
+        if self._late is not None and not self._raised and not self._cadence.is_active(sample.time_ns):
+            self._late.ask()
         self._board.publish(scan.states, scan.moved, time.monotonic_ns())
         if self._doorbell is not None and len(sample.zoneinfo.nodes) == 1:
             # With several nodes the events say which of them it is about; with one, counting pages is cheaper.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from memnotify_cuse.kernel.errors import KernelFileGoneError
+from memnotify_cuse.kernel.errors import KernelFileGoneError, NoKernelMemoryError
 from memnotify_cuse.kernel.trace import KNOWN_EVENTS, TraceParser
 from memnotify_cuse.kernel.tracefs import (
     TraceInstance,
@@ -86,6 +86,27 @@ def test_only_the_events_that_exist_are_enabled(tracefs: Path, monkeypatch: pyte
 def test_no_event_at_all_is_an_error_and_leaves_nothing(tracefs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill_new_instances(monkeypatch, ())
     with pytest.raises(KernelFileGoneError, match="no reclaim tracepoints"):
+        TraceInstance.create(tracefs, "memnotify-1")
+    assert os.listdir(tracefs / "instances") == []
+
+
+def test_want_of_memory_is_told_from_what_does_not_pass(tracefs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, mode: int = 0o777) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "mkdir", refuse)
+        with pytest.raises(NoKernelMemoryError, match="cannot be made: Cannot allocate memory"):
+            TraceInstance.create(tracefs, "memnotify-1")
+    fill_new_instances(monkeypatch, KNOWN_EVENTS)
+
+    def refuse_the_buffer(fd: int, data: bytes) -> int:
+        if data == b"64":
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+        return len(data)
+
+    monkeypatch.setattr(os, "write", refuse_the_buffer)
+    with pytest.raises(NoKernelMemoryError, match="buffer_size_kb"):
         TraceInstance.create(tracefs, "memnotify-1")
     assert os.listdir(tracefs / "instances") == []
 

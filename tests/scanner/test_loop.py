@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import math
 import re
 import socket
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,9 +17,11 @@ import trio
 import trio.testing
 
 from memnotify_cuse.board import Board, ZoneState
+from memnotify_cuse.kernel.errors import KernelFileError, NoKernelMemoryError
 from memnotify_cuse.kernel.trace import TraceEvent
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 from memnotify_cuse.scanner import loop
+from memnotify_cuse.scanner.late import LONGEST_PAUSE_S, LateDoorbell
 from memnotify_cuse.scanner.loop import Scanner
 from memnotify_cuse.scanner.sample import Sampler
 from tests.scanner.samples import CLASSIC, shrink
@@ -24,6 +29,8 @@ from tests.scanner.samples import CLASSIC, shrink
 HOST = Path(__file__).parents[1] / "fixtures" / "host-6.18"
 NORMAL = ZoneId(0, "Normal")
 LIMIT_S = 30
+DAY_S = 86_400
+"""The limit on a clock that leaps."""
 
 
 class Listener:
@@ -41,9 +48,9 @@ class Listener:
 class FakeBell:
     """A doorbell rung by the test; a real one rings when the kernel reclaims, which tests/reclaim makes it do."""
 
-    name = "fake"
-
-    def __init__(self) -> None:
+    def __init__(self, name: str = "fake") -> None:
+        self.name = name
+        self.closed = False
         self._ours, self._theirs = socket.socketpair()
         self._ours.setblocking(False)
         self.events: tuple[TraceEvent, ...] = ()
@@ -67,6 +74,7 @@ class FakeBell:
         self.paused = paused
 
     def close(self) -> None:
+        self.closed = True
         self._ours.close()
         self._theirs.close()
 
@@ -104,21 +112,23 @@ def kernel(tmp_path: Path) -> Kernel:
 
 
 @asynccontextmanager
-async def scanning(kernel: Kernel, bell: FakeBell) -> AsyncIterator[tuple[Scanner, Board, Listener]]:
+async def scanning(
+    kernel: Kernel, bell: FakeBell | None, late: LateDoorbell | None = None, *, limit_s: float = LIMIT_S
+) -> AsyncIterator[tuple[Scanner, Board, Listener]]:
     listener = Listener()
     board = Board(listener)
     sampler = Sampler(kernel.proc)
-    scanner = Scanner(board, sampler, bell, CLASSIC)
+    scanner = Scanner(board, sampler, bell, CLASSIC, late)
     scanner.first_scan()
     try:
-        with trio.fail_after(LIMIT_S):
+        with trio.fail_after(limit_s):
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(scanner.run)
                 yield scanner, board, listener
                 nursery.cancel_scope.cancel()
     finally:
         sampler.close()
-        bell.close()
+        scanner.close()
 
 
 def test_a_ring_brings_the_news_without_waiting_for_the_timer(kernel: Kernel) -> None:
@@ -179,3 +189,157 @@ def test_many_rings_without_evidence_do_not_keep_it_busy(kernel: Kernel) -> None
             assert scanner.samples < 250
 
     trio.run(main)
+
+
+class Memory:
+    """Opens `trace`, after it has refused `refusals` times, as a kernel that is short of memory does."""
+
+    def __init__(self, refusals: int = 0) -> None:
+        self.trace = FakeBell("tracefs")
+        self.refusals = refusals
+        self.asked_s: list[float] = []
+
+    def open(self) -> FakeBell:
+        self.asked_s.append(trio.from_thread.run_sync(trio.current_time))
+        if len(self.asked_s) <= self.refusals:
+            raise NoKernelMemoryError("instances/memnotify-1", "cannot be made: Cannot allocate memory")
+        return self.trace
+
+
+def run_fast(main: Callable[[], Awaitable[None]]) -> None:
+    """Run `main` on a clock that leaps to the next thing that is due."""
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+def put_under_pressure(kernel: Kernel) -> None:
+    kernel.free_pages(10)
+    kernel.page_cache(0)
+    kernel.count("pgscan_kswapd", 10**9)
+    kernel.count("pgscan_anon", 10**9)
+
+
+async def until_woken_by(scanner: Scanner, name: str) -> None:
+    while scanner.doorbell_name != name:  # noqa: ASYNC110
+        await trio.sleep(1)
+
+
+def test_the_trace_is_asked_for_again_until_there_is_memory_for_it(
+    kernel: Kernel, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def main() -> None:
+        psi, memory = FakeBell("psi"), Memory(refusals=7)
+        async with scanning(kernel, psi, LateDoorbell(memory.open), limit_s=DAY_S) as (scanner, board, listener):
+            assert scanner.doorbell_name == "psi"
+            await until_woken_by(scanner, "tracefs")
+            assert psi.closed
+            scanner._delay_s = 1e9
+            await trio.testing.wait_all_tasks_blocked()
+            put_under_pressure(kernel)
+            memory.trace.ring(shrink())
+            await listener.told.wait()
+            assert board.states[NORMAL].reason == "anon_scan"
+        assert memory.trace.closed
+        pauses_s = [after - before for before, after in itertools.pairwise(memory.asked_s)]
+        assert len(pauses_s) == memory.refusals
+        assert pauses_s[0] < LONGEST_PAUSE_S <= pauses_s[-1]
+
+    run_fast(main)
+    assert [record.getMessage() for record in caplog.records] == ["woken by tracefs from now on, in place of psi"]
+
+
+def test_the_timer_too_is_replaced_by_the_trace(kernel: Kernel) -> None:
+    async def main() -> None:
+        memory = Memory()
+        async with scanning(kernel, None, LateDoorbell(memory.open), limit_s=DAY_S) as (scanner, _board, listener):
+            assert scanner.doorbell_name == "timer"
+            await until_woken_by(scanner, "tracefs")
+            scanner._delay_s = 1e9
+            await trio.testing.wait_all_tasks_blocked()
+            put_under_pressure(kernel)
+            memory.trace.ring(shrink())
+            await listener.told.wait()
+
+    run_fast(main)
+
+
+def test_reclaim_while_the_doorbells_are_changed_is_not_lost(kernel: Kernel) -> None:
+    """Neither of them rings for it: the old one is closed, and what the new one has seen by then is thrown away."""
+
+    async def main() -> None:
+        memory = Memory()
+
+        def open_while_reclaim_begins() -> FakeBell:
+            bell = memory.open()
+            bell.ring(shrink())
+            put_under_pressure(kernel)
+            return bell
+
+        late = LateDoorbell(open_while_reclaim_begins)
+        async with scanning(kernel, FakeBell("psi"), late, limit_s=DAY_S) as (scanner, _board, listener):
+            await listener.told.wait()
+            await until_woken_by(scanner, "tracefs")
+
+    run_fast(main)
+
+
+def test_the_trace_is_not_asked_for_under_pressure(kernel: Kernel) -> None:
+    async def main() -> None:
+        memory = Memory()
+        async with scanning(kernel, FakeBell("psi"), LateDoorbell(memory.open), limit_s=DAY_S) as (
+            scanner,
+            _board,
+            listener,
+        ):
+            put_under_pressure(kernel)
+            await listener.told.wait()
+            await trio.sleep(20)
+            assert not memory.asked_s
+            kernel.free_pages(20_000_000)
+            await listener.ended.wait()
+            await until_woken_by(scanner, "tracefs")
+
+    run_fast(main)
+
+
+def test_a_refusal_that_does_not_pass_is_logged_and_the_last(kernel: Kernel, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        asked = 0
+
+        def refuse() -> FakeBell:
+            nonlocal asked
+            asked += 1
+            raise KernelFileError("tracefs is not mounted, or not for us to see")
+
+        async with scanning(kernel, FakeBell("psi"), LateDoorbell(refuse), limit_s=DAY_S) as (
+            scanner,
+            _board,
+            _listener,
+        ):
+            await trio.sleep(600)
+            assert asked == 1
+            assert scanner.doorbell_name == "psi"
+
+    run_fast(main)
+    assert [record.getMessage() for record in caplog.records] == [
+        "no trace events: tracefs is not mounted, or not for us to see"
+    ]
+
+
+def test_a_trace_that_comes_while_the_server_stops_is_removed(kernel: Kernel) -> None:
+    async def main() -> None:
+        asked, go_on = threading.Event(), threading.Event()
+        trace = FakeBell("tracefs")
+
+        def open_slowly() -> FakeBell:
+            asked.set()
+            assert go_on.wait(LIMIT_S)
+            return trace
+
+        async with scanning(kernel, None, LateDoorbell(open_slowly), limit_s=math.inf):
+            await trio.to_thread.run_sync(asked.wait, LIMIT_S)
+            threading.Timer(0.05, go_on.set).start()
+        assert trace.closed
+
+    run_fast(main)
