@@ -6,7 +6,7 @@ USER_MOUNT := $(CURDIR)/build/mem_notify
 MEMNOTIFY := .venv/bin/memnotify
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint format bench clean
+.PHONY: help install run test test-vm lint format bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -30,6 +30,10 @@ run: install ## install, then serve /dev/mem_notify in the foreground (Ctrl-C st
 test: ## install, then run the tests: pure tier, and mount tier where /dev/fuse is
 	@packaging/setup.sh dev
 	.venv/bin/python -m pytest
+
+test-vm: ## run the guest tier: CUSE and real shortages of memory in a virtual machine (qemu; about 15 minutes)
+	@packaging/setup.sh guest
+	.venv/bin/python -m tests.support.guest.vm
 
 lint: ## style, formatting and types
 	@packaging/setup.sh dev

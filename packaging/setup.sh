@@ -3,6 +3,7 @@
 #
 #   packaging/setup.sh            what the server needs
 #   packaging/setup.sh dev        also what tests and lint need
+#   packaging/setup.sh guest      also what boots a virtual machine for the guest tier
 #
 # Does nothing, quickly, when all of it is there already. As an ordinary user it uses sudo for the packages.
 set -eu
@@ -35,8 +36,15 @@ missing_packages() {
 sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' || printf ' python3-dev'
         "$python" -c 'import ensurepip, venv' 2>/dev/null || printf ' python3-venv'
     fi
-    if [ "$extras" = dev ]; then
+    if [ -n "$extras" ]; then
         command -v perl >/dev/null 2>&1 || printf ' perl'
+    fi
+    if [ "$extras" = guest ]; then
+        command -v qemu-system-x86_64 >/dev/null 2>&1 || printf ' qemu-system-x86'
+        command -v busybox >/dev/null 2>&1 || printf ' busybox-static'
+        [ -x /sbin/depmod ] || printf ' kmod'
+        command -v udevadm >/dev/null 2>&1 || printf ' udev'
+        [ -x /sbin/mke2fs ] || printf ' e2fsprogs'
     fi
 }
 
@@ -74,5 +82,6 @@ if [ ! -x .venv/bin/python ]; then
     "$python" -m venv .venv
 fi
 say "memnotify: installing memnotify and what it needs into .venv"
+[ "$extras" != guest ] || extras=dev,guest
 .venv/bin/python -m pip --quiet --disable-pip-version-check install --editable ".${extras:+[$extras]}"
 touch "$stamp"

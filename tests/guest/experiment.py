@@ -169,11 +169,16 @@ class Experiment:
         for log in self.place.logs.glob("[0-9]*.log"):
             log.unlink()
 
-    def start(self, name: str, *arguments: str, oom_score_adj: int = 0) -> Program:
+    def start(self, name: str, *arguments: str, oom_score_adj: int = 0, node: int | None = None) -> Program:
         self._number += 1
         log = Log(self.place.logs / f"{self._number}-{name}.log")
         with log.path.open("wb") as output:
-            process = subprocess.Popen([self.place.programs / name, *arguments], stdout=output, stderr=output)
+            process = subprocess.Popen(
+                [self.place.programs / name, *arguments],
+                stdout=output,
+                stderr=output,
+                env=os.environ if node is None else {**os.environ, "NODE": str(node)},
+            )
         with contextlib.suppress(OSError):
             Path(f"/proc/{process.pid}/oom_score_adj").write_text(str(oom_score_adj))
         self._stack.callback(_end, process)
@@ -183,12 +188,12 @@ class Experiment:
         """Somebody with a cache of `mib` who listens to `source`; 0 MiB only listens, and is not to be killed."""
         return self.start("hold", str(mib), str(step_kb), str(react_ms), *source, oom_score_adj=0 if mib else -1000)
 
-    def allocate(self, mib: int, rate_mib_s: int = RATE_MIB_S) -> Program:
-        """Run the allocator to its end, or until the limit."""
+    def allocate(self, mib: int, rate_mib_s: int = RATE_MIB_S, node: int | None = None) -> Program:
+        """Run the allocator to its end, or until the limit; with `node`, from that NUMA node's memory alone."""
         arguments = [self.workload, str(mib), str(rate_mib_s)]
         if self.workload == "mixed":
             arguments.append(str(self.place.disk))
-        program = self.start("allocate", *arguments)
+        program = self.start("allocate", *arguments, node=node)
         deadline = time.monotonic() + RUN_S
         while program.process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)

@@ -13,7 +13,7 @@ from tests.guest.experiment import DEVICE, Place, Row, headline, onlookers, stre
 
 WORKLOADS = ["cold", "hot", "mixed"]
 BYSTANDER_LIMIT_MS = 2000.0
-"""Not a figure to be proud of: that the server answers at all while the guest, an emulated processor, is out of memory."""
+"""The longest that anybody has to wait for an answer, on an emulated processor, while memory runs out."""
 
 
 @pytest.mark.parametrize("workload", WORKLOADS)

@@ -1,10 +1,13 @@
-/* Takes memory, MIB at RATE MiB/s (0: as fast as it can), holds it for two seconds, and ends with 0.
+/* Takes memory, MIB at RATE MiB/s (0: as fast as it can), holds it for two seconds, and ends with 0. With NODE in its
+ * environment, from that NUMA node alone.
  *
  *   allocate cold  MIB RATE          touches each page once
  *   allocate hot   MIB RATE          touches its first half again and again
  *   allocate mixed MIB RATE FILE     reads 4 MiB of FILE for each MiB it takes
  */
 #include "common.h"
+#include <linux/mempolicy.h>
+#include <sys/syscall.h>
 
 #define HOT_EVERY 8
 
@@ -33,6 +36,12 @@ int main(int argc, char **argv)
 	char *memory = map(mib * MIB), *buffer = map(MIB), done[32];
 	int64_t begin_ns = now_ns();
 
+	if (getenv("NODE")) {
+		unsigned long nodes = 1UL << strtoul(getenv("NODE"), NULL, 10);
+
+		if (syscall(SYS_set_mempolicy, MPOL_BIND, &nodes, 8 * sizeof(nodes)) < 0)
+			fail("set_mempolicy");
+	}
 	if (argc > 4 && fd < 0)
 		fail(argv[4]);
 	say("begin", argv[1]);

@@ -56,9 +56,9 @@ class Guest:
         script.write_text(_script(shape, self.programs, command, results))
         script.chmod(0o755)
         # A disk belongs to one guest: qemu locks it, and another boot may run beside this one.
-        system_disk = shutil.copy(self.system_disk, results / "system.img")
-        stream_disk = make_stream_disk(results)
-        disks = [system_disk, stream_disk]
+        system_disk = results / "system.img"
+        shutil.copy(self.system_disk, system_disk)
+        disks = [system_disk, make_stream_disk(results)]
         try:
             _run_on_terminal(self._vng(shape, script, results, disks), results / "console.log", limit_s)
         finally:

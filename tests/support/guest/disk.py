@@ -33,8 +33,8 @@ _STDLIB_WITHOUT = (
 )
 _VENV_WITHOUT = (
     "pip",
-    "mypy",
-    "mypyc",
+    "mypy*",
+    "virtme*",
     "*__mypyc*",
     "setuptools",
     "hypothesis",

@@ -30,9 +30,8 @@ def prepare() -> Guest:
         subprocess.run(["cc", *_FLAGS, "-o", str(programs / source.stem), str(source)], check=True)
     began = time.monotonic()
     kvm = kvm_works(kernel)
-    print(
-        f"guest: Linux {kernel.release}, {'with KVM' if kvm else f'without KVM (probed {time.monotonic() - began:.0f} s)'}"
-    )
+    how = "with KVM" if kvm else f"without KVM (probed for {time.monotonic() - began:.0f} s)"
+    print(f"guest: Linux {kernel.release}, {how}", flush=True)
     system_disk = make_system_disk(BUILD, programs)
     return Guest(kernel, system_disk, programs, kvm)
 

@@ -1,0 +1,162 @@
+"""`make test-vm`: the guest tier. Boots guests, two at a time, runs the tests in them, and adds up what they say.
+
+    python -m tests.support.guest.vm [NAME …] [--if-possible]
+
+NAME chooses among the boots (`--list` shows them). Results: build/results/test-vm.xml (JUnit), what each guest said
+under build/guest/results. Exit code 0: all passed; 1: something failed; 2: no guest can be had, unless --if-possible
+was given, for which saying so is enough.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+import time
+import xml.etree.ElementTree as ET
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.support.guest.boot import Guest, GuestUnavailableError, Shape
+from tests.support.guest.disk import PROJECT
+from tests.support.guest.prepare import prepare, results_of
+
+JUNIT: Final = PROJECT / "build" / "results" / "test-vm.xml"
+LIMIT_S: Final = 900.0
+PYTEST: Final = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "--basetemp=/run/pytest", "--durations=5")
+
+
+@dataclass(frozen=True)
+class Boot:
+    """One guest and the tests that run in it."""
+
+    name: str
+    shape: Shape
+    arguments: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a boot came to; `suites` are JUnit's."""
+
+    boot: Boot
+    suites: list[ET.Element]
+    took_s: float
+
+    def count(self, what: str) -> int:
+        return sum(int(suite.get(what, "0")) for suite in self.suites)
+
+    @property
+    def failed(self) -> int:
+        return self.count("failures") + self.count("errors")
+
+    @property
+    def skipped(self) -> int:
+        return self.count("skipped")
+
+    @property
+    def passed(self) -> int:
+        return self.count("tests") - self.failed - self.skipped
+
+
+def boots() -> list[Boot]:
+    """All boots, those that take longest first."""
+    oom = [
+        Boot(f"oom-{swap}-{lru}", Shape(swap=swap, lru=lru), ("tests/guest/test_oom.py",))
+        for swap in ("zram", "none")
+        for lru in ("classic", "mglru")
+    ]
+    return [
+        Boot("conformance", Shape(memory_mib=1024), ("tests/conformance",)),
+        *oom,
+        Boot("two-nodes", Shape(memory_mib=1024, swap="zram", numa_nodes=2), ("tests/guest/test_nodes.py",)),
+    ]
+
+
+def run(guest: Guest, boot: Boot) -> Outcome:
+    """Boot and test; a guest that says nothing at all counts as one failure."""
+    results = results_of(boot.name)
+    shutil.rmtree(results, ignore_errors=True)
+    report = results / "junit.xml"
+    began = time.monotonic()
+    command = [sys.executable, *PYTEST, f"--junitxml={report}", *boot.arguments]
+    code = guest.run(boot.shape, command, results, limit_s=LIMIT_S)
+    took_s = time.monotonic() - began
+    suites = _suites(report, boot.name)
+    if code is None or not suites:
+        suites.append(_silence(boot.name, results, code))
+    outcome = Outcome(boot, suites, took_s)
+    print(f"guest: {boot.name}: {_counts([outcome])} in {took_s:.0f} s", flush=True)
+    if outcome.failed:
+        output = results / "output.log"
+        print(_tail(output if output.exists() else results / "console.log"), flush=True)
+    return outcome
+
+
+def _suites(report: Path, name: str) -> list[ET.Element]:
+    try:
+        found = list(ET.parse(report).getroot().iter("testsuite"))
+    except (OSError, ET.ParseError):
+        return []
+    for suite in found:
+        suite.set("name", name)
+    return found
+
+
+def _silence(name: str, results: Path, code: int | None) -> ET.Element:
+    """A suite that says that the guest did not come to an end by itself."""
+    suite = ET.Element("testsuite", name=name, tests="1", errors="1", failures="0", skipped="0")
+    case = ET.SubElement(suite, "testcase", classname=name, name="the guest ends its tests")
+    how = "was ended: it took too long, or did not boot" if code is None else f"ended with {code} and no report"
+    ET.SubElement(case, "error", message=how).text = _tail(results / "console.log")
+    return suite
+
+
+def _tail(path: Path, lines: int = 60) -> str:
+    try:
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+    except OSError as error:
+        return str(error)
+
+
+def _counts(outcomes: list[Outcome]) -> str:
+    passed, failed, skipped = (
+        sum(getattr(each, name) for each in outcomes) for name in ("passed", "failed", "skipped")
+    )
+    return f"{passed} passed, {failed} failed, {skipped} skipped"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.support.guest.vm", description="Run the guest tier.")
+    parser.add_argument("boot", nargs="*", metavar="NAME", help="only these boots")
+    parser.add_argument("--list", action="store_true", help="name the boots")
+    parser.add_argument("--if-possible", action="store_true", help="exit with 0 where no guest can be had")
+    options = parser.parse_args(arguments)
+    wanted = {boot.name: boot for boot in boots()}
+    if options.list:
+        print("\n".join(wanted))
+        return 0
+    unknown = [name for name in options.boot if name not in wanted]
+    if unknown:
+        parser.error(f"no boot {unknown[0]}; there are {', '.join(wanted)}")
+    try:
+        guest = prepare()
+    except GuestUnavailableError as error:
+        print(f"guest tier not run: {error}")
+        return 0 if options.if_possible else 2
+    chosen = [wanted[name] for name in options.boot] or list(wanted.values())
+    with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
+        outcomes = list(pool.map(lambda boot: run(guest, boot), chosen))
+    root = ET.Element("testsuites")
+    root.extend(suite for outcome in outcomes for suite in outcome.suites)
+    JUNIT.parent.mkdir(parents=True, exist_ok=True)
+    ET.ElementTree(root).write(JUNIT, encoding="utf-8", xml_declaration=True)
+    print(_counts(outcomes))
+    return 1 if any(outcome.failed for outcome in outcomes) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
