@@ -31,6 +31,9 @@ from memnotify_cuse.residency import be_first_in_line, settle
 from memnotify_cuse.scanner.doorbell import open_doorbell
 from memnotify_cuse.scanner.evidence import Machine
 from memnotify_cuse.scanner.loop import Scanner
+from memnotify_cuse.scanner.recordfile import Recording
+from memnotify_cuse.scanner.recording import RecordingError
+from memnotify_cuse.scanner.replay import Replay
 from memnotify_cuse.scanner.sample import Sampler
 from memnotify_cuse.transport.cuse import CuseTransport, cuse_problem, open_cuse
 from memnotify_cuse.transport.endpoint import Probe
@@ -54,12 +57,16 @@ class NodeKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What `serve` was asked for. `device` None makes no node outside the mount."""
+    """What `serve` was asked for. `device` None makes no node outside the mount.
+
+    `replay` is a recording to take the samples from, in place of `proc`.
+    """
 
     device: Path | None
     mount: Path
     node: NodeKind = NodeKind.AUTO
     proc: Path = Path("/proc")
+    replay: Path | None = None
     policy: Policy = field(default_factory=Policy)
     sigio: SigioMode = SigioMode.OWNER
 
@@ -87,10 +94,10 @@ def serve(config: Config) -> None:
     """Serve until SIGTERM or SIGINT. Raises ServeError if that cannot start."""
     try:
         trio.run(_serve, config)
-    except MountError as error:
+    except (MountError, RecordingError) as error:
         raise ServeError(str(error)) from None
     except BaseExceptionGroup as group:
-        expected, unexpected = group.split((ServeError, MountError))
+        expected, unexpected = group.split((ServeError, MountError, RecordingError))
         if expected is None or unexpected is not None:
             raise
         raise ServeError(str(_first(expected))) from None
@@ -102,20 +109,19 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 async def _serve(config: Config) -> None:
-    page_kb = os.sysconf("SC_PAGE_SIZE") // 1024
-    mglru = bool(read_lru_gen())
-    device = Device(page_kb, config.policy)
+    recording = Recording(config.replay) if config.replay else None
+    machine = recording.header.machine if recording else _this_machine()
+    device = Device(machine.page_kb, config.policy)
     clock = _BoardClock()
     board = Board(device, clock.poke)
     # The receiver is the outer one: a second signal must not end the server while it cleans up.
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals, ExitStack() as stack:
         try:
-            sampler = Sampler(config.proc)
-            stack.callback(sampler.close)
-            doorbell = open_doorbell(config.proc)
-            if doorbell is not None:
-                stack.callback(doorbell.close)
-            scanner = Scanner(board, sampler, doorbell, Machine(mglru=mglru, page_kb=page_kb))
+            scanner: Scanner | Replay
+            if recording is not None:
+                scanner, doorbell_name = Replay(board, recording), "replay"
+            else:
+                scanner, doorbell_name = _open_scanner(config, board, machine, stack)
             scanner.first_scan()
         except KernelFileError as error:
             raise ServeError(str(error)) from error
@@ -124,9 +130,9 @@ async def _serve(config: Config) -> None:
             fixed={
                 "pid": str(os.getpid()),
                 "version": __version__,
-                "doorbell": doorbell.name if doorbell is not None else "timer",
+                "doorbell": doorbell_name,
                 "sigio": config.sigio.value,
-                "lru": "mglru" if mglru else "classic",
+                "lru": "mglru" if machine.mglru else "classic",
             },
             changing=lambda: {**node, "samples": str(scanner.samples)},
         )
@@ -138,7 +144,6 @@ async def _serve(config: Config) -> None:
         transport = FuseTransport(mount, device, Control(board, device, facts, config.proc), probe)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(clock.run, board)
-            nursery.start_soon(scanner.run)
             nursery.start_soon(_serve_transport, transport, "the control file system", nursery.cancel_scope)
             node.update(await _make_node(config, device, probe, nursery, stack))
             if config.sigio is not SigioMode.OFF:
@@ -150,11 +155,28 @@ async def _serve(config: Config) -> None:
             settle()
             await worker.run(_hurry)
             await _announce(config, node["node"])
+            # Not earlier: nobody could be told of a recording's first seconds.
+            nursery.start_soon(scanner.run)
             async for number in signals:
                 log.info("stopping: %s", signal.Signals(number).name)
                 break
             notify_service("STOPPING=1")
             nursery.cancel_scope.cancel()
+
+
+def _this_machine() -> Machine:
+    return Machine(mglru=bool(read_lru_gen()), page_kb=os.sysconf("SC_PAGE_SIZE") // 1024)
+
+
+def _open_scanner(config: Config, board: Board, machine: Machine, stack: ExitStack) -> tuple[Scanner, str]:
+    """The scanner of this machine, and what wakes it."""
+    sampler = Sampler(config.proc)
+    stack.callback(sampler.close)
+    doorbell = open_doorbell(config.proc)
+    if doorbell is None:
+        return Scanner(board, sampler, None, machine), "timer"
+    stack.callback(doorbell.close)
+    return Scanner(board, sampler, doorbell, machine), doorbell.name
 
 
 def _hurry() -> None:

@@ -14,7 +14,7 @@ from memnotify_cuse.kernel.trace import TraceEvent
 from memnotify_cuse.scanner.cadence import WATCHFUL_S, Cadence
 from memnotify_cuse.scanner.doorbell import Doorbell
 from memnotify_cuse.scanner.evidence import Machine
-from memnotify_cuse.scanner.sample import Sampler
+from memnotify_cuse.scanner.sample import SampleSource
 from memnotify_cuse.scanner.zones import ZoneTracker
 
 log = logging.getLogger(__name__)
@@ -27,11 +27,11 @@ shortest time that trio can sleep for (epoll_wait(2) counts milliseconds)."""
 
 
 class Scanner:
-    """Feeds `board` from `sampler`. `first_scan` must have succeeded before `run`."""
+    """Feeds `board` from `source`. `first_scan` must have succeeded before `run`."""
 
-    def __init__(self, board: Board, sampler: Sampler, doorbell: Doorbell | None, machine: Machine) -> None:
+    def __init__(self, board: Board, source: SampleSource, doorbell: Doorbell | None, machine: Machine) -> None:
         self._board = board
-        self._sampler = sampler
+        self._source = source
         self._doorbell = doorbell
         self._tracker = ZoneTracker(machine)
         self._cadence = Cadence(doorbell=doorbell is not None, page_kb=machine.page_kb)
@@ -93,7 +93,7 @@ class Scanner:
         return min(max(2 * self._pause_s, FIRST_PAUSE_S), WATCHFUL_S)
 
     def _scan(self, events: tuple[TraceEvent, ...] | None, *, rang: bool = False) -> None:
-        sample = self._sampler.sample(events)
+        sample = self._source.sample(events)
         self._rang_since_ns = 0
         self.samples += 1
         scan = self._tracker.update(sample)
