@@ -153,7 +153,7 @@ class Decoder:
         """Read a further line."""
         raw = self._object(line)
         if unknown := raw.keys() - _SAMPLE_KEYS:
-            self._fail(f"unknown: {', '.join(sorted(unknown))[:80]}")
+            self._fail(f"unknown: {min(unknown)[:40]!r}")
         time_ns = raw.get("time_ns")
         if not _is_count(time_ns):
             self._fail("no time_ns, a number")
