@@ -10,6 +10,7 @@ import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -24,6 +25,7 @@ from memnotify_cuse.fasync.service import SigioMode, SigioService, device_id
 from memnotify_cuse.fasync.strict import AsyncFlags
 from memnotify_cuse.fasync.worker import Worker
 from memnotify_cuse.kernel.errors import KernelFileError
+from memnotify_cuse.kernel.files import read_kernel_text
 from memnotify_cuse.kernel.lru_gen import read_lru_gen
 from memnotify_cuse.kernel.tracefs import find_tracefs
 from memnotify_cuse.notify_service import notify_service
@@ -119,9 +121,11 @@ async def _serve(config: Config) -> None:
         try:
             scanner: Scanner | Replay
             if recording is not None:
-                scanner, doorbell_name = Replay(board, recording), "replay"
+                scanner = Replay(board, recording)
+                doorbell_name, zoneinfo = "replay", scanner.zoneinfo
             else:
                 scanner, doorbell_name = _open_scanner(config, board, machine, stack)
+                zoneinfo = partial(read_kernel_text, config.proc / "zoneinfo")
             scanner.first_scan()
         except KernelFileError as error:
             raise ServeError(str(error)) from error
@@ -141,7 +145,7 @@ async def _serve(config: Config) -> None:
         worker = Worker()
         stack.callback(worker.close)
         probe = Probe(worker.thread_id)
-        transport = FuseTransport(mount, device, Control(board, device, facts, config.proc), probe)
+        transport = FuseTransport(mount, device, Control(board, device, facts, zoneinfo), probe)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(clock.run, board)
             nursery.start_soon(_serve_transport, transport, "the control file system", nursery.cancel_scope)

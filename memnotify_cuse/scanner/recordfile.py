@@ -1,7 +1,7 @@
 """Recordings as files: gzip'd lines that can be read while they are written, and up to wherever they end.
 
 What was recorded last matters most, because a machine out of memory may end the recorder with SIGKILL: every sample
-is flushed to the file as it is written. That makes the file about a third larger (docs/recording.md).
+is flushed to the file as it is written. That makes the file 40 % larger (docs/recording.md).
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from types import MappingProxyType
 from typing import Any, Final, NoReturn, TypeGuard, TypeVar
 
@@ -284,6 +285,7 @@ def _layout(sample: Sample) -> tuple[tuple[ZoneId, ...], tuple[int, ...]]:
     return tuple(zone.id for zone in sample.zoneinfo.zones), tuple(node.node for node in sample.zoneinfo.nodes)
 
 
+@cache
 def _counters_of(kind: type[Counters]) -> dict[str, bool]:
     """The names of the counters, and whether there are kernels without them; not what identifies a zone or node."""
     return {each.name: "None" in str(each.type) for each in fields(kind) if each.name not in ("id", "node")}

@@ -10,6 +10,7 @@ from dataclasses import replace
 import trio
 
 from memnotify_cuse.board import STATUS_CLEAR, Board
+from memnotify_cuse.kernel.zoneinfo import format_zoneinfo
 from memnotify_cuse.scanner.evidence import Machine
 from memnotify_cuse.scanner.recordfile import Recording
 from memnotify_cuse.scanner.recording import RecordingError
@@ -26,10 +27,12 @@ class Player:
         self._board = board
         self._tracker = ZoneTracker(machine)
         self.samples = 0
+        self.last: Sample | None = None
 
     def feed(self, sample: Sample, now_ns: int) -> None:
         """Play one sample."""
         self.samples += 1
+        self.last = sample
         scan = self._tracker.update(sample)
         self._board.publish(scan.states, scan.moved, now_ns)
 
@@ -62,6 +65,10 @@ class Replay:
     def samples(self) -> int:
         """How many were played."""
         return self._player.samples
+
+    def zoneinfo(self) -> str:
+        """The recorded machine's /proc/zoneinfo, as of the sample that was played last."""
+        return format_zoneinfo(self._player.last.zoneinfo) if self._player.last else ""
 
     def first_scan(self) -> None:
         """Play the first sample, from which all zones are known."""
