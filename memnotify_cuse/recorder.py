@@ -16,6 +16,7 @@ from memnotify_cuse.kernel.errors import KernelFileError, KernelFileGoneError
 from memnotify_cuse.kernel.files import read_kernel_text
 from memnotify_cuse.kernel.lru_gen import read_lru_gen
 from memnotify_cuse.kernel.zoneinfo import ZoneId
+from memnotify_cuse.residency import settle
 from memnotify_cuse.scanner.doorbell import open_doorbell
 from memnotify_cuse.scanner.evidence import Machine
 from memnotify_cuse.scanner.loop import Scanner
@@ -40,15 +41,15 @@ class Config:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What came of it. `notifications`: how often a server would have told its watchers."""
+    """What came of it. `raised`: how often a zone came under pressure."""
 
     samples: int
     size_bytes: int
-    notifications: int
+    raised: int
 
 
 class _Nobody:
-    """In place of a device: the board counts its notifications by itself."""
+    """In place of a device."""
 
     def notified(self, zones: tuple[ZoneState, ...], now_ns: int) -> None:
         pass
@@ -84,6 +85,8 @@ async def _record(config: Config) -> Recorded:
         with writer:
             scanner = Scanner(board, RecordingSource(sampler, writer), doorbell, header.machine)
             scanner.first_scan()
+            # As the server: or it would see less, and later, just when there is something to see.
+            settle()
             print(f"recording: file={config.file} doorbell={header.doorbell}", file=sys.stderr, flush=True)
             failure: list[RecordingError] = []
             with trio.move_on_after(float("inf") if config.seconds is None else config.seconds):
@@ -93,7 +96,7 @@ async def _record(config: Config) -> Recorded:
                         nursery.cancel_scope.cancel()
             if failure:
                 raise failure[0]
-    return Recorded(writer.samples, writer.size_bytes, board.notifications)
+    return Recorded(writer.samples, writer.size_bytes, sum(state.raised for state in board.states.values()))
 
 
 async def _scan(scanner: Scanner, failure: list[RecordingError], scope: trio.CancelScope) -> None:

@@ -60,8 +60,7 @@ def run(args: argparse.Namespace) -> int:
         done = record(config)
     except RecordError as error:
         raise CommandError(str(error)) from None
-    print(
-        f"{args.file}: {done.samples} samples, {done.size_bytes} bytes; "
-        f"a server would have notified {done.notifications} times"
-    )
+    pressure = {0: "no zone came under pressure", 1: "a zone came under pressure once"}
+    seen = pressure.get(done.raised, f"zones came under pressure {done.raised} times")
+    print(f"{args.file}: {done.samples} samples, {done.size_bytes} bytes; {seen}")
     return EXIT_OK

@@ -14,7 +14,6 @@ import json
 import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import cache
 from types import MappingProxyType
 from typing import Any, Final, NoReturn, TypeGuard, TypeVar
 
@@ -35,6 +34,14 @@ Counters = TypeVar("Counters", Zone, Node, Vmstat, Meminfo)
 
 _NODE: Final = re.compile(r"0|[1-9][0-9]{0,8}", re.ASCII)
 _EVENT_FIELDS: Final = tuple(each.name for each in fields(TraceEvent))
+_COUNTERS: Final[Mapping[type, Mapping[str, bool]]] = MappingProxyType(
+    {
+        kind: {each.name: "None" in str(each.type) for each in fields(kind) if each.name not in ("id", "node")}
+        for kind in (Zone, Node, Vmstat, Meminfo)
+    }
+)
+"""The names of the counters, and whether there are kernels without them; not what identifies a zone or node."""
+
 _SAMPLE_KEYS: Final = frozenset(("time_ns", "whole", "zones", "nodes", "vmstat", "meminfo", "events"))
 
 
@@ -208,7 +215,7 @@ class Decoder:
         """`before` with the counters of `raw`, or a new one of them all and its `identity`."""
         if not isinstance(raw, dict):
             self._fail(f"{name} is not an object")
-        optional = _counters_of(kind)
+        optional = _COUNTERS[kind]
         values: dict[str, Any] = {}
         for key, value in raw.items():
             if key not in optional:
@@ -285,14 +292,8 @@ def _layout(sample: Sample) -> tuple[tuple[ZoneId, ...], tuple[int, ...]]:
     return tuple(zone.id for zone in sample.zoneinfo.zones), tuple(node.node for node in sample.zoneinfo.nodes)
 
 
-@cache
-def _counters_of(kind: type[Counters]) -> dict[str, bool]:
-    """The names of the counters, and whether there are kernels without them; not what identifies a zone or node."""
-    return {each.name: "None" in str(each.type) for each in fields(kind) if each.name not in ("id", "node")}
-
-
 def _values(counters: Counters) -> dict[str, Any]:
-    return {name: getattr(counters, name) for name in _counters_of(type(counters))}
+    return {name: getattr(counters, name) for name in _COUNTERS[type(counters)]}
 
 
 def _changed(now: Counters, before: Counters) -> dict[str, Any]:

@@ -32,6 +32,12 @@ MEMNOTIFY = [sys.executable, "-m", "memnotify_cuse"]
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 
+@pytest.fixture(autouse=True)
+def _tests_stay_ordinary(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that runs the tests is not to be locked into memory, nor hidden from the OOM killer."""
+    monkeypatch.setattr(recorder, "settle", lambda: None)
+
+
 @pytest.fixture
 def proc(tmp_path: Path) -> Path:
     """What to give to --proc."""
@@ -53,7 +59,7 @@ def test_what_the_scanner_sees_is_recorded(proc: Path, file: Path, capsys: pytes
     out, err = capsys.readouterr()
     count = len(list(recording.samples()))
     size_bytes = file.stat().st_size
-    assert out == f"{file}: {count} samples, {size_bytes} bytes; a server would have notified 0 times\n"
+    assert out == f"{file}: {count} samples, {size_bytes} bytes; no zone came under pressure\n"
     assert f"recording: file={file} doorbell={recording.header.doorbell}\n" in err
 
 

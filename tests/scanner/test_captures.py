@@ -17,6 +17,7 @@ SILENT = ["stream", "stream-hot", "stream-cold", "stream-thrash", "fill-cache", 
 TOLD = {
     "episode": "anon_scan",
     "episode-hot": "anon_scan",
+    "recorded-episode": "anon_scan",
     "fill": "anon_scan",
     "fill-hot": "anon_scan",
     "fill-active-cache": "anon_scan",
@@ -50,7 +51,7 @@ def test_told_when_the_kernel_turns_to_anonymous_pages(scenario: str, reason: st
     assert reason in {each for _, each in found}
 
 
-@pytest.mark.parametrize("scenario", ["episode", "episode-hot", "fill", "fill-hot"])
+@pytest.mark.parametrize("scenario", ["episode", "episode-hot", "recorded-episode", "fill", "fill-hot"])
 def test_told_by_the_first_sample_after_the_first_anonymous_page(scenario: str) -> None:
     recording = capture(scenario)
     first_ns = recording.header.marks["first_anon_scan_ns"]
@@ -75,7 +76,9 @@ def test_notices_keep_their_distance_and_end_with_the_pressure(scenario: str) ->
     assert playback.ends[0].time_ns > times_ns[-1]
 
 
-@pytest.mark.parametrize(("scenario", "count"), [("episode", 2), ("episode-hot", 2), ("fill", 6), ("fill-hot", 21)])
+@pytest.mark.parametrize(
+    ("scenario", "count"), [("episode", 2), ("episode-hot", 2), ("recorded-episode", 3), ("fill", 6), ("fill-hot", 21)]
+)
 def test_playing_a_recording_gives_the_same_notices_each_time(scenario: str, count: int) -> None:
     first = play(capture(scenario))
     assert play(capture(scenario)) == first
