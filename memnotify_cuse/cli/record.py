@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 _EPILOG = """\
 Samples are taken as the server takes them: seldom at rest, every 20 to 50 ms while the kernel reclaims. Each is
-in the file at once, so that a recording that was killed with its machine can be read up to the end. Trace events
-need root; everything else does not.
+in the file at once, so that what was recorded can be read even if the recorder is killed. Trace events need root;
+everything else does not.
 
 examples:
   sudo memnotify record trouble.jsonl.gz                  until Ctrl-C

@@ -142,7 +142,8 @@ class Decoder:
         if raw.get("format") != FORMAT:
             self._fail("not a recording of memnotify")
         if raw.get("version") != VERSION:
-            self._fail(f"version {raw.get('version')!r} of the format; this memnotify reads version {VERSION}")
+            found = repr(raw.get("version"))[:40]
+            self._fail(f"version {found} of the format; this memnotify reads version {VERSION}")
         kernel, page_kb, mglru = raw.get("kernel"), raw.get("page_kb"), raw.get("mglru")
         doorbell, title, marks = raw.get("doorbell"), raw.get("title", ""), raw.get("marks", {})
         if not (kernel is None or isinstance(kernel, str)) or not isinstance(title, str):
