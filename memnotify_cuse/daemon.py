@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -31,16 +32,18 @@ from memnotify_cuse.kernel.tracefs import find_tracefs
 from memnotify_cuse.notify_service import notify_service
 from memnotify_cuse.residency import be_first_in_line, settle
 from memnotify_cuse.scanner.doorbell import open_doorbell
+from memnotify_cuse.scanner.errors import RecordingError
 from memnotify_cuse.scanner.evidence import Machine
 from memnotify_cuse.scanner.loop import Scanner
-from memnotify_cuse.scanner.recordfile import Recording
-from memnotify_cuse.scanner.recording import RecordingError
-from memnotify_cuse.scanner.replay import Replay
 from memnotify_cuse.scanner.sample import Sampler
 from memnotify_cuse.transport.cuse import CuseTransport, cuse_problem, open_cuse
 from memnotify_cuse.transport.endpoint import Probe
 from memnotify_cuse.transport.fuse import FuseTransport
 from memnotify_cuse.transport.mount import DeviceNode, MountError, mount_control
+
+if TYPE_CHECKING:
+    from memnotify_cuse.scanner.recordfile import Recording
+    from memnotify_cuse.scanner.replay import Replay
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +114,7 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 async def _serve(config: Config) -> None:
-    recording = Recording(config.replay) if config.replay else None
+    recording = _open_recording(config.replay) if config.replay else None
     machine = recording.header.machine if recording else _this_machine()
     device = Device(machine.page_kb, config.policy)
     clock = _BoardClock()
@@ -121,7 +124,7 @@ async def _serve(config: Config) -> None:
         try:
             scanner: Scanner | Replay
             if recording is not None:
-                scanner = Replay(board, recording)
+                scanner = _open_replay(board, recording)
                 doorbell_name, zoneinfo = "replay", scanner.zoneinfo
             else:
                 scanner, doorbell_name = _open_scanner(config, board, machine, stack)
@@ -181,6 +184,21 @@ def _open_scanner(config: Config, board: Board, machine: Machine, stack: ExitSta
         return Scanner(board, sampler, None, machine), "timer"
     stack.callback(doorbell.close)
     return Scanner(board, sampler, doorbell, machine), doorbell.name
+
+
+# Only a server that replays is to have in memory what that takes.
+
+
+def _open_recording(path: Path) -> Recording:
+    from memnotify_cuse.scanner.recordfile import Recording
+
+    return Recording(path)
+
+
+def _open_replay(board: Board, recording: Recording) -> Replay:
+    from memnotify_cuse.scanner.replay import Replay
+
+    return Replay(board, recording)
 
 
 def _hurry() -> None:

@@ -14,7 +14,8 @@ from types import TracebackType
 from typing import Final
 
 from memnotify_cuse.kernel.trace import TraceEvent
-from memnotify_cuse.scanner.recording import Decoder, Header, RecordingError, SampleEncoder, encode_header
+from memnotify_cuse.scanner.errors import RecordingError
+from memnotify_cuse.scanner.recording import Decoder, Header, SampleEncoder, encode_header
 from memnotify_cuse.scanner.sample import Sample, SampleSource
 
 CHUNK_BYTES: Final = 64 * 1024

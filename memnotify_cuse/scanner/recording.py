@@ -21,6 +21,7 @@ from memnotify_cuse.kernel.meminfo import Meminfo
 from memnotify_cuse.kernel.trace import TraceEvent
 from memnotify_cuse.kernel.vmstat import Vmstat
 from memnotify_cuse.kernel.zoneinfo import Node, Zone, ZoneId, Zoneinfo
+from memnotify_cuse.scanner.errors import RecordingError
 from memnotify_cuse.scanner.evidence import Machine
 from memnotify_cuse.scanner.sample import Sample
 
@@ -43,19 +44,6 @@ _COUNTERS: Final[Mapping[type, Mapping[str, bool]]] = MappingProxyType(
 """The names of the counters, and whether there are kernels without them; not what identifies a zone or node."""
 
 _SAMPLE_KEYS: Final = frozenset(("time_ns", "whole", "zones", "nodes", "vmstat", "meminfo", "events"))
-
-
-class RecordingError(Exception):
-    """A recording that cannot be written, or read: `path` is the file, `reason` says what is wrong.
-
-    `line_number` counts the lines of the uncompressed file from 1 (0: the file as a whole).
-    """
-
-    def __init__(self, path: str, line_number: int, reason: str) -> None:
-        super().__init__(f"{path}:{line_number}: {reason}" if line_number else f"{path}: {reason}")
-        self.path = path
-        self.line_number = line_number
-        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)

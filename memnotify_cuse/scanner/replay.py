@@ -11,9 +11,9 @@ import trio
 
 from memnotify_cuse.board import STATUS_CLEAR, Board
 from memnotify_cuse.kernel.zoneinfo import format_zoneinfo
+from memnotify_cuse.scanner.errors import RecordingError
 from memnotify_cuse.scanner.evidence import Machine
 from memnotify_cuse.scanner.recordfile import Recording
-from memnotify_cuse.scanner.recording import RecordingError
 from memnotify_cuse.scanner.sample import Sample
 from memnotify_cuse.scanner.zones import ZoneTracker
 

@@ -21,8 +21,8 @@ from memnotify_cuse.kernel.meminfo import read_meminfo
 from memnotify_cuse.kernel.trace import TraceEvent
 from memnotify_cuse.kernel.vmstat import read_vmstat
 from memnotify_cuse.kernel.zoneinfo import read_zoneinfo
+from memnotify_cuse.scanner.errors import RecordingError
 from memnotify_cuse.scanner.recordfile import Recording, RecordingWriter
-from memnotify_cuse.scanner.recording import RecordingError
 from memnotify_cuse.scanner.sample import Sample, Sampler
 from tests.support.mounted import LIMIT_S, NOBODY, ProcTree, calm_proc
 from tests.support.server import Lines

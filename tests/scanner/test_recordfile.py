@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from memnotify_cuse.kernel.trace import TraceEvent
 from memnotify_cuse.scanner import recordfile
+from memnotify_cuse.scanner.errors import RecordingError
 from memnotify_cuse.scanner.recordfile import Recording, RecordingSource, RecordingWriter
-from memnotify_cuse.scanner.recording import Header, RecordingError
+from memnotify_cuse.scanner.recording import Header
 from memnotify_cuse.scanner.sample import Sample
 from tests.scanner.samples import CLASSIC, sample, shrink, zone
 from tests.support.replay import TRACES, capture, play_samples
@@ -111,7 +112,7 @@ LIMITED = """
 import resource, signal, sys
 from pathlib import Path
 from memnotify_cuse.scanner.recordfile import Recording, RecordingWriter
-from memnotify_cuse.scanner.recording import RecordingError
+from memnotify_cuse.scanner.errors import RecordingError
 source = Recording(Path(sys.argv[1]))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (3001, 3001))

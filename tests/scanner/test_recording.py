@@ -15,12 +15,12 @@ from memnotify_cuse.kernel.meminfo import Meminfo
 from memnotify_cuse.kernel.trace import TraceEvent
 from memnotify_cuse.kernel.vmstat import Vmstat
 from memnotify_cuse.kernel.zoneinfo import Node, Zone, ZoneId, Zoneinfo
+from memnotify_cuse.scanner.errors import RecordingError
 from memnotify_cuse.scanner.evidence import Machine
 from memnotify_cuse.scanner.recording import (
     FORMAT,
     Decoder,
     Header,
-    RecordingError,
     SampleEncoder,
     encode_header,
 )
