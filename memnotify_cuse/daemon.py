@@ -125,7 +125,7 @@ async def _serve(config: Config) -> None:
             scanner: Scanner | Replay
             if recording is not None:
                 scanner = _open_replay(board, recording)
-                doorbell_name, zoneinfo = "replay", scanner.zoneinfo
+                doorbell_name, zoneinfo = scanner.doorbell_name, scanner.zoneinfo
             else:
                 scanner, doorbell_name = _open_scanner(config, board, machine, stack)
                 zoneinfo = partial(read_kernel_text, config.proc / "zoneinfo")

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Final
 
 import trio
 
@@ -50,6 +51,8 @@ class Replay:
     The constructor reads the whole recording once, so that what is wrong with it is said before anybody listens
     (RecordingError).
     """
+
+    doorbell_name: Final = "replay"
 
     def __init__(self, board: Board, recording: Recording) -> None:
         self._recording = recording
