@@ -89,23 +89,21 @@ async def _record(config: Config) -> Recorded:
             # As the server: or it would see less, and later, just when there is something to see.
             settle()
             print(f"recording: file={config.file} doorbell={header.doorbell}", file=sys.stderr, flush=True)
-            failure: list[RecordingError] = []
             with trio.move_on_after(float("inf") if config.seconds is None else config.seconds):
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_scan, scanner, failure, nursery.cancel_scope)
+                    nursery.start_soon(_scan, scanner, nursery.cancel_scope)
                     async for _number in signals:
                         nursery.cancel_scope.cancel()
-            if failure:
-                raise failure[0]
+            if writer.failure is not None:
+                raise writer.failure
     return Recorded(writer.samples, writer.size_bytes, sum(state.raised for state in board.states.values()))
 
 
-async def _scan(scanner: Scanner, failure: list[RecordingError], scope: trio.CancelScope) -> None:
-    """Scan until the recording cannot go on; an error that left the nursery would come wrapped in a group."""
+async def _scan(scanner: Scanner, scope: trio.CancelScope) -> None:
+    """Scan until the recording cannot go on, which `writer.failure` tells."""
     try:
         await scanner.run()
-    except RecordingError as error:
-        failure.append(error)
+    except* RecordingError:
         scope.cancel()
 
 

@@ -26,8 +26,8 @@ _GZIP: Final = 16 + zlib.MAX_WBITS
 class RecordingWriter:
     """Writes a recording to `path`: the header at once, then sample by sample.
 
-    Raises RecordingError for what cannot be written; the file stays readable up to the last sample before. A file
-    that exists is refused, unless it is to be replaced.
+    Raises RecordingError for what cannot be written, and has it in `failure` from then on; the file stays readable
+    up to the last sample before. A file that exists is refused, unless it is to be replaced.
     """
 
     def __init__(self, path: Path, header: Header, *, replace: bool = False) -> None:
@@ -35,9 +35,9 @@ class RecordingWriter:
         self._compress = zlib.compressobj(wbits=_GZIP)
         self._encoder = SampleEncoder()
         self._fd = -1
-        self._failed = False
         self.samples = 0
         self.size_bytes = 0
+        self.failure: RecordingError | None = None
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if replace else os.O_EXCL)
             self._fd = os.open(path, flags, 0o644)
@@ -58,7 +58,7 @@ class RecordingWriter:
         """End the recording properly, unless it was cut short by an error."""
         if self._fd >= 0:
             try:
-                if not self._failed:
+                if self.failure is None:
                     self._write(b"", zlib.Z_FINISH)
             finally:
                 os.close(self._fd)
@@ -80,8 +80,8 @@ class RecordingWriter:
                 self.size_bytes += count
                 data = data[count:]
         except OSError as error:
-            self._failed = True
-            raise RecordingError(self._path, 0, error.strerror or str(error)) from error
+            self.failure = RecordingError(self._path, 0, error.strerror or str(error))
+            raise self.failure from error
 
 
 class RecordingSource:

@@ -118,7 +118,8 @@ def test_a_disk_that_fills_up_later_ends_it_with_one_line(
 
     def failing(writer: RecordingWriter, sample: Sample) -> None:
         if writer.samples == 2:
-            raise RecordingError(str(file), 0, "No space left on device")
+            writer.failure = RecordingError(str(file), 0, "No space left on device")
+            raise writer.failure
         write(writer, sample)
 
     monkeypatch.setattr(RecordingWriter, "write", failing)
