@@ -8,11 +8,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from memnotify_cuse.board import STATUS_IGNORED, Board, ZoneState
 from memnotify_cuse.device.device import Device
-from memnotify_cuse.kernel.files import read_kernel_text
 from memnotify_cuse.kernel.zoneinfo import ZoneId, insert_status_lines
 
 MAX_SIMULATION_S = 86_400.0
@@ -31,20 +29,23 @@ class ServerFacts:
 
 
 class Control:
-    """The texts of `status`, `server` and `zoneinfo`, and the commands of `simulate`."""
+    """The texts of `status`, `server` and `zoneinfo`, and the commands of `simulate`.
+
+    `zoneinfo` gives the text of /proc/zoneinfo, to which the states are added.
+    """
 
     def __init__(
         self,
         board: Board,
         device: Device,
         facts: ServerFacts,
-        proc: Path,
+        zoneinfo: Callable[[], str],
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._board = board
         self._device = device
         self._facts = facts
-        self._proc = proc
+        self._zoneinfo = zoneinfo
         self._clock_ns = clock_ns
         self._started_ns = clock_ns()
 
@@ -71,7 +72,7 @@ class Control:
     def zoneinfo(self) -> str:
         """/proc/zoneinfo as the 2008 patch had it: with a mem_notify_status line for each zone."""
         status = {state.zone: state.status for state in self._board.states.values()}
-        return insert_status_lines(read_kernel_text(self._proc / "zoneinfo"), status)
+        return insert_status_lines(self._zoneinfo(), status)
 
     def simulate(self, line: str) -> None:
         """Carry out "all SECONDS" or "nodeN-NAME SECONDS"; CommandError or UnknownZoneError if it is neither."""

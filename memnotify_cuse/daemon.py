@@ -11,8 +11,9 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -26,11 +27,13 @@ from memnotify_cuse.fasync.service import SigioMode, SigioService, device_id
 from memnotify_cuse.fasync.strict import AsyncFlags
 from memnotify_cuse.fasync.worker import Worker
 from memnotify_cuse.kernel.errors import KernelFileError, NoKernelMemoryError
+from memnotify_cuse.kernel.files import read_kernel_text
 from memnotify_cuse.kernel.lru_gen import read_lru_gen
 from memnotify_cuse.kernel.tracefs import find_tracefs
 from memnotify_cuse.notify_service import notify_service
 from memnotify_cuse.residency import be_first_in_line, settle
 from memnotify_cuse.scanner.doorbell import open_doorbell, open_trace
+from memnotify_cuse.scanner.errors import RecordingError
 from memnotify_cuse.scanner.evidence import Machine
 from memnotify_cuse.scanner.fillrate import measure_fill_kb_per_s
 from memnotify_cuse.scanner.late import LateDoorbell
@@ -40,6 +43,10 @@ from memnotify_cuse.transport.cuse import CuseTransport, cuse_problem, open_cuse
 from memnotify_cuse.transport.endpoint import Probe
 from memnotify_cuse.transport.fuse import FuseTransport
 from memnotify_cuse.transport.mount import DeviceNode, MountError, mount_control
+
+if TYPE_CHECKING:
+    from memnotify_cuse.scanner.recordfile import Recording
+    from memnotify_cuse.scanner.replay import Replay
 
 log = logging.getLogger(__name__)
 
@@ -62,12 +69,16 @@ class NodeKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What `serve` was asked for. `device` None makes no node outside the mount; `headroom_kb` None measures it."""
+    """What `serve` was asked for. `device` None makes no node outside the mount.
+
+    `replay` is a recording to take the samples from, in place of `proc`; `headroom_kb` None measures it.
+    """
 
     device: Path | None
     mount: Path
     node: NodeKind = NodeKind.AUTO
     proc: Path = Path("/proc")
+    replay: Path | None = None
     policy: Policy = field(default_factory=Policy)
     sigio: SigioMode = SigioMode.OWNER
     headroom_kb: int | None = None
@@ -96,10 +107,10 @@ def serve(config: Config) -> None:
     """Serve until SIGTERM or SIGINT, which are ignored from then on. Raises ServeError if that cannot start."""
     try:
         trio.run(_serve, config)
-    except MountError as error:
+    except (MountError, RecordingError) as error:
         raise ServeError(str(error)) from None
     except BaseExceptionGroup as group:
-        expected, unexpected = group.split((ServeError, MountError))
+        expected, unexpected = group.split((ServeError, MountError, RecordingError))
         if expected is None or unexpected is not None:
             raise
         raise ServeError(str(_first(expected))) from None
@@ -111,27 +122,21 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 async def _serve(config: Config) -> None:
-    page_kb = os.sysconf("SC_PAGE_SIZE") // 1024
-    mglru = bool(read_lru_gen())
-    device = Device(page_kb, config.policy)
+    recording = _open_recording(config.replay) if config.replay else None
+    machine = recording.header.machine if recording else _this_machine()
+    device = Device(machine.page_kb, config.policy)
     clock = _BoardClock()
     board = Board(device, clock.poke)
     # The signals are the outer ones: a second signal must not end the server while it cleans up.
     with _stop_signals() as signals, ExitStack() as stack:
         try:
-            sampler = Sampler(config.proc)
-            stack.callback(sampler.close)
-            doorbell, trace_may_come = open_doorbell(config.proc)
-            scanner = Scanner(
-                board,
-                sampler,
-                doorbell,
-                Machine(mglru=mglru, page_kb=page_kb),
-                LateDoorbell(open_trace) if trace_may_come else None,
-                headroom_kb=config.headroom_kb,
-                fill_kb_per_s=measure_fill_kb_per_s(),
-            )
-            stack.callback(scanner.close)
+            scanner: Scanner | Replay
+            if recording is not None:
+                scanner = _open_replay(board, recording, config.headroom_kb)
+                zoneinfo = scanner.zoneinfo
+            else:
+                scanner = _open_scanner(config, board, machine, stack)
+                zoneinfo = partial(read_kernel_text, config.proc / "zoneinfo")
             scanner.first_scan()
         except KernelFileError as error:
             raise ServeError(str(error)) from error
@@ -141,7 +146,7 @@ async def _serve(config: Config) -> None:
                 "pid": str(os.getpid()),
                 "version": __version__,
                 "sigio": config.sigio.value,
-                "lru": "mglru" if mglru else "classic",
+                "lru": "mglru" if machine.mglru else "classic",
             },
             changing=lambda: {**node, "doorbell": scanner.doorbell_name, "samples": str(scanner.samples)},
         )
@@ -150,10 +155,9 @@ async def _serve(config: Config) -> None:
         worker = Worker()
         stack.callback(worker.close)
         probe = Probe(worker.thread_id)
-        transport = FuseTransport(mount, device, Control(board, device, facts, config.proc), probe)
+        transport = FuseTransport(mount, device, Control(board, device, facts, zoneinfo), probe)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(clock.run, board)
-            nursery.start_soon(scanner.run)
             nursery.start_soon(_serve_transport, transport, "the control file system", nursery.cancel_scope)
             node.update(await _make_node(config, device, probe, nursery, stack))
             if config.sigio is not SigioMode.OFF:
@@ -165,6 +169,8 @@ async def _serve(config: Config) -> None:
             settle()
             await worker.run(_hurry)
             await _announce(config, node["node"])
+            # Not earlier: nobody could be told of a recording's first seconds.
+            nursery.start_soon(scanner.run)
             async for number in signals:
                 log.info("stopping: %s", signal.Signals(number).name)
                 break
@@ -194,6 +200,44 @@ def _stop_signals() -> Iterator[AsyncIterator[int]]:
         raise
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def _this_machine() -> Machine:
+    return Machine(mglru=bool(read_lru_gen()), page_kb=os.sysconf("SC_PAGE_SIZE") // 1024)
+
+
+def _open_scanner(config: Config, board: Board, machine: Machine, stack: ExitStack) -> Scanner:
+    """The scanner of this machine."""
+    sampler = Sampler(config.proc)
+    stack.callback(sampler.close)
+    doorbell, trace_may_come = open_doorbell(config.proc)
+    late = LateDoorbell(open_trace) if trace_may_come else None
+    scanner = Scanner(
+        board,
+        sampler,
+        doorbell,
+        machine,
+        late,
+        headroom_kb=config.headroom_kb,
+        fill_kb_per_s=measure_fill_kb_per_s(),
+    )
+    stack.callback(scanner.close)
+    return scanner
+
+
+# Only a server that replays is to have in memory what that takes.
+
+
+def _open_recording(path: Path) -> Recording:
+    from memnotify_cuse.scanner.recordfile import Recording
+
+    return Recording(path)
+
+
+def _open_replay(board: Board, recording: Recording, headroom_kb: int | None) -> Replay:
+    from memnotify_cuse.scanner.replay import Replay
+
+    return Replay(board, recording, headroom_kb)
 
 
 def _hurry() -> None:

@@ -43,7 +43,7 @@ def settle() -> None:
         except OSError as error:
             refused.append(f"{what} ({error.strerror})")
     if refused:
-        log.warning("not permitted, so the server may be late when memory is short: %s", ", ".join(refused))
+        log.warning("not permitted, so it may be late when memory is short: %s", ", ".join(refused))
 
 
 def be_first_in_line() -> None:

@@ -21,7 +21,7 @@ from memnotify_cuse.cli.common import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, Com
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
-SUBCOMMANDS = ("serve", "status", "wait", "simulate", "doctor")
+SUBCOMMANDS = ("serve", "status", "wait", "simulate", "record", "doctor")
 
 _DESCRIPTION = "Be told before memory runs out: serve /dev/mem_notify to programs, and look at it."
 
@@ -32,6 +32,7 @@ examples:
   memnotify wait --timeout 60             wait for one notification
   sudo memnotify simulate --for 2         tell every program, as if memory were tight
   memnotify status                        the state of every zone, and who watches
+  sudo memnotify record trouble.jsonl.gz  write down what the scanner sees, for serve --replay
 
 exit codes: 0 as asked; 1 a negative answer (each command's --help says which);
 2 an error, told in one line on stderr; 130 interrupted with Ctrl-C.

@@ -16,10 +16,14 @@ if TYPE_CHECKING:
 
 _LEVELS = ("debug", "info", "warning", "error")
 
+_PROC = "/proc"
+
 _EPILOG = """\
 examples:
   sudo memnotify serve                              /dev/mem_notify, for every program
   memnotify serve --device '' --mount ~/mem         an ordinary user's own: ~/mem/mem_notify
+  memnotify serve --device '' --mount ~/mem --replay trouble.jsonl.gz
+                                                    the same, fed from a recording
 
 Prints "ready: device=... mount=... node=..." on stderr once the device can be opened.
 exit codes: 0 stopped by SIGTERM or SIGINT; 2 it could not start.
@@ -55,8 +59,11 @@ def add_parser(subparsers: Subparsers) -> None:
         "shown at its path (fuse), the first of these that can be had (auto), or only the one in the mount (none); "
         "default: %(default)s",
     )
+    parser.add_argument("--proc", metavar="DIR", help=f"where to read zoneinfo and vmstat (default: {_PROC})")
     parser.add_argument(
-        "--proc", default="/proc", metavar="DIR", help="where to read zoneinfo and vmstat (default: %(default)s)"
+        "--replay",
+        metavar="FILE",
+        help="take the counters from a recording (memnotify record), at its own pace, in place of this machine's",
     )
     parser.add_argument(
         "--sigio",
@@ -97,12 +104,15 @@ def run(args: argparse.Namespace) -> int:
     device = None if args.node == "none" or not args.device else Path(args.device).absolute()
     if device is None and args.node in ("cuse", "fuse"):
         raise CommandError(f"--node {args.node} makes a device, and --device '' says that there is to be none")
+    if args.replay is not None and args.proc is not None:
+        raise CommandError("--replay and --proc both say where the counters come from: name one of them")
     policy = Policy(herd_divisor=None) if args.no_herd_control else Policy()
     config = Config(
         device=device,
         mount=Path(args.mount).absolute(),
         node=NodeKind.AUTO if args.node == "none" else NodeKind(args.node),
-        proc=Path(args.proc).absolute(),
+        proc=Path(args.proc or _PROC).absolute(),
+        replay=None if args.replay is None else Path(args.replay),
         policy=policy,
         sigio=SigioMode(args.sigio),
         headroom_kb=args.headroom,

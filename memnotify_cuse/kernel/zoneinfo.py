@@ -72,6 +72,7 @@ _NODE_LRU = re.compile(
     rf"      nr_inactive_file +{_NUMBER}\n      nr_active_file +{_NUMBER}\n"
 )
 _NODE_MAPPED = re.compile(rf"nr_mapped +{_NUMBER}\n")
+_LISTS = ("inactive_anon", "active_anon", "inactive_file", "active_file")
 _NODE_TITLE = "  per-node stats\n"
 _ZONE_ID = re.compile(r"node(0|[1-9][0-9]{0,8})-([A-Za-z0-9_]{1,32})")
 # What any line ahead of the pagesets may look like. Kernels 4.14 to 4.19 have a counter without a name.
@@ -214,6 +215,27 @@ def insert_status_lines(text: str, status: Mapping[ZoneId, int]) -> str:
         copied = line_end
     pieces.append(text[copied:])
     return "".join(pieces)
+
+
+def format_zoneinfo(info: Zoneinfo) -> str:
+    """The text of a /proc/zoneinfo that says what `info` does, and no more. `parse_zoneinfo` reads it back."""
+    nodes = {node.node: node for node in info.nodes if node.inactive_anon_pages is not None}
+    lines: list[str] = []
+    for zone in info.zones:
+        lines.append(f"Node {zone.id.node}, zone {zone.id.name:>8}")
+        if zone.present_pages and zone.id.node in nodes:
+            node = nodes.pop(zone.id.node)
+            lines.append("  per-node stats")
+            lines += [f"      nr_{name} {getattr(node, f'{name}_pages')}" for name in _LISTS]
+            lines += [] if node.mapped_pages is None else [f"      nr_mapped    {node.mapped_pages}"]
+        lines.append(f"  pages free     {zone.free_pages}")
+        for name in ("boost", "min", "low", "high", "spanned", "present", "managed"):
+            pages = getattr(zone, f"{name}_pages")
+            lines += [] if pages is None else [f"        {name:<8} {pages}"]
+        lines.append(f"        protection: ({', '.join(map(str, zone.protection_pages))})")
+        if zone.present_pages:
+            lines += [f"      nr_zone_{name} {getattr(zone, f'{name}_pages')}" for name in (*_LISTS, "unevictable")]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _sections(text: str) -> Iterator[tuple[int, int]]:

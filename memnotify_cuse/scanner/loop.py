@@ -15,7 +15,7 @@ from memnotify_cuse.scanner.cadence import FASTEST_FILL_KB_PER_S, WATCHFUL_S, Ca
 from memnotify_cuse.scanner.doorbell import Doorbell
 from memnotify_cuse.scanner.evidence import Machine
 from memnotify_cuse.scanner.late import LateDoorbell
-from memnotify_cuse.scanner.sample import Sampler
+from memnotify_cuse.scanner.sample import SampleSource
 from memnotify_cuse.scanner.zones import ZoneTracker
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ shortest time that trio can sleep for (epoll_wait(2) counts milliseconds)."""
 
 
 class Scanner:
-    """Feeds `board` from `sampler`. `first_scan` must have succeeded before `run`.
+    """Feeds `board` from `source`. `first_scan` must have succeeded before `run`.
 
     `doorbell`, and `late` if there is to be a better one, are closed by `close`.
     """
@@ -36,7 +36,7 @@ class Scanner:
     def __init__(
         self,
         board: Board,
-        sampler: Sampler,
+        source: SampleSource,
         doorbell: Doorbell | None,
         machine: Machine,
         late: LateDoorbell | None = None,
@@ -45,7 +45,7 @@ class Scanner:
         fill_kb_per_s: int = FASTEST_FILL_KB_PER_S,
     ) -> None:
         self._board = board
-        self._sampler = sampler
+        self._source = source
         self._doorbell = doorbell
         self._late = late
         self._tracker = ZoneTracker(machine, headroom_kb)
@@ -138,7 +138,7 @@ class Scanner:
         return min(max(2 * self._pause_s, FIRST_PAUSE_S), WATCHFUL_S)
 
     def _scan(self, events: tuple[TraceEvent, ...] | None, *, rang: bool = False) -> None:
-        sample = self._sampler.sample(events)
+        sample = self._source.sample(events)
         self._rang_since_ns = 0
         self.samples += 1
         scan = self._tracker.update(sample)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from memnotify_cuse.kernel.files import KernelFile
 from memnotify_cuse.kernel.meminfo import Meminfo, parse_meminfo
@@ -27,6 +28,14 @@ class Sample:
     meminfo: Meminfo
     events: tuple[TraceEvent, ...] | None = None
     swap_gain_kb: int = 0
+
+
+class SampleSource(Protocol):
+    """Where the scanner's samples come from: the kernel, or somebody who listens in."""
+
+    def sample(self, events: tuple[TraceEvent, ...] | None = None) -> Sample:
+        """A sample of now, with the trace events that the doorbell had."""
+        ...
 
 
 class Sampler:

@@ -13,10 +13,11 @@ from memnotify_cuse.cli import main as main_module
 from memnotify_cuse.cli.main import SUBCOMMANDS, main
 
 CONTRACT = {
-    "serve": ["--device", "--mount", "--node", "--proc", "--log-level"],
+    "serve": ["--device", "--mount", "--node", "--proc", "--replay", "--log-level"],
     "status": ["--mount", "--json"],
     "wait": ["--device", "--timeout"],
     "simulate": ["--mount", "--zone", "--for"],
+    "record": ["FILE", "--force", "--proc", "--seconds"],
     "doctor": [],
 }
 
@@ -46,7 +47,7 @@ def test_serve_has_the_sigio_option_of_the_contract(capsys: pytest.CaptureFixtur
     assert "--sigio" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["status", "wait", "simulate", "doctor"])
+@pytest.mark.parametrize("name", ["status", "wait", "simulate", "record", "doctor"])
 def test_each_help_has_examples_and_exit_codes(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name, "--help"]) == 0
     out = capsys.readouterr().out
@@ -68,6 +69,8 @@ def test_each_help_has_examples_and_exit_codes(name: str, capsys: pytest.Capture
         ["simulate", "--zone", "all 5"],
         ["simulate", "--for", "long"],
         ["status", "extra"],
+        ["record"],
+        ["record", "file", "--seconds", "-1"],
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_2(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,4 +133,5 @@ def test_every_subcommand_is_a_module_with_the_two_functions() -> None:
     for name in SUBCOMMANDS:
         module = sys.modules[f"memnotify_cuse.cli.{name}"]
         assert isinstance(module.add_parser, Callable)  # type: ignore[arg-type]
-        assert parser.parse_args([name]).run is module.run
+        arguments = ["file"] if name == "record" else []
+        assert parser.parse_args([name, *arguments]).run is module.run

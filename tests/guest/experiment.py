@@ -31,7 +31,7 @@ CACHE_PART: Final = 0.4
 """Of the memory available, what the cache holds; the allocator wants what is left and more than half of the cache."""
 WANTED_OF_CACHE: Final = 0.6
 RATE_MIB_S: Final = 24
-STEP_KB: Final = 8 * 1024
+STEP_KB: Final = 16 * 1024
 REACT_MS: Final = 20
 WATCH_MS: Final = 10
 BYSTANDER_MS: Final = 50

@@ -16,6 +16,7 @@ from memnotify_cuse.kernel.zoneinfo import (
     Zone,
     ZoneId,
     Zoneinfo,
+    format_zoneinfo,
     insert_status_lines,
     parse_zoneinfo,
     read_zoneinfo,
@@ -183,6 +184,12 @@ def test_empty_and_missing_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", ALL, ids=lambda file: file.parent.name)
+def test_what_was_parsed_can_be_written_again(file: Path) -> None:
+    info = parse_zoneinfo(file.read_text(), str(file))
+    assert parse_zoneinfo(format_zoneinfo(info)) == info
+
+
+@pytest.mark.parametrize("file", ALL, ids=lambda file: file.parent.name)
 def test_status_lines_follow_protection_and_change_nothing_else(file: Path) -> None:
     text = file.read_text()
     info = parse_zoneinfo(text)
@@ -288,6 +295,7 @@ def render(info: Zoneinfo) -> str:
 @given(zoneinfos())
 def test_any_model_comes_back_from_its_text(info: Zoneinfo) -> None:
     assert parse_zoneinfo(render(info)) == info
+    assert parse_zoneinfo(format_zoneinfo(info)) == info
 
 
 @given(st.sampled_from(ALL), st.data())

@@ -1,103 +1,63 @@
 """Captures what the kernel's counters do while memory is reclaimed: input for the scanner's regression tests.
 
-Each capture is a JSON file `{"scenario", "interval_s", "kernel", "samples": [{"time_ns", "vmstat", "zones"}, ...],
-"events": [...]}`: `time_ns` is CLOCK_MONOTONIC, `vmstat` holds the counters of VMSTAT_NAMES, `zones` maps "nodeN-NAME"
-to pages by the names of ZonePages. `events` are the vmscan tracepoints over the same time, by the same clock, as
-`[time_ns, comm, pid, event, fields]`; long runs of the same event are cut to their first ones (`events_total` has the
-full counts).
+Each capture is a recording (docs/recording.md) with a sample every few milliseconds, which is oftener than `memnotify
+record` looks, and without trace events. In their place `marks` say when kswapd woke first (`kswapd_wake_ns`) and when
+it first scanned anonymous pages (`first_anon_scan_ns`), as far as it did, by the vmscan events over the same time.
 
 By hand, as root, from the project's root folder::
 
-    python -m tests.support.capture episode tests/fixtures/traces/episode.json
+    python -m tests.support.capture episode tests/fixtures/traces/episode.jsonl.gz
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import platform
-import re
 import select
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from tests.support.reclaim import GIB, MIB, RealReclaim, ReclaimError, read_vmstat, read_zones
+from memnotify_cuse.kernel.lru_gen import read_lru_gen
+from memnotify_cuse.kernel.trace import KNOWN_EVENTS, KSWAPD_WAKE, LRU_SHRINK_INACTIVE, TraceEvent, parse_trace
+from memnotify_cuse.scanner.evidence import Machine
+from memnotify_cuse.scanner.recordfile import Recording, RecordingWriter
+from memnotify_cuse.scanner.recording import Header
+from memnotify_cuse.scanner.sample import Sample, Sampler
+from tests.support.reclaim import GIB, MIB, RealReclaim, ReclaimError
 
 TRACING = Path("/sys/kernel/tracing")
 MEMORY_CGROUP = Path("/sys/fs/cgroup/memory")
 
-VMSTAT_NAMES = (
-    "nr_active_anon",
-    "nr_inactive_anon",
-    "nr_active_file",
-    "nr_inactive_file",
-    "pgscan_kswapd",
-    "pgscan_direct",
-    "pgscan_khugepaged",
-    "pgscan_anon",
-    "pgscan_file",
-    "pgsteal_kswapd",
-    "pgsteal_direct",
-    "pgsteal_anon",
-    "pgsteal_file",
-    "pgrefill",
-    "pgdeactivate",
-    "pgactivate",
-    "pswpin",
-    "pswpout",
-    "workingset_refault_anon",
-    "workingset_refault_file",
-    "allocstall_normal",
-    "allocstall_movable",
-    "kswapd_low_wmark_hit_quickly",
-    "pageoutrun",
-)
-EVENTS = (
-    "mm_vmscan_kswapd_wake",
-    "mm_vmscan_kswapd_sleep",
-    "mm_vmscan_direct_reclaim_begin",
-    "mm_vmscan_memcg_reclaim_begin",
-    "mm_vmscan_lru_shrink_active",
-    "mm_vmscan_lru_shrink_inactive",
-)
-EVENT_LINE = re.compile(r"\s*(.+)-(\d+)\s+\[\d+\] \S+\s+(\d+)\.(\d+): (\w+): (.*)")
-EVENTS_KEPT = 20
 MAX_SAMPLES = 150
 
 
-def sample() -> dict[str, Any]:
-    """One sample in the format of the capture files."""
-    vmstat = read_vmstat()
-    swaps = Path("/proc/swaps").read_text().splitlines()[1:]
-    zones = {}
-    for zone in read_zones():
-        if zone.zone != "DMA":
-            values = asdict(zone)
-            zones[f"node{values.pop('node')}-{values.pop('zone')}"] = values
-    return {
-        "time_ns": time.monotonic_ns(),
-        "vmstat": {name: vmstat[name] for name in VMSTAT_NAMES if name in vmstat},
-        "swap_free_kb": sum(int(line.split()[2]) - int(line.split()[3]) for line in swaps),
-        "zones": zones,
-    }
+@dataclass(frozen=True)
+class Captured:
+    """One scenario: its recording to be, and the trace events over the same time."""
+
+    header: Header
+    samples: list[Sample]
+    events: list[TraceEvent]
 
 
-def _sampler(interval_s: float) -> None:
-    """Child: samples until stdin closes, then prints them all."""
-    samples = []
-    due = time.monotonic()
-    while not select.select([sys.stdin], [], [], max(0.0, due - time.monotonic()))[0]:
-        samples.append(sample())
-        due = max(due + interval_s, time.monotonic())
-    json.dump(samples, sys.stdout)
+def _sampler(interval_s: float, path: Path) -> None:
+    """Child: writes samples to `path` until stdin closes; says so when it begins."""
+    sampler = Sampler()
+    machine = Machine(mglru=bool(read_lru_gen()), page_kb=os.sysconf("SC_PAGE_SIZE") // 1024)
+    with RecordingWriter(path, Header(machine)) as writer:
+        print("sampling", flush=True)
+        due = time.monotonic()
+        while not select.select([sys.stdin], [], [], max(0.0, due - time.monotonic()))[0]:
+            writer.write(sampler.sample())
+            due = max(due + interval_s, time.monotonic())
 
 
 @contextlib.contextmanager
@@ -119,92 +79,84 @@ def trace_instance(name: str, events: tuple[str, ...], buffer_kb: int = 8192) ->
         folder.rmdir()  # busy for as long as somebody has its trace_pipe open
 
 
-def parse_events(text: str) -> list[tuple[int, str, int, str, str]]:
-    """Lines of `trace` as (time_ns, comm, pid, event without its prefix, fields)."""
-    found = []
-    for line in text.splitlines():
-        match = EVENT_LINE.match(line)
-        if match:
-            comm, pid, seconds, fraction, event, fields = match.groups()
-            time_ns = int(seconds) * 10**9 + int(fraction.ljust(9, "0"))
-            found.append((time_ns, comm, int(pid), event.removeprefix("mm_vmscan_"), fields))
-    return found
-
-
-def capture(scenario: str, interval_s: float, act: Callable[[], None]) -> dict[str, Any]:
+def capture(scenario: str, interval_s: float, act: Callable[[], None]) -> Captured:
     """Sample every `interval_s` while `act` runs (and a little before and after it), with the trace events."""
-    with trace_instance(f"reclaim-capture-{os.getpid()}", EVENTS) as folder:
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        trace_instance(f"reclaim-capture-{os.getpid()}", KNOWN_EVENTS) as folder,
+    ):
+        path = Path(directory, "samples")
         sampler = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.capture", "_sample", str(interval_s)],
+            [sys.executable, "-m", "tests.support.capture", "_sample", str(interval_s), str(path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            text=True,
         )
         try:
+            assert sampler.stdout is not None
+            sampler.stdout.readline()
             time.sleep(0.3)
             act()
             time.sleep(0.1)
         finally:
-            samples = sampler.communicate()[0]
-        events = parse_events((folder / "trace").read_text())
-    return {
-        "scenario": scenario,
-        "interval_s": interval_s,
-        "kernel": platform.release().split("-")[0],
-        "samples": json.loads(samples),
-        "events": events,
-    }
+            sampler.communicate()
+        events, _ = parse_trace((folder / "trace").read_bytes())
+        recording = Recording(path)
+        header = replace(
+            recording.header, kernel=platform.release().split("-")[0], title=scenario, marks=marks_of(events)
+        )
+        return Captured(header, list(recording.samples()), events)
 
 
-def event_kind(event: tuple[int, str, int, str, str]) -> str:
-    """The event's name, with the LRU kind for the shrink events."""
-    _, _, _, name, fields = event
-    if name.startswith("lru_shrink"):
-        return f"{name}:{'anon' if 'RECLAIM_WB_ANON' in fields else 'file'}"
-    return name
+def marks_of(events: list[TraceEvent]) -> dict[str, int]:
+    """When kswapd first woke, and first scanned anonymous pages; without what it did not do."""
+    kswapd = [event for event in events if event.kswapd and event.time_ns is not None]
+    wakes = [event for event in kswapd if event.name == KSWAPD_WAKE]
+    scans = [event for event in kswapd if event.name == LRU_SHRINK_INACTIVE and event.anon and event.scanned_pages]
+    found = {"kswapd_wake_ns": wakes, "first_anon_scan_ns": scans}
+    return {name: each[0].time_ns for name, each in found.items() if each and each[0].time_ns is not None}
 
 
-def summary(result: dict[str, Any]) -> str:
+def summary(captured: Captured) -> str:
     """What moved, in a few lines."""
-    first, last = result["samples"][0], result["samples"][-1]
-    moved = {n: last["vmstat"][n] - v for n, v in first["vmstat"].items() if last["vmstat"][n] != v}
-    seconds = (last["time_ns"] - first["time_ns"]) / 1e9
-    lines = [f"{result['scenario']}: {seconds:.2f} s, {len(result['samples'])} samples"]
+    first, last = captured.samples[0], captured.samples[-1]
+    seconds = (last.time_ns - first.time_ns) / 1e9
+    lines = [f"{captured.header.title}: {seconds:.2f} s, {len(captured.samples)} samples"]
+    before, after = asdict(first.vmstat), asdict(last.vmstat)
+    moved = {name: after[name] - before[name] for name in before if after[name] != before[name]}
     lines.append("  " + " ".join(f"{name}={delta:+d}" for name, delta in moved.items()))
-    for (comm, kind), count in sorted(Counter((e[1], event_kind(e)) for e in result["events"]).items()):
-        lines.append(f"  {count:7d} {comm} {kind}")
+    kinds = Counter((event.comm, event.name, "anon" if event.anon else "file") for event in captured.events)
+    lines += [f"  {count:7d} {' '.join(kind)}" for kind, count in sorted(kinds.items())]
     return "\n".join(lines)
 
 
-def thinned(result: dict[str, Any]) -> dict[str, Any]:
-    """The capture with the first EVENTS_KEPT events of each kind and thread only, and with fewer samples.
+def thinned(captured: Captured) -> Captured:
+    """The capture with fewer samples.
 
     Every sample around the first wake of kswapd (or, without one, the first change of pgscan_anon) is kept, and of
     the rest as many as MAX_SAMPLES allows.
     """
-    kept, seen = [], Counter[tuple[str, str]]()
-    for event in result["events"]:
-        key = (event[1], event_kind(event))
-        seen[key] += 1
-        if seen[key] <= EVENTS_KEPT:
-            kept.append(event)
-    totals = {f"{comm} {kind}": count for (comm, kind), count in seen.items()}
-    samples = result["samples"]
-    scanned = samples[0]["vmstat"]["pgscan_anon"]
-    wakes = [event[0] for event in result["events"] if event[3] == "kswapd_wake"]
-    wakes += [sample["time_ns"] for sample in samples if sample["vmstat"]["pgscan_anon"] != scanned]
-    start_ns = wakes[0] if wakes else samples[0]["time_ns"]
-    near = [s for s in samples if -50_000_000 <= s["time_ns"] - start_ns <= 250_000_000]
-    rest = [s for s in samples if s not in near]
+    samples = captured.samples
+    scanned = samples[0].vmstat.pgscan_anon
+    changed_ns = [each.time_ns for each in samples if each.vmstat.pgscan_anon != scanned]
+    start_ns = captured.header.marks.get("kswapd_wake_ns", changed_ns[0] if changed_ns else samples[0].time_ns)
+    near = [each for each in samples if -50_000_000 <= each.time_ns - start_ns <= 250_000_000]
+    rest = [each for each in samples if each not in near]
     every = -(-len(rest) // max(1, MAX_SAMPLES - len(near)))
-    fewer = sorted(near + rest[:: every or 1], key=lambda sample: int(sample["time_ns"]))
-    return {**result, "samples": fewer, "events": kept, "events_total": totals}
+    return replace(captured, samples=sorted(near + rest[:: every or 1], key=lambda each: each.time_ns))
+
+
+def save(captured: Captured, path: Path) -> None:
+    """Write the recording; one that was there is replaced."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with RecordingWriter(path, captured.header, replace=True) as writer:
+        for each in captured.samples:
+            writer.write(each)
 
 
 # --------------------------------------------------------------------------- scenarios
 
 
-def episode(*, hot: bool = False) -> dict[str, Any]:
+def episode(*, hot: bool = False) -> Captured:
     """Reclaim of cold (or hot) anonymous memory."""
     sizes = (0, GIB) if hot else (GIB, 0)
     with RealReclaim(cold_bytes=sizes[0], hot_bytes=sizes[1]) as reclaim:
@@ -227,7 +179,7 @@ def stream(
     file_bytes: int = 4 * GIB,
     passes: int = 2,
     interval_s: float = 0.01,
-) -> dict[str, Any]:
+) -> Captured:
     """A file larger than the memory above the watermarks, read again and again."""
     with RealReclaim(cold_bytes=cold_bytes, hot_bytes=hot_bytes, swap=swap) as reclaim:
         reclaim.rest()
@@ -249,7 +201,7 @@ def fill(
     file_bytes: int = GIB // 2,
     passes: int = 1,
     grow_bytes: int = 2 * GIB,
-) -> dict[str, Any]:
+) -> Captured:
     """A program grows until page cache is reclaimed for it, and then anonymous memory."""
     with RealReclaim(cold_bytes=cold_bytes, hot_bytes=hot_bytes, swap=swap) as reclaim:
         reclaim.rest()
@@ -263,7 +215,7 @@ def fill(
         return capture(name, 0.005, act)
 
 
-def fill_cache(name: str, passes: int) -> dict[str, Any]:
+def fill_cache(name: str, passes: int) -> Captured:
     """The same with much page cache: reclaim shares its work between file and anonymous pages for a while."""
     return fill(
         name,
@@ -277,7 +229,7 @@ def fill_cache(name: str, passes: int) -> dict[str, Any]:
     )
 
 
-def cgroup() -> dict[str, Any]:
+def cgroup() -> Captured:
     """A memory cgroup (v1) that reaches its own limit and swaps, while the machine has plenty."""
     group = MEMORY_CGROUP / f"memnotify-capture-{os.getpid()}"
     group.mkdir()
@@ -306,7 +258,7 @@ def cgroup() -> dict[str, Any]:
         group.rmdir()
 
 
-SCENARIOS: dict[str, Callable[[], dict[str, Any]]] = {
+SCENARIOS: dict[str, Callable[[], Captured]] = {
     "episode": episode,
     "episode-hot": lambda: episode(hot=True),
     "stream": lambda: stream("stream", 0, 0),
@@ -328,7 +280,7 @@ def main() -> int:
     """The command line; exit 0 captured, 1 not."""
     parser = argparse.ArgumentParser(prog="python -m tests.support.capture")
     parser.add_argument("scenario", choices=sorted(SCENARIOS))
-    parser.add_argument("--full", action="store_true", help="keep every sample and event")
+    parser.add_argument("--full", action="store_true", help="keep every sample")
     parser.add_argument("file", type=Path, nargs="?", help="where to write the capture; without it only the summary")
     options = parser.parse_args()
     try:
@@ -338,14 +290,13 @@ def main() -> int:
         return 1
     print(summary(result))
     if options.file:
-        options.file.parent.mkdir(parents=True, exist_ok=True)
-        options.file.write_text(json.dumps(result if options.full else thinned(result), separators=(",", ":")) + "\n")
-        print(f"{options.file}: {options.file.stat().st_size // 1024} KiB")
+        save(result if options.full else thinned(result), options.file)
+        print(f"{options.file}: {options.file.stat().st_size / 1024:.1f} KiB")
     return 0
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["_sample"]:
-        _sampler(float(sys.argv[2]))
+        _sampler(float(sys.argv[2]), Path(sys.argv[3]))
     else:
         sys.exit(main())

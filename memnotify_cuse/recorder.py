@@ -1,0 +1,115 @@
+"""Recording: the scanner at work as in the server, with somebody who writes down its samples in place of a device."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from memnotify_cuse.board import Board, ZoneState
+from memnotify_cuse.kernel.errors import KernelFileError, KernelFileGoneError
+from memnotify_cuse.kernel.files import read_kernel_text
+from memnotify_cuse.kernel.lru_gen import read_lru_gen
+from memnotify_cuse.kernel.zoneinfo import ZoneId
+from memnotify_cuse.residency import settle
+from memnotify_cuse.scanner.doorbell import open_doorbell
+from memnotify_cuse.scanner.errors import RecordingError
+from memnotify_cuse.scanner.evidence import Machine
+from memnotify_cuse.scanner.loop import Scanner
+from memnotify_cuse.scanner.recordfile import RecordingSource, RecordingWriter
+from memnotify_cuse.scanner.recording import Header
+from memnotify_cuse.scanner.sample import Sampler
+
+
+class RecordError(Exception):
+    """Nothing, or no more, can be recorded; the message is one line for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What `record` was asked for. `seconds` None: until a signal."""
+
+    file: Path
+    proc: Path = Path("/proc")
+    seconds: float | None = None
+    replace: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What came of it. `raised`: how often a zone came under pressure."""
+
+    samples: int
+    size_bytes: int
+    raised: int
+
+
+class _Nobody:
+    """In place of a device."""
+
+    def notified(self, zones: tuple[ZoneState, ...], now_ns: int) -> None:
+        pass
+
+    def pressure_ended(self, zones: tuple[ZoneId, ...], now_ns: int) -> None:
+        pass
+
+
+def record(config: Config) -> Recorded:
+    """Record until SIGTERM or SIGINT, or for as long as asked. Raises RecordError."""
+    try:
+        return trio.run(_record, config)
+    except (KernelFileError, RecordingError) as error:
+        raise RecordError(str(error)) from error
+
+
+async def _record(config: Config) -> Recorded:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals, ExitStack() as stack:
+        sampler = Sampler(config.proc)
+        stack.callback(sampler.close)
+        # A machine that cannot be sampled must not cost the user the file that is to be replaced.
+        sampler.sample()
+        doorbell, _ = open_doorbell(config.proc)
+        if doorbell is not None:
+            stack.callback(doorbell.close)
+        header = Header(
+            machine=Machine(mglru=bool(read_lru_gen()), page_kb=os.sysconf("SC_PAGE_SIZE") // 1024),
+            kernel=_kernel_release(config.proc),
+            doorbell=doorbell.name if doorbell is not None else "timer",
+        )
+        writer = RecordingWriter(config.file, header, replace=config.replace)
+        board = Board(_Nobody())
+        with writer:
+            scanner = Scanner(board, RecordingSource(sampler, writer), doorbell, header.machine)
+            scanner.first_scan()
+            # As the server: or it would see less, and later, just when there is something to see.
+            settle()
+            print(f"recording: file={config.file} doorbell={header.doorbell}", file=sys.stderr, flush=True)
+            with trio.move_on_after(float("inf") if config.seconds is None else config.seconds):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_scan, scanner, nursery.cancel_scope)
+                    async for _number in signals:
+                        nursery.cancel_scope.cancel()
+            if writer.failure is not None:
+                raise writer.failure
+    return Recorded(writer.samples, writer.size_bytes, sum(state.raised for state in board.states.values()))
+
+
+async def _scan(scanner: Scanner, scope: trio.CancelScope) -> None:
+    """Scan until the recording cannot go on, which `writer.failure` tells."""
+    try:
+        await scanner.run()
+    except* RecordingError:
+        scope.cancel()
+
+
+def _kernel_release(proc: Path) -> str | None:
+    """The release of the kernel that `proc` is of; not in every folder that stands in for it."""
+    try:
+        return read_kernel_text(proc / "sys" / "kernel" / "osrelease").strip()
+    except KernelFileGoneError:
+        return None
