@@ -6,7 +6,7 @@ USER_MOUNT := $(CURDIR)/build/mem_notify
 MEMNOTIFY := .venv/bin/memnotify
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-vm lint format bench clean
+.PHONY: help install run test test-vm lint format bench detection clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -49,6 +49,10 @@ format: ## format the code
 bench: ## measure latency, round trip, rest and wake-up beside their peers (root; a few minutes)
 	@packaging/setup.sh dev
 	.venv/bin/python -m benchmarks
+
+detection: ## measure who is told when memory runs out, and who survives (qemu; about 45 minutes)
+	@packaging/setup.sh report
+	.venv/bin/python -m benchmarks.detection
 
 clean: ## remove .venv, build/ and caches
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

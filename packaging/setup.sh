@@ -4,6 +4,7 @@
 #   packaging/setup.sh            what the server needs
 #   packaging/setup.sh dev        also what tests and lint need
 #   packaging/setup.sh guest      also what boots a virtual machine for the guest tier
+#   packaging/setup.sh report     also what draws the pictures of `make detection`
 #
 # Does nothing, quickly, when all of it is there already. As an ordinary user it uses sudo for the packages.
 set -eu
@@ -39,7 +40,7 @@ sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.
     if [ -n "$extras" ]; then
         command -v perl >/dev/null 2>&1 || printf ' perl'
     fi
-    if [ "$extras" = guest ]; then
+    if [ "$extras" = guest ] || [ "$extras" = report ]; then
         command -v qemu-system-x86_64 >/dev/null 2>&1 || printf ' qemu-system-x86'
         command -v busybox >/dev/null 2>&1 || printf ' busybox-static'
         [ -x /sbin/depmod ] || printf ' kmod'
@@ -82,6 +83,6 @@ if [ ! -x .venv/bin/python ]; then
     "$python" -m venv .venv
 fi
 say "memnotify: installing memnotify and what it needs into .venv"
-[ "$extras" != guest ] || extras=dev,guest
+case $extras in guest) extras=dev,guest ;; report) extras=dev,guest,report ;; esac
 .venv/bin/python -m pip --quiet --disable-pip-version-check install --editable ".${extras:+[$extras]}"
 touch "$stamp"

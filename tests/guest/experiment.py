@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Final
 
 from memnotify_cuse.kernel.lru_gen import read_lru_gen
@@ -74,6 +75,7 @@ class Row:
     false_alarms: int
     allocated_mib: int = 0
     wanted_mib: int = 0
+    rate_mib_s: int = RATE_MIB_S
     bystander_ms: dict[str, float] = field(default_factory=dict)
     others: dict[str, dict[str, float | int | None]] = field(default_factory=dict)
 
@@ -199,14 +201,6 @@ class Experiment:
             time.sleep(0.1)
         return program
 
-    def stream(self, mib: int) -> None:
-        """Read `mib` of the disk through the page cache."""
-        with self.place.disk.open("rb", buffering=0) as file:
-            buffer = bytearray(MIB)
-            for _ in range(mib):
-                if not file.readinto(buffer):
-                    file.seek(0)
-
     @property
     def oom_kills(self) -> int:
         return vmstat("oom_kill") - self.kills_before
@@ -329,7 +323,7 @@ def headline(place: Place, workload: str, listener: str, source: Sequence[str] |
         return row
 
 
-def onlookers(place: Place, workload: str) -> Row:
+def onlookers(place: Place, workload: str, rate_mib_s: int = RATE_MIB_S) -> Row:
     """Everybody listens and nobody gives anything back: who is told when, before the OOM killer strikes."""
     with Experiment(place, workload) as experiment:
         listeners = {name: experiment.hold(0, source) for name, source in (("device", DEVICE), *peers().items())}
@@ -337,25 +331,76 @@ def onlookers(place: Place, workload: str) -> Row:
             listener.wait_ready()
         cache, wanted = sizes()
         experiment.hold(cache, ("none",)).wait_ready()
-        allocator = experiment.allocate(wanted)
+        allocator = experiment.allocate(wanted, rate_mib_s)
         row = experiment.row(
             device=True, listener="onlookers", told=listeners["device"], allocator=allocator, held=False
         )
+        row.rate_mib_s = rate_mib_s
         row.survived = None
         row.others = {name: experiment.times(listener) for name, listener in listeners.items() if name != "device"}
         return row
 
 
-def streaming(place: Place, passes: int = 2) -> Row:
-    """A file three times the size of memory is read: nobody is to be told."""
-    with Experiment(place, "stream") as experiment:
+def churn(place: Place, seconds: int, rate_mib_s: int = 8, step_kb: int = 3584, react_ms: int = 100) -> Row:
+    """The 2008 patch's first outside tester, on a small machine without swap: a slow client, told again and again."""
+    with Experiment(place, "churn") as experiment:
+        available = meminfo_kb("MemAvailable") // 1024
+        cache = available // 2
+        os.environ["REFILL"] = "1"
+        holder = experiment.hold(cache, DEVICE, step_kb=step_kb, react_ms=react_ms)
+        del os.environ["REFILL"]
+        holder.wait_ready()
+        wanted = available - cache // 3
+        allocator = experiment.start("allocate", "churn", str(wanted), str(rate_mib_s), str(seconds))
+        deadline = time.monotonic() + seconds + RUN_S
+        while allocator.process.poll() is None and experiment.oom_kills == 0 and time.monotonic() < deadline:
+            time.sleep(0.5)
+        return experiment.row(
+            device=True, listener="device", told=holder, allocator=allocator, held=True, wanted_mib=wanted
+        )
+
+
+def page_cache(place: Place, workload: str = "stream") -> Row:
+    """Page cache alone is wanted, three times the memory of it: nobody is to be told. See `CACHE_LOADS`."""
+    with Experiment(place, workload) as experiment:
         listeners = {name: experiment.hold(0, source) for name, source in (("device", DEVICE), *peers().items())}
         for listener in listeners.values():
             listener.wait_ready()
-        experiment.stream(passes * STREAM_TIMES_MEMORY * meminfo_kb("MemTotal") // 1024)
+        CACHE_LOADS[workload](place.disk, STREAM_TIMES_MEMORY * meminfo_kb("MemTotal") // 1024)
         row = experiment.row(device=True, listener="onlookers", told=listeners["device"], allocator=None, held=False)
         row.others = {name: experiment.times(listener) for name, listener in listeners.items() if name != "device"}
         return row
+
+
+def _stream(disk: Path, mib: int) -> None:
+    """A file read through, twice."""
+    for _ in range(2):
+        with disk.open("rb", buffering=0) as file:
+            buffer = bytearray(MIB)
+            for _ in range(mib):
+                file.readinto(buffer)
+
+
+def _database(disk: Path, mib: int) -> None:
+    """Pages read at random, four in five of them from a fifth of the file."""
+    random = Random(1)
+    pages = mib * 64
+    with disk.open("rb", buffering=0) as file:
+        for _ in range(pages):
+            page = random.randrange(pages // 5 if random.random() < 0.8 else pages)
+            os.pread(file.fileno(), MIB // 64, page * (MIB // 64))
+
+
+def _backup(disk: Path, mib: int) -> None:
+    """A file written, which makes dirty pages."""
+    data = os.urandom(MIB)
+    with disk.open("r+b", buffering=0) as file:
+        for _ in range(mib):
+            file.write(data)
+        os.fsync(file.fileno())
+
+
+CACHE_LOADS: Final = {"stream": _stream, "database": _database, "backup": _backup}
 
 
 @contextmanager

@@ -1,4 +1,5 @@
 /* Holds a cache of MIB, listens, and at each notice gives STEP_KIB of it back after REACT_MS, until nothing is left.
+ * With REFILL in its environment it takes STEP_KIB back whenever it has not been told for a second, up to MIB again.
  * With MIB 0 it only listens. Says "ready", "notice ...", "freed KIB"; ends on SIGTERM.
  *
  *   hold MIB STEP_KIB REACT_MS device PATH                   poll() on the device, and read the record
@@ -72,8 +73,8 @@ static int below(int meminfo, unsigned long percent)
 	       field(text, "SwapFree:") * 100 <= field(text, "SwapTotal:") * percent;
 }
 
-/* Sleeps until the next notice and puts what it says into `text`. */
-static void wait_for_notice(char **argv, int meminfo, char *text, size_t size)
+/* Sleeps until the next notice and puts what it says into `text`; 0 if there was none in time. */
+static int wait_for_notice(char **argv, int meminfo, int timeout_ms, char *text, size_t size)
 {
 	uint64_t count;
 	ssize_t got;
@@ -83,10 +84,12 @@ static void wait_for_notice(char **argv, int meminfo, char *text, size_t size)
 		do
 			sleep_until_ns(now_ns() + 100000000LL);
 		while (!below(meminfo, strtoul(argv[1], NULL, 10)));
-		return;
+		return 1;
 	}
-	if (poll(&source, 1, -1) < 0)
+	if (poll(&source, 1, timeout_ms) < 0)
 		fail("poll");
+	if (!source.revents)
+		return 0;
 	if (source.revents & (POLLERR | POLLNVAL)) {
 		say("error", argv[0]);
 		pause();
@@ -100,6 +103,7 @@ static void wait_for_notice(char **argv, int meminfo, char *text, size_t size)
 	} else if (!strcmp(argv[0], "vmpressure")) {
 		got = read(source.fd, &count, sizeof(count));
 	}
+	return 1;
 }
 
 int main(int argc, char **argv)
@@ -107,6 +111,8 @@ int main(int argc, char **argv)
 	if (argc < 5)
 		return 2;
 	size_t left = strtoul(argv[1], NULL, 10) * MIB, step = strtoul(argv[2], NULL, 10) * 1024;
+	size_t whole = left;
+	int refill = getenv("REFILL") != NULL;
 	int64_t react_ns = strtoll(argv[3], NULL, 10) * 1000000LL;
 	char *cache = left ? map(left) : NULL, text[512];
 	int meminfo = strcmp(argv[4], "percent") ? -1 : open("/proc/meminfo", O_RDONLY);
@@ -118,7 +124,16 @@ int main(int argc, char **argv)
 	if (source.fd < 0 && meminfo < 0)
 		pause();
 	for (;;) {
-		wait_for_notice(argv + 4, meminfo, text, sizeof(text));
+		if (!wait_for_notice(argv + 4, meminfo, refill && left < whole ? 1000 : -1, text, sizeof(text))) {
+			size_t back = whole - left < step ? whole - left : step;
+
+			if (mmap(cache + left, back, PROT_READ | PROT_WRITE,
+				 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) == MAP_FAILED)
+				fail("mmap");
+			fill(cache + left, back);
+			left += back;
+			continue;
+		}
 		say("notice", text);
 		if (!left)
 			continue;
