@@ -59,7 +59,18 @@ def _speeds(swap: str, lru: str) -> list[str]:
 
 def inside(experiments: list[str]) -> int:
     """Run the experiments; in the guest. Each row is written at once."""
-    from tests.guest.experiment import DEVICE, Place, churn, headline, onlookers, page_cache, peers, save, server
+    from tests.guest.experiment import (
+        DEVICE,
+        Place,
+        churn,
+        headline,
+        low_memory_monitor,
+        onlookers,
+        page_cache,
+        peers,
+        save,
+        server,
+    )
 
     results = Path(os.environ["MEMNOTIFY_RESULTS"])
     logs = Path("/run/logs")
@@ -74,7 +85,7 @@ def inside(experiments: list[str]) -> int:
     without = [each for each in experiments if each.startswith("off:")]
     for each in without:
         save(headline(place, each.partition(":")[2], "none", None), results)
-    with server(results):
+    with server(results), low_memory_monitor(place):
         for each in experiments:
             kind, _, what = each.partition(":")
             match kind:

@@ -22,6 +22,7 @@ LISTENERS: Final = {
     "vmpressure-medium": "vmpressure medium",
     "vmpressure-critical": "vmpressure critical",
     "available-10%": "10 % available",
+    "low-memory-monitor": "low-memory-monitor",
 }
 
 INTRODUCTION: Final = (
@@ -34,9 +35,9 @@ INTRODUCTION: Final = (
     "Times are to be compared within a row, not with docs/benchmarks.md.",
 )
 LISTENERS_ARE: Final = (
-    "PSI triggers at systemd's default (150 ms in 2 s) and lmkd's (70 ms in 1 s, which is low-memory-monitor's low "
-    "level as well); cgroup v1 memory.pressure_level on the root group; and earlyoom's rule, available memory and free "
-    "swap both at most 10 %, looked at ten times a second."
+    "PSI triggers at systemd's default (150 ms in 2 s) and lmkd's (70 ms in 1 s); cgroup v1 memory.pressure_level on "
+    "the root group; earlyoom's rule, available memory and free swap both at most 10 %, looked at ten times a second; "
+    "and Debian's low-memory-monitor, by its signal on D-Bus, of whatever level."
 )
 
 

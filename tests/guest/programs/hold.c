@@ -7,12 +7,14 @@
  *   hold MIB STEP_KIB REACT_MS vmpressure DIR low            cgroup v1 memory.pressure_level
  *   hold MIB STEP_KIB REACT_MS percent 10                    available memory and free swap both at or below
  *                                                            10 %, looked at ten times a second, as earlyoom does
+ *   hold MIB STEP_KIB REACT_MS lines COMMAND WORD            each line of a command's output that has WORD in it
  *   hold MIB STEP_KIB REACT_MS none                          does not listen
  */
 #include "common.h"
 #include <sys/eventfd.h>
 
 static struct pollfd source;
+static FILE *command;
 
 static int open_in(const char *directory, const char *name, int flags)
 {
@@ -49,6 +51,13 @@ static void open_source(char **argv)
 		snprintf(text, sizeof(text), "%d %d %s", source.fd, level, argv[2]);
 		if (write(control, text, strlen(text) + 1) < 0)
 			fail("cgroup.event_control");
+	} else if (!strcmp(argv[0], "lines")) {
+		command = popen(argv[1], "r");
+		if (!command)
+			fail(argv[1]);
+		source.fd = fileno(command);
+		source.events = POLLIN;
+		setvbuf(command, NULL, _IONBF, 0);
 	} else {
 		source.fd = -1;
 	}
@@ -100,6 +109,11 @@ static int wait_for_notice(char **argv, int meminfo, int timeout_ms, char *text,
 			fail("read");
 		text[got > 0 ? got : 0] = 0;
 		text[strcspn(text, "\n")] = 0;
+	} else if (!strcmp(argv[0], "lines")) {
+		if (!fgets(text, size, command))
+			fail("the command has ended");
+		text[strcspn(text, "\n")] = 0;
+		return strstr(text, argv[2]) != NULL;
 	} else if (!strcmp(argv[0], "vmpressure")) {
 		got = read(source.fd, &count, sizeof(count));
 	}
@@ -124,7 +138,11 @@ int main(int argc, char **argv)
 	if (source.fd < 0 && meminfo < 0)
 		pause();
 	for (;;) {
-		if (!wait_for_notice(argv + 4, meminfo, refill && left < whole ? 1000 : -1, text, sizeof(text))) {
+		int told = wait_for_notice(argv + 4, meminfo, refill && left < whole ? 1000 : -1, text, sizeof(text));
+
+		if (!told && !refill)
+			continue;
+		if (!told) {
 			size_t back = whole - left < step ? whole - left : step;
 
 			if (mmap(cache + left, back, PROT_READ | PROT_WRITE,
