@@ -27,7 +27,8 @@ from memnotify_cuse.transport.mount import MountError, clear_placeholder
 log = logging.getLogger(__name__)
 
 DEV_CUSE: Final = "/dev/cuse"
-NODE_MODE: Final = 0o644
+SYS_CUSE: Final = Path("/sys/class/cuse")
+NODE_MODE: Final = 0o444
 
 
 def cuse_problem() -> str | None:
@@ -44,6 +45,8 @@ def open_cuse(path: Path) -> int:
     if path.parent != Path("/dev"):
         raise MountError(f"{path}: a character device needs a name directly under /dev; use --node fuse")
     clear_placeholder(path)
+    if (SYS_CUSE / path.name).exists():
+        raise MountError(f"{path}: memnotify is already serving there")
     if path.exists():
         raise MountError(f"{path}: exists already")
     try:
@@ -88,7 +91,7 @@ class CuseTransport:
         try:
             if not self.path.exists():
                 # No devtmpfs here, as in a container: the kernel has the device, but nobody made its node.
-                major, minor = (Path("/sys/class/cuse") / self.path.name / "dev").read_text().split(":")
+                major, minor = (SYS_CUSE / self.path.name / "dev").read_text().split(":")
                 os.mknod(self.path, stat.S_IFCHR | NODE_MODE, os.makedev(int(major), int(minor)))
             os.chmod(self.path, NODE_MODE)
         except (OSError, ValueError) as error:

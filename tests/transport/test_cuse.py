@@ -179,6 +179,13 @@ def test_a_name_that_exists_is_refused_and_left_alone() -> None:
     assert Path("/dev/null").is_char_device()
 
 
+def test_a_name_that_is_served_already_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cuse, "SYS_CUSE", tmp_path)
+    (tmp_path / "mem_notify_test").mkdir()
+    with pytest.raises(MountError, match="/dev/mem_notify_test: memnotify is already serving there"):
+        open_cuse(Path("/dev/mem_notify_test"))
+
+
 def test_without_the_module_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(cuse, "DEV_CUSE", str(tmp_path / "cuse"))
     with pytest.raises(MountError, match="modprobe cuse"):
