@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 60.0
 
 
 def mount_problem() -> str | None:
@@ -117,7 +117,7 @@ def unmount(path: Path) -> None:
 class Lines:
     """The lines that a program prints, waited for with a limit."""
 
-    def __init__(self, process: subprocess.Popen[bytes], *, limit_s: float = 30.0) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], *, limit_s: float = 120.0) -> None:
         assert process.stdout is not None
         self._stdout = process.stdout
         self._limit_s = limit_s
