@@ -20,6 +20,7 @@ from tests.support.sigio import (
     Source,
     Witness,
 )
+from tests.support.spawner import Spawner
 from tests.support.stage import PLAIN, TELLS_ALL, Setup, Stage, Stages
 from tests.support.transport import TRANSPORTS, Transport
 
@@ -44,9 +45,10 @@ def stages() -> Iterator[Stages]:
     # Other users must be able to look into it, which they may not into pytest's own folders.
     with tempfile.TemporaryDirectory(prefix="memnotify-") as name:
         os.chmod(name, 0o755)
-        stages = Stages(Path(name))
-        yield stages
-        stages.end()
+        with Spawner() as spawner:
+            stages = Stages(Path(name), spawner)
+            yield stages
+            stages.end()
 
 
 @pytest.fixture

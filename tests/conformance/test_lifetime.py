@@ -28,6 +28,7 @@ from tests.support.mounted import (
 )
 from tests.support.server import Server
 from tests.support.sigio import as_root
+from tests.support.stage import Stages
 from tests.support.transport import Transport
 
 pytestmark = pytest.mark.mount
@@ -57,9 +58,11 @@ def test_the_server_says_what_it_serves(server: Server, transport: Transport) ->
 
 
 @as_root
-def test_two_servers_side_by_side_and_the_end_of_one(server: Server, transport: Transport, tmp_path: Path) -> None:
+def test_two_servers_side_by_side_and_the_end_of_one(
+    server: Server, stages: Stages, transport: Transport, tmp_path: Path
+) -> None:
     machine = Machine(tmp_path)
-    with transport.server(tmp_path, "--proc", str(machine.path)) as other:
+    with stages.server(transport, tmp_path, "--proc", str(machine.path)) as other:
         with opened(server.device) as ours, opened(other.device) as polled, opened(other.device) as read:
             poller = Blocking(lambda: revents(polled, LIMIT_S))
             wait_for_watchers(other, 1)
@@ -88,12 +91,12 @@ def test_two_servers_side_by_side_and_the_end_of_one(server: Server, transport: 
 
 @as_root
 def test_programs_get_an_error_at_once_when_the_server_is_killed_and_the_next_one_serves_again(
-    transport: Transport, tmp_path: Path
+    stages: Stages, transport: Transport, tmp_path: Path
 ) -> None:
     machine = Machine(tmp_path)
     node = transport.node(tmp_path)
     with (
-        transport.server(tmp_path, "--proc", str(machine.path), node=node) as killed,
+        stages.server(transport, tmp_path, "--proc", str(machine.path), node=node) as killed,
         opened(node) as polled,
         opened(node) as read,
         select.epoll() as epoll,
@@ -113,7 +116,7 @@ def test_programs_get_an_error_at_once_when_the_server_is_killed_and_the_next_on
         assert error_of(lambda: os.read(read, 4096)) in GONE
         wait_until(lambda: error_of(lambda: os.open(node, os.O_RDONLY)) == transport.open_when_dead, "no device")
 
-        with transport.server(tmp_path, "--proc", str(machine.path), node=node) as server:
+        with stages.server(transport, tmp_path, "--proc", str(machine.path), node=node) as server:
             with opened(node) as fd:
                 server.simulate(seconds=LONG_S)
                 assert revents(fd) == READABLE

@@ -5,6 +5,7 @@ Starting a server takes many times as long as most tests do, above all in a gues
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Final
 from memnotify_cuse.board import NOTIFY_INTERVAL_NS
 from tests.support.mounted import Machine, complaints, notifications, open_files, wait_until, watchdog
 from tests.support.server import Server
+from tests.support.spawner import Spawner
 from tests.support.transport import Transport
 
 
@@ -50,8 +52,9 @@ class Stage:
 class Stages:
     """Starts servers when they are first asked for; a context manager, which ends them as a user would."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, spawner: Spawner) -> None:
         self._directory = directory
+        self._spawner = spawner
         self._stages: dict[tuple[str, tuple[str, ...]], Stage] = {}
         self._started = 0
 
@@ -89,7 +92,14 @@ class Stages:
         directory.mkdir(mode=0o755)
         machine = Machine(directory)
         options = ("--log-level", "info", "--proc", str(machine.path), *setup.options)
-        return Stage(transport.server(directory, *options), machine)
+        return Stage(self.server(transport, directory, *options), machine)
+
+    def server(self, transport: Transport, directory: Path, *options: str, node: Path | None = None) -> Server:
+        """A server that is not shared, with a device at `node`, or at a path of its own if we may make one."""
+        if node is None and os.geteuid() == 0:
+            node = transport.node(directory)
+        kind = ("--node", transport.name) if node is not None else ()
+        return Server(directory, *kind, *options, node=node, spawner=self._spawner)
 
 
 def _calm(stage: Stage) -> None:

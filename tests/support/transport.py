@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from memnotify_cuse.transport.cuse import cuse_problem
-from tests.support.server import Server, mount_problem
+from tests.support.server import mount_problem
 
 _numbers = itertools.count(1)
 
@@ -48,13 +48,6 @@ class Transport:
         if self is CUSE:
             return Path(f"/dev/memnotify-test-{os.getpid()}-{next(_numbers)}")
         return directory / "node"
-
-    def server(self, directory: Path, *options: str, node: Path | None = None) -> Server:
-        """A server with a device of this kind at `node`, or at a path of its own if we may make one."""
-        if node is None and os.geteuid() == 0:
-            node = self.node(directory)
-        kind = ("--node", self.name) if node is not None else ()
-        return Server(directory, *kind, *options, node=node)
 
 
 FUSE: Final = Transport(
