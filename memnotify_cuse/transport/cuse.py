@@ -13,6 +13,7 @@ import errno
 import logging
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 
 DEV_CUSE: Final = "/dev/cuse"
 SYS_CUSE: Final = Path("/sys/class/cuse")
+SYS_CHAR: Final = Path("/sys/dev/char")
 NODE_MODE: Final = 0o444
 
 
@@ -47,12 +49,23 @@ def open_cuse(path: Path) -> int:
     clear_placeholder(path)
     if (SYS_CUSE / path.name).exists():
         raise MountError(f"{path}: memnotify is already serving there")
+    _clear_dead_node(path)
     if path.exists():
         raise MountError(f"{path}: exists already")
     try:
         return os.open(DEV_CUSE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise MountError(f"{DEV_CUSE}: {error.strerror}; the kernel needs CUSE (modprobe cuse)") from error
+
+
+def _clear_dead_node(path: Path) -> None:
+    """Remove a node that a killed server made where there is no devtmpfs, which would have removed it."""
+    with suppress(FileNotFoundError):
+        left = path.lstat()
+        device = f"{os.major(left.st_rdev)}:{os.minor(left.st_rdev)}"
+        if left.st_mode == stat.S_IFCHR | NODE_MODE and not (SYS_CHAR / device).exists():
+            log.warning("%s: removing the node that a killed server left behind", path)
+            path.unlink()
 
 
 class CuseTransport:
@@ -64,6 +77,7 @@ class CuseTransport:
         self._connection = Connection(fd, self._dispatch)
         self._endpoint = DeviceEndpoint(device, self._connection.send, probe=probe)
         self._ready = trio.Event()
+        self._made_node = False
 
     @property
     def number(self) -> tuple[int, int]:
@@ -86,6 +100,9 @@ class CuseTransport:
     def close(self) -> None:
         """End the connection: the kernel removes the device, and waiting programs get an error at once."""
         os.close(self._fd)
+        if self._made_node:
+            with suppress(OSError):
+                self.path.unlink()
 
     def _open_up(self) -> None:
         try:
@@ -93,6 +110,7 @@ class CuseTransport:
                 # No devtmpfs here, as in a container: the kernel has the device, but nobody made its node.
                 major, minor = (SYS_CUSE / self.path.name / "dev").read_text().split(":")
                 os.mknod(self.path, stat.S_IFCHR | NODE_MODE, os.makedev(int(major), int(minor)))
+                self._made_node = True
             os.chmod(self.path, NODE_MODE)
         except (OSError, ValueError) as error:
             raise MountError(f"{self.path}: the kernel did not make the device: {error}") from error
