@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from tests.support.spawner import Spawner
 from tests.support.stage import PLAIN, TELLS_ALL, Setup, Stage, Stages
 from tests.support.transport import TRANSPORTS, Transport
 
+DESCRIPTORS = 5000
 KERNEL_SOURCES = ("fifo", "pty", "socket")
 
 
@@ -78,6 +80,19 @@ def machine(stage: Stage) -> Machine:
 @pytest.fixture
 def witness(server: Server, new_puppet: NewPuppet) -> Witness:
     return Witness(server, new_puppet())
+
+
+@pytest.fixture
+def room_for_descriptors() -> Iterator[None]:
+    """Room for some thousand descriptors in this process."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = max(before[0], DESCRIPTORS)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, max(before[1], wanted)))
+    except (ValueError, PermissionError):
+        pytest.skip(f"no {wanted} descriptors for one process here: the limit is {before[1]}")
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def _kernel_source(name: str, directory: Path) -> Source:

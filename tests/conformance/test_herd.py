@@ -79,6 +79,7 @@ class TestWithoutHerdControl:
             assert notifications(server) == before + 1
 
 
+@pytest.mark.usefixtures("room_for_descriptors")
 def test_one_notification_wakes_at_most_a_hundred(server: Server, machine: Machine) -> None:
     with many_opened(server.device, 1700) as fds, select.epoll() as epoll:
         for fd in fds:
