@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -50,7 +50,7 @@ class Stage:
 
 
 class Stages:
-    """Starts servers when they are first asked for; a context manager, which ends them as a user would."""
+    """Starts servers when they are first asked for; `end` ends them as a user would."""
 
     def __init__(self, directory: Path, spawner: Spawner) -> None:
         self._directory = directory
@@ -79,12 +79,17 @@ class Stages:
 
     def end(self, transport: Transport | None = None, setup: Setup | None = None) -> None:
         """End all servers, or those of a transport and a setup."""
-        for key in list(self._stages):
-            if (transport is None or key[0] == transport.name) and (setup is None or key[1] == setup.options):
-                with self._stages.pop(key).server as server:
-                    assert server.stop() == 0, f"the server did not end well: {server.log}"
-                    assert not complaints(server), f"the server complained: {server.log}"
-                    assert not server.device.exists()
+        keys = [
+            key
+            for key in self._stages
+            if (transport is None or key[0] == transport.name) and (setup is None or key[1] == setup.options)
+        ]
+        with ExitStack() as stack:
+            servers = [stack.enter_context(self._stages.pop(key).server) for key in keys]
+            for server in servers:
+                assert server.stop() == 0, f"the server did not end well: {server.log}"
+                assert not complaints(server), f"the server complained: {server.log}"
+                assert not server.device.exists()
 
     def _start(self, transport: Transport, setup: Setup) -> Stage:
         self._started += 1
@@ -92,7 +97,19 @@ class Stages:
         directory.mkdir(mode=0o755)
         machine = Machine(directory)
         options = ("--log-level", "info", "--proc", str(machine.path), *setup.options)
-        return Stage(self.server(transport, directory, *options), machine)
+        servers: list[Server] = []
+
+        def started() -> bool:
+            try:
+                servers.append(self.server(transport, directory, *options))
+            except RuntimeError as error:
+                # Mode `strict` needs a trace instance; the kernel may refuse one for a while after others went.
+                if "Cannot allocate memory" not in str(error):
+                    raise
+            return bool(servers)
+
+        wait_until(started, "a server with memory for its trace")
+        return Stage(servers[0], machine)
 
     def server(self, transport: Transport, directory: Path, *options: str, node: Path | None = None) -> Server:
         """A server that is not shared, with a device at `node`, or at a path of its own if we may make one."""
