@@ -13,6 +13,7 @@ import errno
 import logging
 import os
 import stat
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -31,6 +32,7 @@ DEV_CUSE: Final = "/dev/cuse"
 SYS_CUSE: Final = Path("/sys/class/cuse")
 SYS_CHAR: Final = Path("/sys/dev/char")
 NODE_MODE: Final = 0o444
+REMOVAL_S: Final = 2.0
 
 
 def cuse_problem() -> str | None:
@@ -47,6 +49,7 @@ def open_cuse(path: Path) -> int:
     if path.parent != Path("/dev"):
         raise MountError(f"{path}: a character device needs a name directly under /dev; use --node fuse")
     clear_placeholder(path)
+    _wait_until_removed(path)
     if (SYS_CUSE / path.name).exists():
         raise MountError(f"{path}: memnotify is already serving there")
     _clear_dead_node(path)
@@ -56,6 +59,13 @@ def open_cuse(path: Path) -> int:
         return os.open(DEV_CUSE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise MountError(f"{DEV_CUSE}: {error.strerror}; the kernel needs CUSE (modprobe cuse)") from error
+
+
+def _wait_until_removed(path: Path) -> None:
+    """The kernel removes the node of a server that was just killed first, and only then its name."""
+    deadline_s = time.monotonic() + REMOVAL_S
+    while not path.exists() and (SYS_CUSE / path.name).exists() and time.monotonic() < deadline_s:
+        time.sleep(0.01)
 
 
 def _clear_dead_node(path: Path) -> None:

@@ -22,7 +22,7 @@ from tests.support.mounted import (
     wait_until,
 )
 from tests.support.server import Server
-from tests.support.stage import TELLS_ALL, Setup
+from tests.support.stage import NO_SIGIO, TELLS_ALL, Setup
 
 pytestmark = pytest.mark.mount
 
@@ -79,22 +79,27 @@ class TestWithoutHerdControl:
             assert notifications(server) == before + 1
 
 
-@pytest.mark.usefixtures("room_for_descriptors")
-def test_one_notification_wakes_at_most_a_hundred(server: Server, machine: Machine) -> None:
-    with many_opened(server.device, 1700) as fds, select.epoll() as epoll:
-        for fd in fds:
-            epoll.register(fd, select.EPOLLIN | select.EPOLLET)
-        wait_for_watchers(server, len(fds))
-        before = notifications(server)
-        machine.tighten()
-        told: set[int] = set()
-        while len(told) < 100:
-            events = epoll.poll(LIMIT_S)
-            assert events
-            told.update(fd for fd, _ in events)
-        assert epoll.poll(SETTLE_S) == []
-        assert told == set(fds[:100])
-        assert notifications(server) == before + 1
+class TestManyWatchers:
+    @pytest.fixture
+    def needs(self) -> Setup:
+        return NO_SIGIO
+
+    @pytest.mark.usefixtures("room_for_descriptors")
+    def test_one_notification_wakes_at_most_a_hundred(self, server: Server, machine: Machine) -> None:
+        with many_opened(server.device, 1700) as fds, select.epoll() as epoll:
+            for fd in fds:
+                epoll.register(fd, select.EPOLLIN | select.EPOLLET)
+            wait_for_watchers(server, len(fds))
+            before = notifications(server)
+            machine.tighten()
+            told: set[int] = set()
+            while len(told) < 100:
+                events = epoll.poll(LIMIT_S)
+                assert events
+                told.update(fd for fd, _ in events)
+            assert epoll.poll(SETTLE_S) == []
+            assert told == set(fds[:100])
+            assert notifications(server) == before + 1
 
 
 def test_a_zone_s_notification_does_not_count_the_watchers_of_another_zone(server: Server) -> None:

@@ -22,7 +22,7 @@ from tests.support.sigio import (
     notify_once,
     pass_descriptor,
 )
-from tests.support.stage import STRICT, TELLS_ALL, Setup, Stages
+from tests.support.stage import NO_SIGIO, STRICT, TELLS_ALL, Setup, Stages
 from tests.support.transport import Transport
 
 pytestmark = pytest.mark.mount
@@ -202,7 +202,7 @@ class TestStrict:
 class TestOff:
     @pytest.fixture
     def needs(self) -> Setup:
-        return Setup(("--no-herd-control", "--sigio", "off"))
+        return NO_SIGIO
 
     def test_nobody_is_signalled(self, server: Server, puppet: Puppet) -> None:
         assert facts(server)["sigio"] == "off"

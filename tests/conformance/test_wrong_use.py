@@ -30,6 +30,7 @@ from tests.support.mounted import (
 from tests.support.programs import Programs
 from tests.support.server import Lines, Server
 from tests.support.sigio import as_root
+from tests.support.stage import NO_SIGIO, Setup
 from tests.support.transport import Transport
 
 pytestmark = pytest.mark.mount
@@ -110,29 +111,34 @@ sys.stdin.read()
 """
 
 
-@as_root
-@pytest.mark.usefixtures("room_for_descriptors")
-def test_one_user_s_open_files_are_bounded_and_others_can_still_open(server: Server) -> None:
-    bound = Policy().max_open_per_user
-    fds: list[int] = []
-    try:
-        for _ in range(bound):
+class TestBound:
+    @pytest.fixture
+    def needs(self) -> Setup:
+        return NO_SIGIO
+
+    @as_root
+    @pytest.mark.usefixtures("room_for_descriptors")
+    def test_one_user_s_open_files_are_bounded_and_others_can_still_open(self, server: Server) -> None:
+        bound = Policy().max_open_per_user
+        fds: list[int] = []
+        try:
+            for _ in range(bound):
+                fds.append(os.open(server.device, os.O_RDONLY | os.O_CLOEXEC))
+            assert error_of_open(server.device, os.O_RDONLY) == "EMFILE"
+            assert open_files(server) == bound
+            with subprocess.Popen(
+                [sys.executable, "-c", OPEN_AS_NOBODY.format(nobody=NOBODY), server.device],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            ) as process:
+                assert Lines(process).next() == "opened"
+                assert open_files(server) == bound + 1
+            assert process.returncode == 0
+            os.close(fds.pop())
+            wait_until(lambda: open_files(server) < bound, "a file closed")
             fds.append(os.open(server.device, os.O_RDONLY | os.O_CLOEXEC))
-        assert error_of_open(server.device, os.O_RDONLY) == "EMFILE"
-        assert open_files(server) == bound
-        with subprocess.Popen(
-            [sys.executable, "-c", OPEN_AS_NOBODY.format(nobody=NOBODY), server.device],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        ) as process:
-            assert Lines(process).next() == "opened"
-            assert open_files(server) == bound + 1
-        assert process.returncode == 0
-        os.close(fds.pop())
-        wait_until(lambda: open_files(server) < bound, "a file closed")
-        fds.append(os.open(server.device, os.O_RDONLY | os.O_CLOEXEC))
-        server.simulate(seconds=LONG_S)
-        assert revents(fds[-1]) == READABLE
-    finally:
-        for fd in fds:
-            os.close(fd)
+            server.simulate(seconds=LONG_S)
+            assert revents(fds[-1]) == READABLE
+        finally:
+            for fd in fds:
+                os.close(fd)

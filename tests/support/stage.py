@@ -35,6 +35,9 @@ PLAIN: Final = Setup()
 TELLS_ALL: Final = Setup(("--no-herd-control",), calm=False)
 """For SIGIO, which comes with each notification, whatever the state was: everybody is told at each of them."""
 
+NO_SIGIO: Final = Setup(("--sigio", "off"))
+"""Also for thousands of open files, of which each would be looked at for an owner."""
+
 STRICT: Final = Setup(("--no-herd-control", "--sigio", "strict"), calm=False)
 
 
