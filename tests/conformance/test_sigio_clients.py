@@ -142,13 +142,18 @@ def test_clients_that_end_during_notifications(server: Server, new_puppet: NewPu
 
 
 def test_a_client_that_execs_during_notifications(server: Server, puppet: Puppet, witness: Witness) -> None:
-    """Each exec takes its handler away until it installs it again."""
+    """Each exec takes its handler away until it installs it again.
+
+    It blocks the signal meanwhile, as it would have to with the kernel's own: nobody can look and send in one go.
+    """
     fd = puppet.watch(server.device)
     server.simulate(seconds=LIMIT_S)
     for _ in range(ROUNDS):
+        puppet.ask("block", SIGIO)
         puppet.ask("exec")
         puppet.ask("setown", fd, puppet.pid)
         puppet.ask("handle", SIGIO)
+        puppet.ask("unblock", SIGIO)
     assert puppet.next().fd == fd
     witness.sees_notifications()
 
