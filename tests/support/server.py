@@ -41,7 +41,8 @@ class Server:
         self.device = node or self.mount / "mem_notify"
         self._log_path = directory / "server.log"
         argv = ["serve", "--mount", str(self.mount), "--device", str(node or ""), *options]
-        self._log_path.touch()
+        # What another server wrote there must not be taken for this one's.
+        self._log_path.write_text("")
         self.process: subprocess.Popen[bytes] | Spawned
         self.process = spawner.start(argv, self._log_path) if spawner else _started(argv, self._log_path)
         try:
