@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.support.mounted import calm_proc, serving
+from tests.support.programs import Programs, compiler_problem
 from tests.support.server import Server, mount_problem
+from tests.support.sigio import NewPuppet, Puppet
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -34,3 +39,36 @@ def fuse_for_all() -> Iterator[None]:
         yield
     finally:
         device.chmod(mode)
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A folder that every user may look into, which pytest's own are not."""
+    with tempfile.TemporaryDirectory(prefix="memnotify-") as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Programs:
+    """The C programs of tests/programs."""
+    problem = compiler_problem()
+    if problem is not None:
+        pytest.skip(problem)
+    return Programs(Path(__file__).parent / "programs", tmp_path_factory.mktemp("programs"))
+
+
+@pytest.fixture
+def new_puppet(programs: Programs) -> Iterator[NewPuppet]:
+    """Starts puppets, which end with the test."""
+    with ExitStack() as stack:
+
+        def new(pass_fds: Sequence[int] = ()) -> Puppet:
+            return stack.enter_context(Puppet(programs("puppet"), pass_fds=pass_fds))
+
+        yield new
+
+
+@pytest.fixture
+def puppet(new_puppet: NewPuppet) -> Puppet:
+    return new_puppet()

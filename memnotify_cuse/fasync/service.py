@@ -80,15 +80,20 @@ class SigioService:
                     log.exception("unexpected error while sending SIGIO; the notification is not repeated")
 
     async def _survey_after_opens(self) -> None:
+        # Only of those that are new: with thousands of open files, one more must not have all of them looked at.
+        done = 0
         while True:
             await self._opened.wait()
             self._opened = trio.Event()
+            newest = max((file.number for file in self._device.files), default=done)
             for delay_s in SURVEY_DELAYS_S:
                 await trio.sleep(delay_s)
+                new = [file for file in self._device.files if done < file.number <= newest]
                 try:
-                    await self._survey([file for file in self._device.files if not self._device.is_subscribed(file)])
+                    await self._survey([file for file in new if not self._device.is_subscribed(file)])
                 except Exception:
                     log.exception("unexpected error while looking for SIGIO subscribers")
+            done = newest
 
     async def _follow_flags(self, flags: AsyncFlags) -> None:
         while True:

@@ -13,6 +13,8 @@ import errno
 import logging
 import os
 import stat
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +29,10 @@ from memnotify_cuse.transport.mount import MountError, clear_placeholder
 log = logging.getLogger(__name__)
 
 DEV_CUSE: Final = "/dev/cuse"
-NODE_MODE: Final = 0o644
+SYS_CUSE: Final = Path("/sys/class/cuse")
+SYS_CHAR: Final = Path("/sys/dev/char")
+NODE_MODE: Final = 0o444
+REMOVAL_S: Final = 2.0
 
 
 def cuse_problem() -> str | None:
@@ -44,12 +49,33 @@ def open_cuse(path: Path) -> int:
     if path.parent != Path("/dev"):
         raise MountError(f"{path}: a character device needs a name directly under /dev; use --node fuse")
     clear_placeholder(path)
+    _wait_until_removed(path)
+    if (SYS_CUSE / path.name).exists():
+        raise MountError(f"{path}: memnotify is already serving there")
+    _clear_dead_node(path)
     if path.exists():
         raise MountError(f"{path}: exists already")
     try:
         return os.open(DEV_CUSE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise MountError(f"{DEV_CUSE}: {error.strerror}; the kernel needs CUSE (modprobe cuse)") from error
+
+
+def _wait_until_removed(path: Path) -> None:
+    """The kernel removes the node of a server that was just killed first, and only then its name."""
+    deadline_s = time.monotonic() + REMOVAL_S
+    while not path.exists() and (SYS_CUSE / path.name).exists() and time.monotonic() < deadline_s:
+        time.sleep(0.01)
+
+
+def _clear_dead_node(path: Path) -> None:
+    """Remove a node that a killed server made where there is no devtmpfs, which would have removed it."""
+    with suppress(FileNotFoundError):
+        left = path.lstat()
+        device = f"{os.major(left.st_rdev)}:{os.minor(left.st_rdev)}"
+        if left.st_mode == stat.S_IFCHR | NODE_MODE and not (SYS_CHAR / device).exists():
+            log.warning("%s: removing the node that a killed server left behind", path)
+            path.unlink()
 
 
 class CuseTransport:
@@ -61,6 +87,7 @@ class CuseTransport:
         self._connection = Connection(fd, self._dispatch)
         self._endpoint = DeviceEndpoint(device, self._connection.send, probe=probe)
         self._ready = trio.Event()
+        self._made_node = False
 
     @property
     def number(self) -> tuple[int, int]:
@@ -83,13 +110,17 @@ class CuseTransport:
     def close(self) -> None:
         """End the connection: the kernel removes the device, and waiting programs get an error at once."""
         os.close(self._fd)
+        if self._made_node:
+            with suppress(OSError):
+                self.path.unlink()
 
     def _open_up(self) -> None:
         try:
             if not self.path.exists():
                 # No devtmpfs here, as in a container: the kernel has the device, but nobody made its node.
-                major, minor = (Path("/sys/class/cuse") / self.path.name / "dev").read_text().split(":")
+                major, minor = (SYS_CUSE / self.path.name / "dev").read_text().split(":")
                 os.mknod(self.path, stat.S_IFCHR | NODE_MODE, os.makedev(int(major), int(minor)))
+                self._made_node = True
             os.chmod(self.path, NODE_MODE)
         except (OSError, ValueError) as error:
             raise MountError(f"{self.path}: the kernel did not make the device: {error}") from error

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import errno
-import mmap
 import os
-import resource
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,12 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from memnotify_cuse.device.policy import Policy
 from tests.support.mounted import (
-    LIMIT_S,
     LONG_S,
     NOBODY,
-    READABLE,
     calm_proc,
     complaints,
     error_of,
@@ -32,8 +26,7 @@ from tests.support.mounted import (
     serving,
     wait_until,
 )
-from tests.support.programs import Programs
-from tests.support.server import Lines, Server
+from tests.support.server import Server
 
 pytestmark = pytest.mark.mount
 
@@ -67,7 +60,7 @@ def error_of_open(path: Path, flags: int) -> str:
     return error_of(lambda: os.close(os.open(path, flags)))
 
 
-@pytest.mark.parametrize("name", ["mem_notify", "zones/node0-Normal", "status", "server", "zoneinfo"])
+@pytest.mark.parametrize("name", ["zones/node0-Normal", "status", "server", "zoneinfo"])
 @pytest.mark.parametrize(
     "flags", [os.O_WRONLY, os.O_RDWR, os.O_WRONLY | os.O_TRUNC, os.O_RDONLY | os.O_TRUNC, os.O_WRONLY | os.O_APPEND]
 )
@@ -80,7 +73,7 @@ def test_simulate_cannot_be_read(flags: int, server: Server) -> None:
     assert error_of_open(server.mount / "simulate", flags) == "EACCES"
 
 
-@pytest.mark.parametrize("name", ["mem_notify", "status"])
+@pytest.mark.parametrize("name", ["zones/node0-Normal", "status"])
 def test_what_is_to_be_read_cannot_be_truncated(name: str, server: Server) -> None:
     assert error_of(lambda: os.truncate(server.mount / name, 0)) == "EACCES"
 
@@ -123,26 +116,6 @@ def test_names_that_are_not_there(server: Server) -> None:
     assert error_of(lambda: os.stat(server.device / "x")) == "ENOTDIR"
     assert error_of(lambda: os.listdir(server.device)) == "ENOTDIR"
     assert (server.mount / "zones" / ".." / "status").exists()
-
-
-def test_the_device_cannot_be_mapped_for_sharing(server: Server, programs: Programs) -> None:
-    done = subprocess.run([programs("map"), server.device, "shared"], capture_output=True, text=True, timeout=LIMIT_S)
-    assert (done.stdout, done.returncode) == ("ENODEV\n", 0)
-
-
-def test_a_private_mapping_of_the_device_holds_nothing(server: Server, programs: Programs) -> None:
-    """The kernel allows it, depending on its version; there is no page to be had behind it."""
-    argv = [str(programs("map")), str(server.device), "private"]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=LIMIT_S)
-    assert done.stdout == "ENODEV\n" or done.returncode == -signal.SIGBUS
-    with opened(server.device) as fd, pytest.raises(ValueError, match="empty"):
-        mmap.mmap(fd, 0, prot=mmap.PROT_READ)
-
-
-def test_device_and_status_take_no_write(server: Server) -> None:
-    with opened(server.device) as fd:
-        assert error_of(lambda: os.write(fd, b"all 1\n")) == "EBADF"
-        assert error_of(lambda: os.ftruncate(fd, 0)) in ("EINVAL", "EBADF")
 
 
 @pytest.mark.parametrize(
@@ -228,58 +201,6 @@ def test_the_shell_can_write_to_simulate(server: Server) -> None:
     script = 'echo all 0 > "$1/simulate" && echo all 0 >> "$1/simulate"'
     done = subprocess.run(["sh", "-c", script, "sh", str(server.mount)], capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
-
-
-@pytest.fixture
-def room_for_descriptors() -> Iterator[int]:
-    """As many descriptors as this process may have; the number is how many are sure to be free."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    yield (1 << 20 if hard == resource.RLIM_INFINITY else hard) - 512
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-OPEN_AS_NOBODY = """
-import os, sys
-os.setgroups([])
-os.setgid({nobody})
-os.setuid({nobody})
-fd = os.open(sys.argv[1], os.O_RDONLY)
-print("opened", flush=True)
-sys.stdin.read()
-"""
-
-
-@as_root
-def test_one_user_s_open_files_are_bounded_and_others_can_still_open(
-    room_for_descriptors: int, open_directory: Path
-) -> None:
-    bound = Policy().max_open_per_user
-    if room_for_descriptors < bound:
-        pytest.skip(f"no {bound} descriptors for one process here")
-    fds: list[int] = []
-    with serving(open_directory, "--proc", str(calm_proc(open_directory).path)) as server:
-        try:
-            for _ in range(bound):
-                fds.append(os.open(server.device, os.O_RDONLY | os.O_CLOEXEC))
-            assert error_of_open(server.device, os.O_RDONLY) == "EMFILE"
-            assert open_files(server) == bound
-            with subprocess.Popen(
-                [sys.executable, "-c", OPEN_AS_NOBODY.format(nobody=NOBODY), server.device],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-            ) as process:
-                assert Lines(process).next() == "opened"
-                assert open_files(server) == bound + 1
-            assert process.returncode == 0
-            os.close(fds.pop())
-            wait_until(lambda: open_files(server) < bound, "a file closed")
-            fds.append(os.open(server.device, os.O_RDONLY | os.O_CLOEXEC))
-            server.simulate(seconds=LONG_S)
-            assert revents(fds[-1]) == READABLE
-        finally:
-            for fd in fds:
-                os.close(fd)
 
 
 SIMULATE_AS_NOBODY = """

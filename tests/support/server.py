@@ -12,8 +12,10 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-START_TIMEOUT_S = 60.0
-STOP_TIMEOUT_S = 30.0
+from tests.support.spawner import Spawned, Spawner
+
+START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 60.0
 
 
 def mount_problem() -> str | None:
@@ -29,22 +31,20 @@ class Server:
     """`memnotify serve` with a mount of its own under `directory`; a context manager.
 
     `device` is the device of all zones in the mount, or the node outside it that `node` asks for. `log` has what
-    the server wrote to stderr.
+    the server wrote to stderr. With a `spawner` it is that which starts it.
     """
 
-    def __init__(self, directory: Path, *options: str, node: Path | None = None) -> None:
+    def __init__(
+        self, directory: Path, *options: str, node: Path | None = None, spawner: Spawner | None = None
+    ) -> None:
         self.mount = directory / "mount"
         self.device = node or self.mount / "mem_notify"
         self._log_path = directory / "server.log"
-        with self._log_path.open("w") as log:
-            self.process = subprocess.Popen(
-                [
-                    *[sys.executable, "-m", "memnotify_cuse", "serve", "--mount", str(self.mount)],
-                    *["--device", str(node or ""), *options],
-                ],
-                stdin=subprocess.DEVNULL,
-                stderr=log,
-            )
+        argv = ["serve", "--mount", str(self.mount), "--device", str(node or ""), *options]
+        # What another server wrote there must not be taken for this one's.
+        self._log_path.write_text("")
+        self.process: subprocess.Popen[bytes] | Spawned
+        self.process = spawner.start(argv, self._log_path) if spawner else _started(argv, self._log_path)
         try:
             self._wait_until_ready()
         except BaseException:
@@ -107,6 +107,12 @@ class Server:
             time.sleep(0.01)
 
 
+def _started(argv: list[str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("w") as stderr:
+        command = [sys.executable, "-m", "memnotify_cuse", *argv]
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=stderr)
+
+
 def unmount(path: Path) -> None:
     """Unmount lazily whatever is mounted at `path`; nothing there is fine."""
     if any(line.split()[4] == str(path) for line in Path("/proc/self/mountinfo").read_text().splitlines()):
@@ -117,7 +123,7 @@ def unmount(path: Path) -> None:
 class Lines:
     """The lines that a program prints, waited for with a limit."""
 
-    def __init__(self, process: subprocess.Popen[bytes], *, limit_s: float = 30.0) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], *, limit_s: float = 120.0) -> None:
         assert process.stdout is not None
         self._stdout = process.stdout
         self._limit_s = limit_s

@@ -19,7 +19,7 @@ from typing import Final, Protocol
 
 import pytest
 
-from tests.support.mounted import LIMIT_S, LONG_S, SwaplessProc, complaints, notifications, open_files, wait_until
+from tests.support.mounted import LIMIT_S, LONG_S, Machine, notifications, open_files, wait_until
 from tests.support.server import Lines, Server
 
 SIGIO: Final = int(signal.SIGIO)
@@ -176,13 +176,13 @@ class Source(Protocol):
 
 
 class DeviceSource:
-    """The device of a server that sees `swapless`, and that tells everybody at each notification."""
+    """The device of a server that sees `machine`, and that tells everybody at each notification."""
 
     name = "device"
 
-    def __init__(self, server: Server, swapless: SwaplessProc) -> None:
+    def __init__(self, server: Server, machine: Machine) -> None:
         self._server = server
-        self._swapless = swapless
+        self._swapless = machine
 
     def give(self, puppet: Puppet) -> int:
         return puppet.number("open", self._server.device)
@@ -281,38 +281,12 @@ def pass_descriptor(fd: int, puppet: Puppet, path: Path) -> int:
     return received
 
 
-def notify_once(server: Server, swapless: SwaplessProc) -> None:
+def notify_once(server: Server, machine: Machine) -> None:
     """Have `server` notify once, when the guard time of every file that it may have told before is over."""
     time.sleep(GUARD_STEP_S * max(1, open_files(server)))
     before = notifications(server)
-    swapless.tighten()
+    machine.tighten()
     wait_until(lambda: notifications(server) == before + 1, "a notification")
-
-
-@contextmanager
-def serving(directory: Path, *options: str) -> Iterator[Server]:
-    """A server for the block, which ends it with exit code 0 and without a complaint about anything but tracing.
-
-    Trace instances may be out of memory for a while after others were removed.
-    """
-    servers: list[Server] = []
-
-    def started() -> bool:
-        try:
-            servers.append(Server(directory, *options))
-        except RuntimeError as error:
-            if "Cannot allocate memory" not in str(error):
-                raise
-        return bool(servers)
-
-    wait_until(started, "a server with memory for its trace")
-    with servers[0] as running:
-        yield running
-        assert running.process.poll() is None, f"the server ended: {running.log}"
-        assert running.stop() == 0
-        tracing = ("Cannot allocate memory", "neither trace events")
-        said = [line for line in complaints(running) if not any(words in line for words in tracing)]
-        assert not said, f"the server complained: {said}"
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import errno
 import os
 import select
 import socket
+import stat
 import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -177,6 +178,27 @@ def test_a_name_that_exists_is_refused_and_left_alone() -> None:
     with pytest.raises(MountError, match="/dev/null: exists already"):
         open_cuse(Path("/dev/null"))
     assert Path("/dev/null").is_char_device()
+
+
+def test_a_name_that_is_served_already_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cuse, "SYS_CUSE", tmp_path)
+    (tmp_path / "mem_notify_test").mkdir()
+    with pytest.raises(MountError, match="/dev/mem_notify_test: memnotify is already serving there"):
+        open_cuse(Path("/dev/mem_notify_test"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a character device")
+def test_a_node_without_a_device_that_a_killed_server_left_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuse, "DEV_CUSE", "/dev/null")
+    node = Path(f"/dev/memnotify-test-{os.getpid()}")
+    # Major 0 is nobody's.
+    os.mknod(node, stat.S_IFCHR | 0o444, os.makedev(0, 0))
+    try:
+        node.chmod(0o444)
+        os.close(open_cuse(node))
+        assert not node.exists()
+    finally:
+        node.unlink(missing_ok=True)
 
 
 def test_without_the_module_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,17 +1,15 @@
-"""serve --sigio strict and off, an unprivileged server, and programs in Python."""
+"""serve --sigio strict and off, and programs in Python."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from memnotify_cuse.kernel.tracefs import find_tracefs
-from tests.support.mounted import LIMIT_S, NOBODY, SwaplessProc, calm_proc, facts, opened, wait_until
+from tests.support.mounted import LIMIT_S, Machine, facts, notifications, opened, wait_until
 from tests.support.server import Lines, Server
 from tests.support.sigio import (
     BAND,
@@ -21,11 +19,11 @@ from tests.support.sigio import (
     NewPuppet,
     Puppet,
     Witness,
-    as_root,
     notify_once,
     pass_descriptor,
-    serving,
 )
+from tests.support.stage import NO_SIGIO, STRICT, TELLS_ALL, Setup, Stages
+from tests.support.transport import Transport
 
 pytestmark = pytest.mark.mount
 
@@ -75,38 +73,43 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize(
-    ("program", "expected"),
-    [(WAKEUP_FD, "True node=0 "), (SIGWAITINFO, f"True {SI_SIGIO} {BAND}"), (ASYNCIO, "told")],
-    ids=["set_wakeup_fd", "sigwaitinfo", "asyncio"],
-)
-@pytest.mark.parametrize("mode", ["owner", "strict"])
-def test_a_program_in_python(program: str, expected: str, mode: str, tmp_path: Path, swapless: SwaplessProc) -> None:
-    needs_tracefs(mode)
-    command = [sys.executable, "-c", program]
-    with serving(tmp_path, "--proc", str(swapless.path), "--sigio", mode) as server:
-        with subprocess.Popen([*command, server.device], stdout=subprocess.PIPE) as process:
+def needs_tracefs() -> None:
+    tracefs = find_tracefs()
+    if tracefs is None or not (tracefs / "events/syscalls/sys_enter_fcntl").exists():
+        pytest.skip("--sigio strict needs tracefs with syscall events, and the right to use it")
+
+
+class TestProgramsInPython:
+    @pytest.fixture(params=["owner", "strict"])
+    def needs(self, request: pytest.FixtureRequest) -> Setup:
+        if request.param == "owner":
+            return TELLS_ALL
+        needs_tracefs()
+        return STRICT
+
+    @pytest.mark.parametrize(
+        ("program", "expected"),
+        [(WAKEUP_FD, "True node="), (SIGWAITINFO, f"True {SI_SIGIO} {BAND}"), (ASYNCIO, "told")],
+        ids=["set_wakeup_fd", "sigwaitinfo", "asyncio"],
+    )
+    def test_is_told(self, program: str, expected: str, server: Server, machine: Machine) -> None:
+        command = [sys.executable, "-c", program, str(server.device)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             lines = Lines(process)
             assert lines.next() == "ready"
-            notify_once(server, swapless)
+            notify_once(server, machine)
             assert lines.next().startswith(expected)
         assert process.returncode == 0
 
 
-def needs_tracefs(mode: str = "strict") -> None:
-    tracefs = find_tracefs()
-    if mode == "strict" and (tracefs is None or not (tracefs / "events/syscalls/sys_enter_fcntl").exists()):
-        pytest.skip("--sigio strict needs tracefs with syscall events, and the right to use it")
-
-
 class TestStrict:
     @pytest.fixture
-    def server(self, tmp_path: Path) -> Iterator[Server]:
+    def needs(self) -> Setup:
         needs_tracefs()
-        options = ("--proc", str(calm_proc(tmp_path).path), "--no-herd-control", "--sigio", "strict")
-        with serving(tmp_path, *options) as running:
-            assert facts(running)["sigio"] == "strict"
-            yield running
+        return STRICT
+
+    def test_it_is_said_to_be_strict(self, server: Server) -> None:
+        assert facts(server)["sigio"] == "strict"
 
     def test_an_owner_alone_is_not_signalled(self, server: Server, puppet: Puppet, witness: Witness) -> None:
         fd = puppet.number("open", server.device)
@@ -185,75 +188,27 @@ class TestStrict:
         server.simulate(seconds=LIMIT_S)
         assert puppet.process.wait(LIMIT_S) == -SIGIO
 
-    def test_nothing_is_left_of_the_trace(self, tmp_path: Path) -> None:
-        needs_tracefs()
+    def test_nothing_is_left_of_the_trace(self, stages: Stages, transport: Transport, needs: Setup) -> None:
+        """The last one here: nobody else needs these servers."""
         tracefs = find_tracefs()
         assert tracefs is not None
-        with serving(tmp_path, "--proc", str(calm_proc(tmp_path).path), "--sigio", "strict") as server:
-            instance = tracefs / "instances" / f"memnotify-fcntl-{server.process.pid}"
+        with stages.lend(transport, needs) as stage:
+            instance = tracefs / "instances" / f"memnotify-fcntl-{stage.server.process.pid}"
             assert instance.exists()
+        stages.end(transport, needs)
         assert not instance.exists()
 
 
-def test_off(tmp_path: Path, puppet: Puppet) -> None:
-    options = ("--proc", str(calm_proc(tmp_path).path), "--no-herd-control", "--sigio", "off")
-    with serving(tmp_path, *options) as server:
+class TestOff:
+    @pytest.fixture
+    def needs(self) -> Setup:
+        return NO_SIGIO
+
+    def test_nobody_is_signalled(self, server: Server, puppet: Puppet) -> None:
         assert facts(server)["sigio"] == "off"
         fd = puppet.watch(server.device)
+        before = notifications(server)
         server.simulate(seconds=LIMIT_S)
         wait_until(lambda: puppet.number("poll", fd, 1000), "the file readable")
-        wait_until(lambda: int(facts(server)["notifications"]) >= 5, "notifications")
+        wait_until(lambda: notifications(server) >= before + 5, "notifications")
         assert puppet.so_far() == []
-
-
-SERVE_AS_NOBODY = f"""
-import os, sys
-import trio, pyfuse3
-import memnotify_cuse.cli.main, memnotify_cuse.cli.serve, memnotify_cuse.daemon
-os.setgroups([])
-os.setgid({NOBODY})
-os.setuid({NOBODY})
-os.environ["HOME"] = "/"
-sys.exit(memnotify_cuse.cli.main.main(sys.argv[1:]))
-"""
-
-
-@as_root
-@pytest.mark.usefixtures("fuse_for_all")
-def test_a_server_of_an_ordinary_user_signals_that_user_s_programs(open_directory: Path, puppet: Puppet) -> None:
-    os.chown(open_directory, NOBODY, NOBODY)
-    mount, log = open_directory / "mount", open_directory / "log"
-    proc = calm_proc(open_directory)
-    options = ["serve", "--device", "", "--mount", str(mount), "--proc", str(proc.path), "--no-herd-control"]
-    with (
-        log.open("w") as stderr,
-        subprocess.Popen([sys.executable, "-c", SERVE_AS_NOBODY, *options], stderr=stderr) as process,
-    ):
-        try:
-            wait_until(lambda: "ready: " in log.read_text() or process.poll() is not None, "the server ready")
-            assert process.poll() is None, log.read_text()
-            puppet.ask("setresgid", NOBODY, NOBODY, NOBODY)
-            puppet.ask("setresuid", NOBODY, NOBODY, NOBODY)
-            puppet.ask("exec")
-            fd = puppet.watch(mount / "mem_notify", number=REALTIME)
-            puppet_of_root(mount)
-            simulate = ["sh", "-c", f"echo all {LIMIT_S} > {mount}/simulate"]
-            subprocess.run(simulate, user=NOBODY, group=NOBODY, check=True)
-            if yama_allows():
-                assert puppet.next().fd == fd
-        finally:
-            process.terminate()
-            assert process.wait(LIMIT_S) == 0
-
-
-def puppet_of_root(mount: Path) -> None:
-    """Without allow_other not even root can look into a user's mount."""
-    with pytest.raises(PermissionError):
-        os.stat(mount / "mem_notify")
-
-
-def yama_allows() -> bool:
-    try:
-        return Path("/proc/sys/kernel/yama/ptrace_scope").read_text().strip() == "0"
-    except FileNotFoundError:
-        return True

@@ -6,7 +6,7 @@ import select
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 
@@ -14,15 +14,15 @@ from tests.support.mounted import (
     LIMIT_S,
     READABLE,
     Blocking,
-    SwaplessProc,
+    Machine,
     many_opened,
     notifications,
     revents,
-    serving,
     wait_for_watchers,
     wait_until,
 )
 from tests.support.server import Server
+from tests.support.stage import NO_SIGIO, TELLS_ALL, Setup
 
 pytestmark = pytest.mark.mount
 
@@ -54,50 +54,58 @@ def stays_so() -> None:
     time.sleep(SETTLE_S)
 
 
-def test_one_notification_wakes_a_sixteenth_and_one_first_in_first_out(
-    swapless_server: Server, swapless: SwaplessProc
-) -> None:
-    with asleep(swapless_server, SLEEPERS) as sleepers:
+def test_one_notification_wakes_a_sixteenth_and_one_first_in_first_out(server: Server, machine: Machine) -> None:
+    before = notifications(server)
+    with asleep(server, SLEEPERS) as sleepers:
         for number in (1, 2):
-            swapless.tighten()
+            machine.tighten()
             count = number * ONE_NOTIFICATION_WAKES
             wait_until(lambda count=count: len(woken(sleepers)) >= count, f"{count} woken")  # type: ignore[misc]
             stays_so()
             assert woken(sleepers) == list(range(count))
-            assert notifications(swapless_server) == number
+            assert notifications(server) == before + number
 
 
-def test_without_herd_control_one_notification_wakes_all(tmp_path: Path) -> None:
-    swapless = SwaplessProc(tmp_path)
-    with (
-        serving(tmp_path, "--proc", str(swapless.path), "--no-herd-control") as server,
-        asleep(server, SLEEPERS) as sleepers,
-    ):
-        swapless.tighten()
-        wait_until(lambda: len(woken(sleepers)) == SLEEPERS, "all woken")
-        assert notifications(server) == 1
+class TestWithoutHerdControl:
+    @pytest.fixture
+    def needs(self) -> Setup:
+        return replace(TELLS_ALL, calm=True)
+
+    def test_one_notification_wakes_all(self, server: Server, machine: Machine) -> None:
+        before = notifications(server)
+        with asleep(server, SLEEPERS) as sleepers:
+            machine.tighten()
+            wait_until(lambda: len(woken(sleepers)) == SLEEPERS, "all woken")
+            assert notifications(server) == before + 1
 
 
-def test_one_notification_wakes_at_most_a_hundred(swapless_server: Server, swapless: SwaplessProc) -> None:
-    with many_opened(swapless_server.device, 1700) as fds, select.epoll() as epoll:
-        for fd in fds:
-            epoll.register(fd, select.EPOLLIN | select.EPOLLET)
-        wait_for_watchers(swapless_server, len(fds))
-        swapless.tighten()
-        told: set[int] = set()
-        while len(told) < 100:
-            events = epoll.poll(LIMIT_S)
-            assert events
-            told.update(fd for fd, _ in events)
-        assert epoll.poll(SETTLE_S) == []
-        assert told == set(fds[:100])
-        assert notifications(swapless_server) == 1
+class TestManyWatchers:
+    @pytest.fixture
+    def needs(self) -> Setup:
+        return NO_SIGIO
+
+    @pytest.mark.usefixtures("room_for_descriptors")
+    def test_one_notification_wakes_at_most_a_hundred(self, server: Server, machine: Machine) -> None:
+        with many_opened(server.device, 1700) as fds, select.epoll() as epoll:
+            for fd in fds:
+                epoll.register(fd, select.EPOLLIN | select.EPOLLET)
+            wait_for_watchers(server, len(fds))
+            before = notifications(server)
+            machine.tighten()
+            told: set[int] = set()
+            while len(told) < 100:
+                events = epoll.poll(LIMIT_S)
+                assert events
+                told.update(fd for fd, _ in events)
+            assert epoll.poll(SETTLE_S) == []
+            assert told == set(fds[:100])
+            assert notifications(server) == before + 1
 
 
 def test_a_zone_s_notification_does_not_count_the_watchers_of_another_zone(server: Server) -> None:
     zone, other, *_ = server.zones
     zones = server.mount / "zones"
-    with many_opened(zones / other, 32) as others, many_opened(zones / zone, 1) as (fd,), select.epoll() as epoll:
+    with many_opened(zones / other, 32) as others, many_opened(server.device, 1) as (fd,), select.epoll() as epoll:
         for each in [*others, fd]:
             epoll.register(each, select.EPOLLIN | select.EPOLLET)
         wait_for_watchers(server, 33)

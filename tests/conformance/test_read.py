@@ -1,4 +1,4 @@
-"""read on the mounted device: blocking and not, in pieces, and what a record outlives."""
+"""read on the device: blocking and not, in pieces, and what a record outlives."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from tests.support.mounted import (
     LONG_S,
     READABLE,
     Blocking,
-    SwaplessProc,
+    Machine,
+    error_of,
     many_opened,
     notifications,
     opened,
@@ -32,6 +33,7 @@ from tests.support.mounted import (
     zone_of,
 )
 from tests.support.server import Lines, Server
+from tests.support.transport import Transport
 
 pytestmark = pytest.mark.mount
 
@@ -172,20 +174,21 @@ def test_a_new_record_queues_behind_a_half_read_one(server: Server) -> None:
     assert [zone_of(Record.parse(each)) for each in line.decode().splitlines()] == [first, second]
 
 
-@pytest.mark.parametrize(
-    "seek",
-    [
-        lambda fd: os.lseek(fd, 0, os.SEEK_SET),
-        lambda fd: os.lseek(fd, 0, os.SEEK_END),
-        lambda fd: os.pread(fd, 10, 0),
-        lambda fd: os.preadv(fd, [bytearray(10)], 5),
-    ],
-    ids=["lseek", "lseek-end", "pread", "preadv"],
-)
-def test_the_device_is_not_seekable(seek: Callable[[int], object], server: Server) -> None:
-    with opened(server.device) as fd, pytest.raises(OSError, match="Illegal seek") as refused:
-        seek(fd)
-    assert refused.value.errno == errno.ESPIPE
+SEEKS: dict[str, Callable[[int], object]] = {
+    "lseek": lambda fd: os.lseek(fd, 0, os.SEEK_SET),
+    "lseek-end": lambda fd: os.lseek(fd, 0, os.SEEK_END),
+    "pread": lambda fd: os.pread(fd, 10, 0),
+    "preadv": lambda fd: os.preadv(fd, [bytearray(10)], 5),
+}
+
+
+@pytest.mark.parametrize("seek", SEEKS)
+def test_the_device_has_no_position(seek: str, server: Server, transport: Transport) -> None:
+    with opened(server.device, os.O_NONBLOCK) as fd:
+        assert error_of(lambda: SEEKS[seek](fd)) == transport.seek_errors[seek]
+        server.simulate(seconds=LONG_S)
+        # Whatever that came to, the stream begins where it began.
+        assert read_record(fd).pressure == 1
 
 
 def test_the_device_is_no_terminal(server: Server) -> None:
@@ -264,25 +267,24 @@ def test_each_open_file_gets_the_record(server: Server) -> None:
         assert [read_record(fd).pressure for fd in fds] == [1, 1, 1]
 
 
-def test_of_two_reads_blocked_on_one_file_a_notification_serves_one(
-    swapless_server: Server, swapless: SwaplessProc
-) -> None:
-    with opened(swapless_server.device) as fd:
+def test_of_two_reads_blocked_on_one_file_a_notification_serves_one(server: Server, machine: Machine) -> None:
+    with opened(server.device) as fd:
         readers = [Blocking(lambda: read_record(fd)) for _ in range(2)]
-        wait_for_watchers(swapless_server, 1)
-        swapless.tighten()
+        wait_for_watchers(server, 1)
+        before = notifications(server)
+        machine.tighten()
         wait_until(lambda: any(reader.returned for reader in readers), "one of them served")
-        assert notifications(swapless_server) == 1
+        assert notifications(server) == before + 1
         # The other one's turn comes with a later notification.
-        swapless_server.simulate(seconds=LONG_S)
+        server.simulate(seconds=LONG_S)
         assert all(reader.result().pressure == 1 for reader in readers)
 
 
-def test_the_attributes_are_those_of_a_read_only_file(server: Server) -> None:
-    for path in (server.device, *(server.mount / "zones").iterdir()):
-        assert path.stat().st_mode & 0o7777 == 0o444
-        with opened(path) as fd:
-            assert os.fstat(fd).st_mode & 0o7777 == 0o444
+def test_the_attributes_are_those_of_a_read_only_file(server: Server, transport: Transport) -> None:
+    with opened(server.device) as fd:
+        for status in (server.device.stat(), os.fstat(fd)):
+            assert transport.is_file_type(status.st_mode)
+            assert (status.st_mode & 0o7777, status.st_size, status.st_uid) == (0o444, 0, os.geteuid())
 
 
 def test_a_file_opened_through_a_link_is_the_device(server: Server, tmp_path: Path) -> None:

@@ -9,8 +9,14 @@ import pytest
 from tests.support.mounted import LIMIT_S, wait_until
 from tests.support.server import Server
 from tests.support.sigio import GROUP, PROCESS, REALTIME, SIGIO, THREAD, NewPuppet, Puppet, Witness, state_of
+from tests.support.stage import TELLS_ALL, Setup
 
 pytestmark = pytest.mark.mount
+
+
+@pytest.fixture
+def needs() -> Setup:
+    return TELLS_ALL
 
 
 def is_spared(puppet: Puppet) -> bool:
