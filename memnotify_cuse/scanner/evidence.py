@@ -7,13 +7,14 @@ read, kswapd scans some anonymous pages too (when a file page it dropped is want
 anonymous lists, moving pages from active to inactive, without taking any. What is evidence here:
 
     anon_scan        global reclaim scanned anonymous pages, and either page cache cannot help, or a good part of what
-                     was scanned within the last second was anonymous
+                     it took within the last second was anonymous, or of what it scanned, while programs took memory
     anon_deactivate  it moved anonymous pages from the active to the inactive list, and page cache cannot help
     file_exhausted   what is left to be had without pain, free and file pages and what swap can win, lasts no longer
                      than the programs that listen need to act: see `outlook`
 
-"Page cache cannot help": no zone of the node would be back above its high watermark and reserve if all its file pages
-were dropped; the comparison of prepare_scan_control() (`file_is_tiny`), zone by zone as pgdat_balanced() looks at them.
+"Page cache cannot help": if all file pages of the node were dropped, but for mapped ones, its zones would be above high
+watermark and reserve by no more than the headroom's floor. It is the comparison of prepare_scan_control()
+(`file_is_tiny`), zone by zone as pgdat_balanced() looks at them, and a little sooner: the last pages are never found.
 
 A memory cgroup that reclaims within its own limit scans anonymous pages too, and has nothing to do with the machine:
 `pgscan_anon` and `pgscan_file` count it, `pgscan_kswapd` and `pgscan_direct` do not. So global reclaim's anonymous
@@ -29,7 +30,7 @@ from typing import Final
 
 from memnotify_cuse.kernel.trace import LRU_SHRINK_ACTIVE, LRU_SHRINK_INACTIVE, TraceEvent
 from memnotify_cuse.kernel.zoneinfo import Zone
-from memnotify_cuse.scanner.outlook import Outlook, left_pages, zones_of
+from memnotify_cuse.scanner.outlook import Outlook, zones_of
 from memnotify_cuse.scanner.sample import Sample
 
 ANON_SCAN: Final = "anon_scan"
@@ -40,14 +41,16 @@ SWAP_CLUSTER_PAGES: Final = 32
 """The kernel scans in batches of this many pages (SWAP_CLUSTER_MAX)."""
 
 ANON_SHARE: Final = 4
-"""One in so many pages scanned within a second must be anonymous. Measured on 6.18: 0.60 and more where memory was
-short beside a cache in use, 0.06 and less while large files were read, 0.21 when a file larger than the cache was
-read again and again."""
+"""One in so many pages taken within a second must be anonymous. What was *scanned* says little by itself: while a file
+is read, kswapd may scan anonymous pages for a tenth of a second and little else, and find that hardly one can go.
+Measured on 6.18, the anonymous part of what it took, at most: 0.01 while large files were read beside 2 GiB of idle
+memory (0.89 of what it scanned), 0.34 when a file larger than the cache was read again and again; where memory was
+short, 0.70 to 0.99. Where programs fill memory beside a cache in use, it takes from the cache, and scans 0.73."""
 
 ANON_FRACTION: Final = 64
 MOST_ANON_KB: Final = 16 * 1024
-"""And it must have been a 64th of all anonymous pages, or 16 MiB, whichever is less. Bursts that came with
-streaming: 4 MiB."""
+"""And it must have been a 64th of all anonymous pages, or 16 MiB, whichever is less. Bursts of nothing but anonymous
+pages that came with streaming: 3 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +71,26 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Reclaim:
-    """What global reclaim scanned in an interval, in pages: all in all, and of that anonymous."""
+    """What global reclaim did in an interval, in pages: scanned and took, all in all, and of both what was anonymous.
+
+    A page counts as taken when it is sent to swap, whether or not the swap has it yet. `anon_grown_pages` is by how
+    much programs have more memory than before, in swap or out of it; negative if they have less.
+    """
 
     scanned_pages: int = 0
     anon_pages: int = 0
+    taken_pages: int = 0
+    anon_taken_pages: int = 0
+    anon_grown_pages: int = 0
 
     def __add__(self, other: Reclaim) -> Reclaim:
-        return Reclaim(self.scanned_pages + other.scanned_pages, self.anon_pages + other.anon_pages)
+        return Reclaim(
+            self.scanned_pages + other.scanned_pages,
+            self.anon_pages + other.anon_pages,
+            self.taken_pages + other.taken_pages,
+            self.anon_taken_pages + other.anon_taken_pages,
+            self.anon_grown_pages + other.anon_grown_pages,
+        )
 
 
 def clear_pages(zone: Zone) -> int:
@@ -83,7 +99,7 @@ def clear_pages(zone: Zone) -> int:
 
 
 def reclaim_between(before: Sample, now: Sample) -> Reclaim:
-    """What global reclaim scanned between two samples.
+    """What global reclaim did between two samples.
 
     Kernels before 5.8 do not count anonymous pages apart; what they swapped out stands in for it.
     """
@@ -97,7 +113,12 @@ def reclaim_between(before: Sample, now: Sample) -> Reclaim:
         anon = min(scanned, _grown(earlier.pswpout, later.pswpout))
     else:
         anon = max(0, scanned - _grown(earlier.pgscan_file, later.pgscan_file))
-    return Reclaim(scanned, anon)
+    stolen = _grown(earlier.pgsteal_kswapd, later.pgsteal_kswapd) + _grown(earlier.pgsteal_direct, later.pgsteal_direct)
+    stolen_anon = _grown(earlier.pgsteal_anon, later.pgsteal_anon)
+    # Swap on a disk has a page some time after it was sent there; zswap takes pages that no swap device ever sees.
+    taken_anon = min(anon, max(stolen_anon, _grown(earlier.pswpout, later.pswpout)))
+    grown = _anon_pages(now) - _anon_pages(before) + taken_anon
+    return Reclaim(scanned, anon, max(0, stolen - stolen_anon) + taken_anon, taken_anon, grown)
 
 
 def find_evidence(
@@ -105,48 +126,40 @@ def find_evidence(
 ) -> dict[int, Evidence]:
     """The nodes whose anonymous pages the kernel turned to between the two samples.
 
-    `recent` is what global reclaim scanned within the last second, this interval included; `outlooks` is how much is
+    `recent` is what global reclaim did within the last second, this interval included; `outlooks` is how much is
     left on each node now.
     """
     found = _exhausted(before, now, outlooks)
-    found.update(_anon_deactivate(before, now, machine))
-    found.update(_anon_scan(before, now, recent, machine))
+    past_help = {node for node, outlook in outlooks.items() if not outlook.page_cache_can_help}
+    found.update(_anon_deactivate(before, now, past_help, machine))
+    found.update(_anon_scan(before, now, recent, past_help, machine))
     return found
 
 
-def page_cache_cannot_help(zones: list[Zone]) -> bool:
-    """Whether no zone would be above high watermark and reserve if all its file pages were dropped."""
-    return left_pages(zones) == 0
-
-
-def _anon_scan(before: Sample, now: Sample, recent: Reclaim, machine: Machine) -> dict[int, Evidence]:
+def _anon_scan(
+    before: Sample, now: Sample, recent: Reclaim, past_help: set[int], machine: Machine
+) -> dict[int, Evidence]:
     pages = reclaim_between(before, now).anon_pages
     if not pages:
         return {}
     traced = _traced(before, now, LRU_SHRINK_INACTIVE)
     scanned = traced or dict.fromkeys(_likely_nodes(before, now), pages)
-    good_part = _is_a_good_part(recent, sum(zone.anon_pages for zone in now.zoneinfo.zones), machine)
-    return {
-        node: Evidence(ANON_SCAN, count)
-        for node, count in scanned.items()
-        if good_part or page_cache_cannot_help(zones_of(now, node))
-    }
+    good_part = _is_a_good_part(recent, _anon_pages(now), machine)
+    return {node: Evidence(ANON_SCAN, count) for node, count in scanned.items() if good_part or node in past_help}
 
 
 def _is_a_good_part(recent: Reclaim, anon_pages: int, machine: Machine) -> bool:
     least = max(SWAP_CLUSTER_PAGES, min(anon_pages // ANON_FRACTION, MOST_ANON_KB // machine.page_kb))
-    return recent.anon_pages >= least and recent.anon_pages * ANON_SHARE >= recent.scanned_pages
+    took = recent.anon_taken_pages >= least and recent.anon_taken_pages * ANON_SHARE >= recent.taken_pages
+    scanned = recent.anon_pages >= least and recent.anon_pages * ANON_SHARE >= recent.scanned_pages
+    return took or (scanned and recent.anon_grown_pages >= least)
 
 
-def _anon_deactivate(before: Sample, now: Sample, machine: Machine) -> dict[int, Evidence]:
+def _anon_deactivate(before: Sample, now: Sample, past_help: set[int], machine: Machine) -> dict[int, Evidence]:
     if machine.mglru:
         return {}
     moved = _moved_by_counters(before, now) if now.events is None else _traced(before, now, LRU_SHRINK_ACTIVE)
-    return {
-        node: Evidence(ANON_DEACTIVATE, pages)
-        for node, pages in moved.items()
-        if page_cache_cannot_help(zones_of(now, node))
-    }
+    return {node: Evidence(ANON_DEACTIVATE, pages) for node, pages in moved.items() if node in past_help}
 
 
 def _traced(before: Sample, now: Sample, name: str) -> dict[int, int]:
@@ -201,6 +214,10 @@ def _exhausted(before: Sample, now: Sample, outlooks: Mapping[int, Outlook]) -> 
         for node, outlook in outlooks.items()
         if outlook.exhausted and (reclaiming or outlook.declining)
     }
+
+
+def _anon_pages(sample: Sample) -> int:
+    return sum(zone.anon_pages for zone in sample.zoneinfo.zones)
 
 
 def _grown(before: int | None, now: int | None) -> int:

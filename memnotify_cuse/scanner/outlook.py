@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from memnotify_cuse.kernel.zoneinfo import Node, Zone
@@ -44,13 +45,17 @@ CRITICAL_FRACTION: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """One node: pages left, pages a second that they decline by (0: they do not), the headroom and its floor."""
+    """One node: pages left, and those of them that swap has no part in; pages a second that they decline by (0: they
+    do not); the headroom and its floor; and mapped file pages, which are not among those left.
+    """
 
     left_pages: int
+    cache_pages: int
     decline_pages_s: float
     headroom_pages: int
     floor_pages: int
     declining: bool
+    mapped_pages: int = 0
 
     @property
     def lasts_s(self) -> float:
@@ -61,6 +66,15 @@ class Outlook:
     def exhausted(self) -> bool:
         """Whether no more is left than the headroom."""
         return self.left_pages <= self.headroom_pages
+
+    def is_short(self, zone: Zone) -> bool:
+        """Whether a zone of an exhausted node has no more than the headroom left itself."""
+        return zone_left_pages(zone) - self.mapped_pages <= self.headroom_pages
+
+    @property
+    def page_cache_can_help(self) -> bool:
+        """Whether reclaim has enough clean pages to take before it comes to anonymous ones."""
+        return self.cache_pages > self.floor_pages
 
     @property
     def recovered_pages(self) -> int:
@@ -107,31 +121,33 @@ class OutlookTracker:
     def update(self, sample: Sample) -> dict[int, Outlook]:
         """Take in the next sample; the outlook of every node that has memory."""
         return {
-            node.node: self._node(node, zones, sample.swap_gain_kb // self._page_kb, sample.time_ns)
+            node.node: self._node(node, zones, sample)
             for node in sample.zoneinfo.nodes
             if (zones := zones_of(sample, node.node))
         }
 
-    def _node(self, node: Node, zones: list[Zone], swap_gain_pages: int, now_ns: int) -> Outlook:
+    def _node(self, node: Node, zones: list[Zone], sample: Sample) -> Outlook:
+        now_ns = sample.time_ns
+        swap_gain_pages = sample.swap_gain_kb // self._page_kb
+        swap_free_pages = sample.meminfo.swap_free_kb // self._page_kb
         mapped = min(node.mapped_pages or 0, sum(zone.file_pages for zone in zones))
-        to_win = min(swap_gain_pages, sum(zone.anon_pages for zone in zones)) - mapped
-        left = left_pages(zones) + to_win
-        # Without the watermarks: where they are raised, nobody has taken anything.
-        had = sum(zone.free_pages + zone.file_pages for zone in zones) + to_win
+        cache = left_pages(zones) - mapped
+        left = cache + min(swap_gain_pages, sum(zone.anon_pages for zone in zones))
+        # Without the watermarks, and with swap as it is: where those are raised, or what it wins is estimated anew,
+        # nobody has taken anything.
+        had = sum(zone.free_pages + zone.file_pages for zone in zones) - mapped + swap_free_pages
         history = self._history.setdefault(node.node, deque())
         declining = bool(history) and had < history[-1][1]
         history.append((now_ns, had))
         while len(history) > 3 and history[1][0] <= now_ns - LONG_NS:
             history.popleft()
         peaks = self._peaks.setdefault(node.node, deque())
-        peaks.append(
-            (now_ns, max(_decline(history, SHORT_NS), _decline(history, LONG_NS)) if _goes_on(history) else 0.0)
-        )
+        peaks.append((now_ns, max(_decline(history, SHORT_NS), _decline(history, LONG_NS))))
         while peaks[0][0] <= now_ns - KEPT_NS:
             peaks.popleft()
         decline = max(rate for _, rate in peaks)
         floor = floor_pages(zones, self._page_kb)
-        return Outlook(left, decline, self._headroom(zones, decline), floor, declining)
+        return Outlook(left, cache, decline, self._headroom(zones, decline), floor, declining, mapped)
 
     def _headroom(self, zones: list[Zone], decline: float) -> int:
         if self._headroom_kb is not None:
@@ -140,16 +156,23 @@ class OutlookTracker:
         return min(max(floor, int(decline * REACTION_S)), max(floor, _managed(zones) // MOST_FRACTION))
 
 
-def _goes_on(history: deque[tuple[int, int]]) -> bool:
-    """Whether it declined twice in a row: a step, such as huge pages that are set aside, says nothing of a rate."""
-    return len(history) > 2 and history[-3][1] > history[-2][1] > history[-1][1]
-
-
 def _decline(history: deque[tuple[int, int]], window_ns: int) -> float:
-    """Pages a second by which the newest entry is below the one at the window's begin; 0 if it is not."""
+    """Pages a second by which less is had now than at the window's begin; 0 if it is not less.
+
+    The largest drop is left out, and the others stand for it: a step says nothing of a rate.
+    """
     now_ns, now_had = history[-1]
-    begin_ns, begin_had = next((each for each in reversed(history) if now_ns - each[0] >= window_ns), history[0])
-    return max(0, begin_had - now_had) / (max(now_ns - begin_ns, window_ns) / 1e9)
+    drops = []
+    begin_ns, begin_had = now_ns, now_had
+    for time_ns, had in islice(reversed(history), 1, None):
+        drops.append(had - begin_had)
+        begin_ns, begin_had = time_ns, had
+        if now_ns - begin_ns >= window_ns:
+            break
+    if len(drops) < 2:
+        return 0.0
+    steady = (begin_had - now_had - max(drops)) * len(drops) / (len(drops) - 1)
+    return max(0.0, steady) / (max(now_ns - begin_ns, window_ns) / 1e9)
 
 
 def _managed(zones: list[Zone]) -> int:

@@ -18,7 +18,8 @@ from memnotify_cuse.kernel.swaps import Swap, ZramStat, parse_mm_stat, parse_swa
 UNKNOWN_COST: Final = 0.5
 """Memory for a swapped page, as a part of it, before anything was swapped: half is what compressors promise."""
 
-KNOWN_FROM_BYTES: Final = 1 << 20
+PRIOR_BYTES: Final = 16 << 20
+"""So much is taken to be stored at that cost already: the first pages of a device cost more than the others will."""
 CRUMBS_KB: Final = 1024
 CRUMBS_FRACTION: Final = 256
 
@@ -32,9 +33,7 @@ def gain_kb(swaps: Sequence[tuple[Swap, float]]) -> int:
 
 def zram_cost(stat: ZramStat) -> float:
     """The memory that a page takes in a zram device, as a part of a page: 0 to 1."""
-    if stat.stored_bytes < KNOWN_FROM_BYTES:
-        return UNKNOWN_COST
-    return min(1.0, stat.memory_bytes / stat.stored_bytes)
+    return min(1.0, (stat.memory_bytes + PRIOR_BYTES * UNKNOWN_COST) / (stat.stored_bytes + PRIOR_BYTES))
 
 
 def zswap_cost(meminfo: Meminfo) -> float:

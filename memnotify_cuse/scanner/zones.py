@@ -29,7 +29,7 @@ from memnotify_cuse.scanner.evidence import (
     find_evidence,
     reclaim_between,
 )
-from memnotify_cuse.scanner.outlook import Outlook, OutlookTracker, zone_left_pages
+from memnotify_cuse.scanner.outlook import Outlook, OutlookTracker
 from memnotify_cuse.scanner.sample import Sample
 
 SMALL_ZONE_FRACTION = 10
@@ -139,7 +139,7 @@ class ZoneTracker:
 
 def _is_short(zone: Zone, found: Evidence, outlook: Outlook) -> bool:
     if found.reason == FILE_EXHAUSTED:
-        return zone_left_pages(zone) <= outlook.headroom_pages
+        return outlook.is_short(zone)
     return zone.free_pages <= clear_pages(zone)
 
 

@@ -25,7 +25,7 @@ from memnotify_cuse.kernel.lru_gen import read_lru_gen
 
 MIB: Final = 1 << 20
 READY_S: Final = 120.0
-RUN_S: Final = 60.0
+RUN_S: Final = 90.0
 """An allocator that has not ended by then is stopped: the machine lives, but nobody gets anything done."""
 
 CACHE_PART: Final = 0.4

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from memnotify_cuse.kernel.zoneinfo import Zone
@@ -10,10 +12,9 @@ from memnotify_cuse.scanner.evidence import (
     Machine,
     Reclaim,
     find_evidence,
-    page_cache_cannot_help,
     reclaim_between,
 )
-from memnotify_cuse.scanner.outlook import Outlook
+from memnotify_cuse.scanner.outlook import Outlook, OutlookTracker
 from memnotify_cuse.scanner.sample import Sample
 from tests.scanner.samples import CLASSIC, MGLRU, deactivate, direct_begin, sample, shrink, zone
 
@@ -32,7 +33,21 @@ def evidence(
     before: Sample, now: Sample, machine: Machine = CLASSIC, recent: Reclaim | None = None
 ) -> dict[int, Evidence]:
     """The evidence of one interval, with nothing scanned in the second before it."""
-    return find_evidence(before, now, recent or reclaim_between(before, now), {}, machine)
+    tracker = OutlookTracker(machine.page_kb)
+    tracker.update(before)
+    return find_evidence(before, now, recent or reclaim_between(before, now), tracker.update(now), machine)
+
+
+def took(zone: Zone, *, file: int, anon: int) -> Sample:
+    """A sample after kswapd scanned so many pages, and took them all."""
+    return sample(
+        zone,
+        pgscan_kswapd=file + anon,
+        pgscan_file=file,
+        pgsteal_kswapd=file + anon,
+        pgsteal_file=file,
+        pgsteal_anon=anon,
+    )
 
 
 class TestReclaim:
@@ -51,7 +66,9 @@ class TestReclaim:
     def test_takes_swapping_out_on_a_kernel_that_does_not_count_it(self) -> None:
         before = sample(pgscan_anon=None, pgscan_file=None, pswpout=10)
         now = sample(pgscan_anon=None, pgscan_file=None, pswpout=50, pgscan_kswapd=100)
-        assert reclaim_between(before, now) == Reclaim(scanned_pages=100, anon_pages=40)
+        assert reclaim_between(before, now) == Reclaim(
+            100, 40, taken_pages=40, anon_taken_pages=40, anon_grown_pages=40
+        )
 
     def test_is_never_negative(self) -> None:
         before = sample(pgscan_kswapd=1000, pgscan_file=1000)
@@ -97,33 +114,50 @@ class TestAnonScanWherePageCacheCannotHelp:
 
 class TestAnonScanBesidePageCache:
     def test_a_few_pages_beside_many_file_pages_are_none(self) -> None:
-        now = sample(cached(), pgscan_kswapd=40_000, pgscan_file=38_000)
+        now = took(cached(), file=38_000, anon=2000)
         assert evidence(sample(cached()), now) == {}
 
-    def test_a_quarter_of_what_was_scanned_is_enough(self) -> None:
+    def test_a_quarter_of_what_was_taken_is_enough(self) -> None:
         before = sample(cached())
-        enough = sample(cached(), pgscan_kswapd=8000, pgscan_file=6000)
-        assert evidence(before, enough) == {0: Evidence("anon_scan", 2000)}
-        too_few = sample(cached(), pgscan_kswapd=8000, pgscan_file=6001)
-        assert evidence(before, too_few) == {}
+        assert evidence(before, took(cached(), file=6000, anon=2000)) == {0: Evidence("anon_scan", 2000)}
+        assert evidence(before, took(cached(), file=6001, anon=2000)) == {}
+
+    def test_what_was_sent_to_a_slow_swap_counts_as_taken(self) -> None:
+        now = sample(cached(), pgscan_kswapd=2000, pswpout=1900)
+        assert evidence(sample(cached()), now) == {0: Evidence("anon_scan", 2000)}
+
+    def test_what_a_cgroup_swapped_does_not(self) -> None:
+        now = sample(cached(), pgscan_kswapd=100, pgscan_anon=9100, pswpout=9000, pgsteal_anon=9000)
+        assert evidence(sample(cached()), now) == {}
+
+    def test_scanning_alone_is_none(self) -> None:
+        """As when a file is read, and idle memory is looked at in vain."""
+        now = sample(cached(), pgscan_kswapd=12_000, pgscan_file=1400, pgsteal_kswapd=1389, pgsteal_file=1389)
+        assert evidence(sample(cached()), now) == {}
+
+    def test_scanning_while_programs_take_memory_is_some(self) -> None:
+        before = sample(cached())
+        grown = replace(cached(), inactive_anon_pages=52_000)
+        now = sample(grown, pgscan_kswapd=12_000, pgscan_file=8000, pgsteal_kswapd=8000, pgsteal_file=8000)
+        assert evidence(before, now) == {0: Evidence("anon_scan", 4000)}
+        less = sample(grown, pgscan_kswapd=12_000, pgscan_file=9001, pgsteal_kswapd=9001, pgsteal_file=9001)
+        assert evidence(before, less) == {}, "less than a quarter"
 
     def test_a_small_burst_of_them_alone_is_none(self) -> None:
-        now = sample(cached(), pgscan_kswapd=1500, pgscan_file=0)
-        assert evidence(sample(cached()), now) == {}
+        assert evidence(sample(cached()), took(cached(), file=0, anon=1500)) == {}
 
     def test_bursts_within_a_second_add_up(self) -> None:
-        before, now = sample(cached()), sample(cached(), pgscan_kswapd=100)
-        assert evidence(before, now, recent=Reclaim(4000, 1600)) == {0: Evidence("anon_scan", 100)}
-        assert evidence(before, now, recent=Reclaim(8000, 1600)) == {}
+        before, now = sample(cached()), took(cached(), file=0, anon=100)
+        assert evidence(before, now, recent=Reclaim(4000, 1600, 4000, 1600)) == {0: Evidence("anon_scan", 100)}
+        assert evidence(before, now, recent=Reclaim(8000, 1600, 8000, 1600)) == {}
 
     def test_an_interval_without_any_is_none_whatever_was_before(self) -> None:
         now = sample(cached(), pgscan_kswapd=100, pgscan_file=100)
-        assert evidence(sample(cached()), now, recent=Reclaim(4000, 4000)) == {}
+        assert evidence(sample(cached()), now, recent=Reclaim(4000, 4000, 4000, 4000)) == {}
 
     def test_on_a_large_machine_16_mib_are_enough(self) -> None:
         large = zone(free=700, file=9_000_000, active_anon=9_000_000, inactive_anon=9_000_000)
-        now = sample(large, pgscan_kswapd=4096)
-        assert set(evidence(sample(large), now)) == {0}
+        assert set(evidence(sample(large), took(large, file=0, anon=4096))) == {0}
 
 
 class TestTrace:
@@ -191,12 +225,15 @@ class TestExhausted:
     def test_no_more_left_than_the_headroom_and_somebody_takes_it(
         self, left: int, declining: bool, scanned: int, told: bool
     ) -> None:
-        outlook = Outlook(left, 100.0, headroom_pages=1000, floor_pages=100, declining=declining)
+        outlook = Outlook(left, 1000, 100.0, headroom_pages=1000, floor_pages=100, declining=declining)
         now = sample(pgscan_kswapd=scanned, pgscan_file=scanned)
         found = find_evidence(sample(), now, Reclaim(), {0: outlook}, CLASSIC)
         assert found == ({0: Evidence("file_exhausted", 0)} if told else {})
 
 
-def test_page_cache_helps_down_to_the_last_page() -> None:
-    assert page_cache_cannot_help([zone(free=600, file=450, high=1000, reserve=50)])
-    assert not page_cache_cannot_help([zone(free=600, file=451, high=1000, reserve=50)])
+@pytest.mark.parametrize(("cache", "helps"), [(100, False), (101, True)])
+def test_page_cache_helps_while_there_is_more_than_the_headroom_s_floor(cache: int, helps: bool) -> None:
+    outlook = Outlook(10_000, cache, 0.0, headroom_pages=1000, floor_pages=100, declining=False)
+    assert outlook.page_cache_can_help is helps
+    found = find_evidence(sample(), sample(cached(), pgscan_kswapd=32), Reclaim(), {0: outlook}, CLASSIC)
+    assert bool(found) is not helps

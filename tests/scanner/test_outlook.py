@@ -63,11 +63,13 @@ class TestDecline:
         assert last.decline_pages_s == pytest.approx(100 * MIB)
 
     def test_a_short_burst_counts_for_a_part(self) -> None:
-        *_, last = outlooks(100, 90, 75, every_ms=20)
-        assert last.decline_pages_s == pytest.approx(100 * MIB), "and not 625 MiB/s"
+        *_, last = outlooks(100, 90, 80, every_ms=20)
+        assert last.decline_pages_s == pytest.approx(80 * MIB), "and not 500 MiB/s"
 
     def test_a_step_for_nothing(self) -> None:
         assert [each.decline_pages_s for each in outlooks(500, 100, 100, 100)] == [0, 0, 0, 0]
+        *_, last = outlooks(500, 100, 99, 98)
+        assert last.decline_pages_s <= 12 * MIB
 
     def test_a_load_that_takes_and_gives_is_none(self) -> None:
         *_, last = outlooks(*[60, 50] * 40)
@@ -121,5 +123,5 @@ class TestHeadroom:
     ],
 )
 def test_the_level_says_what_comes_next(left_mib: int, decline_mib_s: int, level: str) -> None:
-    outlook = Outlook(left_mib * MIB, float(decline_mib_s * MIB), 8 * MIB, 8 * MIB, declining=True)
+    outlook = Outlook(left_mib * MIB, left_mib * MIB, float(decline_mib_s * MIB), 8 * MIB, 8 * MIB, declining=True)
     assert outlook.level == level

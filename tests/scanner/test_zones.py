@@ -32,6 +32,8 @@ class Kernel:
             swap_kb=swap_kb,
             pgscan_anon=self._scanned,
             pgscan_kswapd=self._scanned,
+            pgsteal_anon=self._scanned,
+            pgsteal_kswapd=self._scanned,
         )
 
 
