@@ -13,7 +13,10 @@ from memnotify_cuse.scanner.zones import ZoneTracker
 from tests.support.replay import TRACES, capture, play
 
 NORMAL = ZoneId(0, "Normal")
-SILENT = ["stream", "stream-hot", "stream-cold", "stream-thrash", "fill-cache", "cgroup"]
+SILENT = [
+    *("stream", "stream-hot", "stream-cold", "stream-thrash", "stream-idle-a", "stream-idle-b"),
+    *("fill-cache", "cgroup"),
+]
 TOLD = {
     "episode": "anon_scan",
     "episode-hot": "anon_scan",
