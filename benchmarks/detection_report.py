@@ -61,7 +61,7 @@ def page(rows: Sequence[Row]) -> str:
     speeds = _speeds(rows)
     if speeds.rows:
         parts += ["## How much time there is, by speed", str(speeds)]
-    parts += [_churn(row) for row in rows if row["workload"] == "churn"]
+    parts += [_threshold(rows), *(_churn(row) for row in rows if row["workload"] == "churn")]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -191,6 +191,26 @@ def _speeds(rows: Sequence[Row]) -> Table:
         for speed in speeds
     ]
     return Table(("allocator", "no swap: lead, ms", "zram: lead, ms"), lines if len(speeds) > 1 else [])
+
+
+def _threshold(rows: Sequence[Row]) -> str:
+    lines = [
+        (
+            f"{'no swap' if row['swap'] == 'none' else row['swap']}, {row['lru']}",
+            str(row["raised"]),
+            str(row["notified"]),
+        )
+        for row in rows
+        if row["workload"] == "threshold"
+    ]
+    if not lines:
+        return ""
+    what = (
+        "A program takes 6 MiB and gives it back, again and again for a minute, where that is the difference between "
+        "pressure and none."
+    )
+    table = Table(("combination", "raised in a minute", "notices"), [*lines])
+    return "\n\n".join(["## A load at the threshold", wrapped(what), str(table)])
 
 
 def _churn(row: Row) -> str:

@@ -9,8 +9,9 @@ burst counts for a part and a load that takes and gives for nothing; the fastest
 because the programs that heed a notice slow the decline without stopping its cause.
 
 The *headroom* is how much must be left when a notice has to go out: what is taken at that rate until somebody has
-been told and has given memory back. It is never less than a floor, so that a slow decline is told of as well, and
-never more than a sixteenth of the node, so that a fast one is not told of while most of the memory is still there.
+been told and has given memory back, which is measured too. It is never less than a floor, so that a slow decline is
+told of as well, and never more than a sixteenth of the node, so that a fast one is not told of while most of the memory
+is still there.
 """
 
 from __future__ import annotations
@@ -28,9 +29,16 @@ SHORT_NS: Final = 250_000_000
 LONG_NS: Final = 1_000_000_000
 KEPT_NS: Final = 3_000_000_000
 
-REACTION_S: Final = 1.0
-"""From the sample that sees it to the memory that comes back: one notification interval of 200 ms, 100 ms for the
-program to react, and the same again for those whose turn is next, twice over."""
+LEAST_REACTION_S: Final = 1.0
+MOST_REACTION_S: Final = 3.0
+NOTICE_S: Final = 0.6
+"""From the sample that sees it to the memory that comes back: up to three notification intervals, and twice what
+programs were seen to take, since the one whose turn it is may not be the one with memory to give."""
+
+GAVE_KB: Final = 1024
+"""So much more, from one sample to the next, is somebody who gave memory back."""
+PATIENCE_NS: Final = 2_000_000_000
+RESPONSE_KEPT_NS: Final = 60_000_000_000
 
 FLOOR_FRACTION: Final = 64
 LEAST_KB: Final = 4 * 1024
@@ -109,6 +117,30 @@ def floor_pages(zones: list[Zone], page_kb: int) -> int:
     return min(max(_managed(zones) // FLOOR_FRACTION, LEAST_KB // page_kb), MOST_FLOOR_KB // page_kb)
 
 
+class Responses:
+    """How long it took, from the sample that exhausted a node, until somebody gave memory back."""
+
+    def __init__(self) -> None:
+        self._told_ns: int | None = None
+        self._seen: deque[tuple[int, float]] = deque()
+
+    def update(self, now_ns: int, *, told: bool, gave: bool) -> None:
+        """Take in a sample: whether it is one that programs are told of, and whether there is more than before."""
+        if self._told_ns is not None and (gave or now_ns - self._told_ns > PATIENCE_NS):
+            if gave:
+                self._seen.append((now_ns, (now_ns - self._told_ns) / 1e9))
+            self._told_ns = None
+        if told and self._told_ns is None:
+            self._told_ns = now_ns
+
+    def reaction_s(self, now_ns: int) -> float:
+        """The time to allow for, by the slowest of the last minute."""
+        while self._seen and self._seen[0][0] < now_ns - RESPONSE_KEPT_NS:
+            self._seen.popleft()
+        slowest_s = max((seen_s for _, seen_s in self._seen), default=0.0)
+        return min(max(LEAST_REACTION_S, NOTICE_S + 2 * slowest_s), MOST_REACTION_S)
+
+
 class OutlookTracker:
     """Follows what is left on each node. `headroom_kb`, if given, takes the place of what is measured."""
 
@@ -117,6 +149,7 @@ class OutlookTracker:
         self._headroom_kb = headroom_kb
         self._history: dict[int, deque[tuple[int, int]]] = {}
         self._peaks: dict[int, deque[tuple[int, float]]] = {}
+        self._responses: dict[int, Responses] = {}
 
     def update(self, sample: Sample) -> dict[int, Outlook]:
         """Take in the next sample; the outlook of every node that has memory."""
@@ -137,7 +170,8 @@ class OutlookTracker:
         # nobody has taken anything.
         had = sum(zone.free_pages + zone.file_pages for zone in zones) - mapped + swap_free_pages
         history = self._history.setdefault(node.node, deque())
-        declining = bool(history) and had < history[-1][1]
+        before = history[-1][1] if history else had
+        declining = had < before
         history.append((now_ns, had))
         while len(history) > 3 and history[1][0] <= now_ns - LONG_NS:
             history.popleft()
@@ -147,13 +181,17 @@ class OutlookTracker:
             peaks.popleft()
         decline = max(rate for _, rate in peaks)
         floor = floor_pages(zones, self._page_kb)
-        return Outlook(left, cache, decline, self._headroom(zones, decline), floor, declining, mapped)
+        responses = self._responses.setdefault(node.node, Responses())
+        headroom = self._headroom(zones, decline * responses.reaction_s(now_ns))
+        gave = (had - before) * self._page_kb >= GAVE_KB
+        responses.update(now_ns, told=left <= headroom and declining, gave=gave)
+        return Outlook(left, cache, decline, headroom, floor, declining, mapped)
 
-    def _headroom(self, zones: list[Zone], decline: float) -> int:
+    def _headroom(self, zones: list[Zone], taken_pages: float) -> int:
         if self._headroom_kb is not None:
             return self._headroom_kb // self._page_kb
         floor = floor_pages(zones, self._page_kb)
-        return min(max(floor, int(decline * REACTION_S)), max(floor, _managed(zones) // MOST_FRACTION))
+        return min(max(floor, int(taken_pages)), max(floor, _managed(zones) // MOST_FRACTION))
 
 
 def _decline(history: deque[tuple[int, int]], window_ns: int) -> float:

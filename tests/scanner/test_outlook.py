@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from memnotify_cuse.kernel.zoneinfo import Zone
-from memnotify_cuse.scanner.outlook import Outlook, OutlookTracker
-from tests.scanner.samples import sample, zone
+from memnotify_cuse.scanner.outlook import Outlook, OutlookTracker, Responses
+from tests.scanner.samples import MS, sample, zone
 
 MIB = 256
 """Pages."""
@@ -82,6 +82,42 @@ class TestDecline:
         *_, last = outlooks(*falling, *[90.0] * 45)
         assert last.decline_pages_s == 0
         assert last.lasts_s == float("inf")
+
+
+class TestResponses:
+    def test_a_second_is_allowed_for_where_nobody_was_slow(self) -> None:
+        responses = Responses()
+        assert responses.reaction_s(0) == 1.0
+        responses.update(0, told=True, gave=False)
+        responses.update(150 * MS, told=False, gave=True)
+        assert responses.reaction_s(200 * MS) == 1.0
+
+    def test_slow_programs_are_allowed_more_for_a_minute(self) -> None:
+        responses = Responses()
+        responses.update(0, told=True, gave=False)
+        responses.update(300 * MS, told=True, gave=False)
+        responses.update(700 * MS, told=False, gave=True)
+        assert responses.reaction_s(800 * MS) == pytest.approx(0.6 + 2 * 0.7)
+        assert responses.reaction_s(61_000 * MS) == 1.0
+
+    def test_memory_that_comes_back_unasked_says_nothing(self) -> None:
+        responses = Responses()
+        responses.update(0, told=False, gave=True)
+        responses.update(100 * MS, told=True, gave=False)
+        responses.update(3000 * MS, told=False, gave=True)
+        assert responses.reaction_s(3001 * MS) == pytest.approx(3.0), "as much as is ever allowed"
+        late = Responses()
+        late.update(0, told=True, gave=False)
+        late.update(2500 * MS, told=False, gave=False)
+        late.update(2600 * MS, told=False, gave=True)
+        assert late.reaction_s(2601 * MS) == 1.0, "nobody had answered within two seconds"
+
+    def test_the_headroom_grows_with_the_time_they_take(self) -> None:
+        """10 MiB/s; told at 10 MiB, and 30 MiB come back after 0.7 s."""
+        *_, before = outlooks(*range(20, 10, -1))
+        *_, after = outlooks(*range(20, 2, -1), *range(33, 20, -1))
+        assert before.headroom_pages == pytest.approx(10 * MIB, rel=0.01)
+        assert after.headroom_pages == pytest.approx(20 * MIB, rel=0.1)
 
 
 class TestHeadroom:
