@@ -17,6 +17,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -52,7 +53,7 @@ def boots(peers: Sequence[str]) -> list[Boot]:
         for swap in ("zram", "none")
         for lru in ("classic", "mglru")
     ]
-    return [Boot("detection-churn", Shape(memory_mib=160), ("churn",)), *found]
+    return [Boot("detection-churn", Shape(memory_mib=224), ("churn",)), *found]
 
 
 def _speeds(swap: str, lru: str) -> list[str]:
@@ -88,7 +89,8 @@ def inside(experiments: list[str]) -> int:
     without = [each for each in experiments if each.startswith("off:")]
     for each in without:
         save(headline(place, each.partition(":")[2], "none", None), results)
-    with server(results), low_memory_monitor(place):
+    alone = experiments == ["churn"]
+    with server(results), nullcontext() if alone else low_memory_monitor(place):
         for each in experiments:
             kind, _, what = each.partition(":")
             match kind:

@@ -7,7 +7,7 @@ read, kswapd scans some anonymous pages too (when a file page it dropped is want
 anonymous lists, moving pages from active to inactive, without taking any. What is evidence here:
 
     anon_scan        global reclaim scanned anonymous pages, and either page cache cannot help, or a good part of what
-                     it took within the last second was anonymous, or of what it scanned, while programs took memory
+                     it scanned within the last second was anonymous while programs were taking memory
     anon_deactivate  it moved anonymous pages from the active to the inactive list, and page cache cannot help
     file_exhausted   what is left to be had without pain, free and file pages and what swap can win, lasts no longer
                      than the programs that listen need to act: see `outlook`
@@ -41,16 +41,15 @@ SWAP_CLUSTER_PAGES: Final = 32
 """The kernel scans in batches of this many pages (SWAP_CLUSTER_MAX)."""
 
 ANON_SHARE: Final = 4
-"""One in so many pages taken within a second must be anonymous. What was *scanned* says little by itself: while a file
-is read, kswapd may scan anonymous pages for a tenth of a second and little else, and find that hardly one can go.
-Measured on 6.18, the anonymous part of what it took, at most: 0.01 while large files were read beside 2 GiB of idle
-memory (0.89 of what it scanned), 0.34 when a file larger than the cache was read again and again; where memory was
-short, 0.70 to 0.99. Where programs fill memory beside a cache in use, it takes from the cache, and scans 0.73."""
+"""One in so many pages scanned within a second must be anonymous. Measured on 6.18: 0.73 and more where memory was
+short beside a cache in use."""
 
 ANON_FRACTION: Final = 64
 MOST_ANON_KB: Final = 16 * 1024
-"""And it must have been a 64th of all anonymous pages, or 16 MiB, whichever is less. Bursts of nothing but anonymous
-pages that came with streaming: 3 MiB."""
+"""It must have been a 64th of all anonymous pages, or 16 MiB, whichever is less, and so much must programs have taken
+in the same second. By the first alone, reading a large file would be taken for a shortage: beside 2 GiB of other
+programs' idle memory kswapd scanned, for a tenth of a second, up to 0.89 anonymous pages, and at other times swapped
+out 16 MiB and more, a quarter of what it took, to make room for page cache. Nobody had asked for memory then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,24 +70,19 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Reclaim:
-    """What global reclaim did in an interval, in pages: scanned and took, all in all, and of both what was anonymous.
+    """What global reclaim scanned in an interval, in pages: all in all, and of that anonymous.
 
-    A page counts as taken when it is sent to swap, whether or not the swap has it yet. `anon_grown_pages` is by how
-    much programs have more memory than before, in swap or out of it; negative if they have less.
+    `anon_grown_pages` is by how much programs have more memory than before, in swap or out of it; negative if less.
     """
 
     scanned_pages: int = 0
     anon_pages: int = 0
-    taken_pages: int = 0
-    anon_taken_pages: int = 0
     anon_grown_pages: int = 0
 
     def __add__(self, other: Reclaim) -> Reclaim:
         return Reclaim(
             self.scanned_pages + other.scanned_pages,
             self.anon_pages + other.anon_pages,
-            self.taken_pages + other.taken_pages,
-            self.anon_taken_pages + other.anon_taken_pages,
             self.anon_grown_pages + other.anon_grown_pages,
         )
 
@@ -113,12 +107,9 @@ def reclaim_between(before: Sample, now: Sample) -> Reclaim:
         anon = min(scanned, _grown(earlier.pswpout, later.pswpout))
     else:
         anon = max(0, scanned - _grown(earlier.pgscan_file, later.pgscan_file))
-    stolen = _grown(earlier.pgsteal_kswapd, later.pgsteal_kswapd) + _grown(earlier.pgsteal_direct, later.pgsteal_direct)
-    stolen_anon = _grown(earlier.pgsteal_anon, later.pgsteal_anon)
     # Swap on a disk has a page some time after it was sent there; zswap takes pages that no swap device ever sees.
-    taken_anon = min(anon, max(stolen_anon, _grown(earlier.pswpout, later.pswpout)))
-    grown = _anon_pages(now) - _anon_pages(before) + taken_anon
-    return Reclaim(scanned, anon, max(0, stolen - stolen_anon) + taken_anon, taken_anon, grown)
+    swapped = max(_grown(earlier.pgsteal_anon, later.pgsteal_anon), _grown(earlier.pswpout, later.pswpout))
+    return Reclaim(scanned, anon, _anon_pages(now) - _anon_pages(before) + min(anon, swapped))
 
 
 def find_evidence(
@@ -150,9 +141,8 @@ def _anon_scan(
 
 def _is_a_good_part(recent: Reclaim, anon_pages: int, machine: Machine) -> bool:
     least = max(SWAP_CLUSTER_PAGES, min(anon_pages // ANON_FRACTION, MOST_ANON_KB // machine.page_kb))
-    took = recent.anon_taken_pages >= least and recent.anon_taken_pages * ANON_SHARE >= recent.taken_pages
     scanned = recent.anon_pages >= least and recent.anon_pages * ANON_SHARE >= recent.scanned_pages
-    return took or (scanned and recent.anon_grown_pages >= least)
+    return scanned and recent.anon_grown_pages >= least
 
 
 def _anon_deactivate(before: Sample, now: Sample, past_help: set[int], machine: Machine) -> dict[int, Evidence]:

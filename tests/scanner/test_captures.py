@@ -14,7 +14,7 @@ from tests.support.replay import TRACES, capture, play
 
 NORMAL = ZoneId(0, "Normal")
 SILENT = [
-    *("stream", "stream-hot", "stream-cold", "stream-thrash", "stream-idle-a", "stream-idle-b"),
+    *("stream", "stream-hot", "stream-cold", "stream-thrash", "stream-idle-a", "stream-idle-b", "stream-idle-c"),
     *("fill-cache", "cgroup"),
 ]
 TOLD = {

@@ -33,7 +33,6 @@ class Kernel:
             pgscan_anon=self._scanned,
             pgscan_kswapd=self._scanned,
             pgsteal_anon=self._scanned,
-            pgsteal_kswapd=self._scanned,
         )
 
 
