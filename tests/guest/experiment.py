@@ -392,7 +392,7 @@ def churn(place: Place, seconds: int, rate_mib_s: int = 8, step_kb: int = 3584, 
         holder = experiment.hold(cache, DEVICE, step_kb=step_kb, react_ms=react_ms)
         del os.environ["REFILL"]
         holder.wait_ready()
-        wanted = available - cache // 3
+        wanted = available - cache * 2 // 3
         allocator = experiment.start("allocate", "churn", str(wanted), str(rate_mib_s), str(seconds))
         deadline = time.monotonic() + seconds + RUN_S
         while allocator.process.poll() is None and experiment.oom_kills == 0 and time.monotonic() < deadline:

@@ -59,9 +59,7 @@ class TestReclaim:
     def test_takes_swapping_out_on_a_kernel_that_does_not_count_it(self) -> None:
         before = sample(pgscan_anon=None, pgscan_file=None, pswpout=10)
         now = sample(pgscan_anon=None, pgscan_file=None, pswpout=50, pgscan_kswapd=100)
-        assert reclaim_between(before, now) == Reclaim(
-            100, 40, taken_pages=40, anon_taken_pages=40, anon_grown_pages=40
-        )
+        assert reclaim_between(before, now) == Reclaim(100, 40, anon_grown_pages=40)
 
     def test_is_never_negative(self) -> None:
         before = sample(pgscan_kswapd=1000, pgscan_file=1000)
@@ -124,11 +122,11 @@ class TestAnonScanBesidePageCache:
         swapped = sample(grown(-9000), pgscan_kswapd=12_000, pgscan_file=1400, pswpout=9000)
         assert evidence(sample(cached()), swapped) == {}
 
-    @pytest.mark.parametrize("counter", ["pswpout", "pgsteal_anon"])
-    def test_what_went_to_swap_meanwhile_counts_as_taken(self, counter: str) -> None:
+    def test_what_went_to_swap_meanwhile_counts_as_taken(self) -> None:
         """Also by a swap that is slow, which has it later, and by zswap, where no swap device sees it."""
-        now = sample(grown(-3000), pgscan_kswapd=5000, **{counter: 5000})
-        assert set(evidence(sample(cached()), now)) == {0}
+        slow = sample(grown(-3000), pgscan_kswapd=5000, pswpout=5000)
+        zswap = sample(grown(-3000), pgscan_kswapd=5000, pgsteal_anon=5000)
+        assert set(evidence(sample(cached()), slow)) == set(evidence(sample(cached()), zswap)) == {0}
 
     def test_what_a_cgroup_swapped_does_not(self) -> None:
         now = sample(grown(-3000), pgscan_kswapd=1600, pgscan_anon=9100, pswpout=9000, pgsteal_anon=9000)
