@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -14,6 +16,44 @@ from tests.support.mounted import calm_proc, serving
 from tests.support.programs import Programs, compiler_problem
 from tests.support.server import Server, mount_problem
 from tests.support.sigio import NewPuppet, Puppet
+from tests.support.transport import TRANSPORTS
+
+LEFT_OUT = pytest.StashKey[Counter[str]]()
+"""How many tests cannot run here, by the reason."""
+
+
+def _reason_to_leave_out(item: pytest.Item) -> str | None:
+    """Why a test that is for another machine is left out; one line says so for all of them."""
+    if isinstance(item, pytest.Function) and "cuse" in getattr(item, "callspec", _NoParams).params.values():
+        problem = TRANSPORTS["cuse"].problem()
+        return f"the device through CUSE: {problem}" if problem else None
+    if item.path.parent.name == "guest" and "MEMNOTIFY_RESULTS" not in os.environ:
+        return "the guest tier: `make test-vm` runs it in a virtual machine"
+    return None
+
+
+class _NoParams:
+    params: Mapping[str, object] = MappingProxyType({})
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out = config.stash[LEFT_OUT] = Counter()
+    kept, dropped = [], []
+    for item in items:
+        reason = _reason_to_leave_out(item)
+        if reason is None:
+            kept.append(item)
+        else:
+            dropped.append(item)
+            left_out[reason] += 1
+    items[:] = kept
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for reason, count in config.stash.get(LEFT_OUT, Counter[str]()).items():
+        terminalreporter.write_line(f"not run here: {count} tests of {reason}")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
