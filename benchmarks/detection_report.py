@@ -90,6 +90,12 @@ def _ms(value: float | None) -> str:
     return "-" if value is None else f"{value:.0f}"
 
 
+def _end(row: Row) -> str:
+    if row["survived"]:
+        return "survived"
+    return f"{row['oom_kills']} killed" if row["oom_kills"] else "not in time"
+
+
 def _survival(rows: Sequence[Row]) -> Table:
     lines: list[tuple[str, ...]] = []
     for where in _all_where(rows):
@@ -98,7 +104,7 @@ def _survival(rows: Sequence[Row]) -> Table:
             (
                 _name(where),
                 f"{off['oom_kills']} killed" if off else "-",
-                ("survived" if on["survived"] else f"{on['oom_kills']} killed") if on else "-",
+                _end(on) if on else "-",
                 str(on["notified"]) if on else "-",
                 _ms(on["first_notice_ms"]) if on else "-",
                 _ms(on["bystander_ms"].get("median")) if on else "-",
@@ -112,11 +118,11 @@ def _survival(rows: Sequence[Row]) -> Table:
 def _shortfalls(rows: Sequence[Row]) -> str:
     short = []
     for where in _all_where(rows):
-        on, told = _find(rows, where, "device"), _told_first(rows, where)
+        on = _find(rows, where, "device")
         if on is not None and not on["survived"]:
-            short.append(f"- {_name(where)}: not survived.")
-        if told is not None and told[0] != "device":
-            short.append(f"- {_name(where)}: told {told[1]:.0f} ms later than {LISTENERS[told[0]]}.")
+            taken = f"the allocator had {on['allocated_mib']} of {on['wanted_mib']} MiB"
+            short.append(f"- {_name(where)}: {_end(on)}; {taken}.")
+        short += _told_earlier(rows, where)
     short += [
         f"- {_name(_where(row))}: {row['notified']} notices in vain."
         for row in rows
@@ -127,20 +133,35 @@ def _shortfalls(rows: Sequence[Row]) -> str:
     return "\n".join(["Rows that fall short:", "", *short])
 
 
+def _onlookers(rows: Sequence[Row], where: tuple[str, str, str]) -> Row | None:
+    return next((each for each in rows if _where(each) == where and each["others"] and each["rate_mib_s"] == 24), None)
+
+
 def _leads_of(rows: Sequence[Row], where: tuple[str, str, str]) -> dict[str, float | None]:
-    row = next((each for each in rows if _where(each) == where and each["others"] and each["rate_mib_s"] == 24), None)
+    row = _onlookers(rows, where)
     if row is None:
         return {}
     return {"device": row["lead_ms"], **{name: times["lead_ms"] for name, times in row["others"].items()}}
 
 
-def _told_first(rows: Sequence[Row], where: tuple[str, str, str]) -> tuple[str, float] | None:
-    """Who was told first, and how long before the device."""
-    leads = {name: lead for name, lead in _leads_of(rows, where).items() if lead is not None}
-    if not leads:
-        return None
-    best = max(leads, key=lambda name: leads[name])
-    return best, leads[best] - (leads.get("device") or 0.0)
+def _told_earlier(rows: Sequence[Row], where: tuple[str, str, str]) -> list[str]:
+    """Who was told before the device, and of what."""
+    row = _onlookers(rows, where)
+    if row is None or row["lead_ms"] is None:
+        return []
+    of_page_cache, of_shortage = [], []
+    for name, times in row["others"].items():
+        if times["lead_ms"] is not None and times["lead_ms"] > row["lead_ms"]:
+            first_ms = times["first_notice_ms"]
+            text = f"{LISTENERS[name]} ({times['lead_ms'] - row['lead_ms']:.0f} ms)"
+            (of_page_cache if first_ms is not None and first_ms < 0 else of_shortage).append(text)
+    lines = []
+    if of_page_cache:
+        what = "told before, while the kernel took page cache and had touched no anonymous page, as when a file is read"
+        lines.append(f"- {_name(where)}: {what}: {', '.join(of_page_cache)}.")
+    if of_shortage:
+        lines.append(f"- {_name(where)}: told before: {', '.join(of_shortage)}.")
+    return lines
 
 
 def _leads(rows: Sequence[Row]) -> list[Table | str]:
@@ -159,7 +180,7 @@ def _others(rows: Sequence[Row]) -> Table:
         cells = []
         for name in LISTENERS:
             row = _find(rows, where, name)
-            cells.append("-" if row is None else "survived" if row["survived"] else "killed")
+            cells.append("-" if row is None else _end(row))
         lines.append((_name(where), *cells))
     return Table(("combination", *LISTENERS.values()), lines)
 
@@ -177,12 +198,18 @@ def _vain(rows: Sequence[Row]) -> Table:
     return Table(("combination", *LISTENERS.values()), lines)
 
 
+def _leads_by_speed(rows: Sequence[Row]) -> tuple[dict[tuple[str, int], float | None], list[int]]:
+    """The lead by swap and speed (MiB/s, 0 for as fast as it can), and the speeds in their order."""
+    found = {
+        (row["swap"], row["rate_mib_s"]): row["lead_ms"]
+        for row in rows
+        if row["others"] and row["workload"] == "cold" and row["lru"] == "classic"
+    }
+    return found, sorted({speed for _, speed in found}, key=lambda speed: speed or 1 << 30)
+
+
 def _speeds(rows: Sequence[Row]) -> Table:
-    found = {}
-    for row in rows:
-        if row["others"] and row["workload"] == "cold" and row["lru"] == "classic":
-            found[row["swap"], row["rate_mib_s"]] = row["lead_ms"]
-    speeds = sorted({speed for _, speed in found}, key=lambda speed: speed or 1 << 30)
+    found, speeds = _leads_by_speed(rows)
     lines = [
         (
             f"{speed} MiB/s" if speed else "as fast as it can",
@@ -228,7 +255,7 @@ def _churn(row: Row) -> str:
 
 
 def draw(rows: Sequence[Row]) -> None:
-    """The leads as a picture. matplotlib is for this command alone, so it is imported here."""
+    """The leads as a picture, and by speed. matplotlib is for this command alone, so it is imported here."""
     import matplotlib
 
     matplotlib.use("svg")
@@ -237,7 +264,9 @@ def draw(rows: Sequence[Row]) -> None:
     wheres = [where for where in _all_where(rows) if _leads_of(rows, where)]
     if not wheres:
         return
-    figure, axes = pyplot.subplots(figsize=(11, 0.55 * len(wheres) + 1.8))
+    figure, (axes, curve) = pyplot.subplots(
+        2, 1, figsize=(11, 0.55 * len(wheres) + 5.5), height_ratios=(0.55 * len(wheres) + 1, 3.5)
+    )
     height = 0.8 / len(LISTENERS)
     for number, (name, label) in enumerate(LISTENERS.items()):
         leads = [max(0.0, _leads_of(rows, where).get(name) or 0.0) / 1000 for where in wheres]
@@ -248,6 +277,15 @@ def draw(rows: Sequence[Row]) -> None:
     axes.set_xscale("symlog", linthresh=0.1)
     axes.set_xlabel("seconds from the first notice to the OOM kill (none: not told in time)")
     axes.legend(fontsize="small")
+    found, speeds = _leads_by_speed(rows)
+    for swap, label in (("none", "no swap"), ("zram", "zram")):
+        leads = [(found.get((swap, speed)) or 0.0) / 1000 for speed in speeds]
+        curve.plot(range(len(speeds)), leads, marker="o", label=label)
+    curve.set_xticks(range(len(speeds)), [str(speed) if speed else "as fast as it can" for speed in speeds])
+    curve.set_yscale("symlog", linthresh=0.1)
+    curve.set_xlabel("MiB/s that the allocator takes")
+    curve.set_ylabel("seconds of lead of /dev/mem_notify")
+    curve.legend(fontsize="small")
     figure.tight_layout()
     figure.savefig(PICTURE, metadata={"Date": None})
     pyplot.close(figure)
