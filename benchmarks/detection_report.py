@@ -149,7 +149,8 @@ def _told_earlier(rows: Sequence[Row], where: tuple[str, str, str]) -> list[str]
     row = _onlookers(rows, where)
     if row is None or row["lead_ms"] is None:
         return []
-    of_page_cache, of_shortage = [], []
+    of_page_cache: list[str] = []
+    of_shortage: list[str] = []
     for name, times in row["others"].items():
         if times["lead_ms"] is not None and times["lead_ms"] > row["lead_ms"]:
             first_ms = times["first_notice_ms"]

@@ -32,15 +32,18 @@ _STDLIB_WITHOUT = (
     "*.a",
 )
 _VENV_WITHOUT = (
-    "pip",
-    "mypy*",
-    "virtme*",
-    "*__mypyc*",
-    "setuptools",
-    "hypothesis",
-    "pkg_resources",
-    "ruff*",
-    "ast_serialize",
+    *("pip", "mypy*", "*__mypyc*", "ruff*", "virtme*", "setuptools", "hypothesis", "pkg_resources", "ast_serialize"),
+    *(
+        "matplotlib*",
+        "mpl_toolkits",
+        "numpy*",
+        "PIL",
+        "pillow*",
+        "fontTools",
+        "fonttools*",
+        "kiwisolver*",
+        "contourpy*",
+    ),
 )
 
 
