@@ -442,11 +442,11 @@ def _stream(disk: Path, mib: int) -> None:
 
 
 def _database(disk: Path, mib: int) -> None:
-    """Pages read at random, as many as there is memory, four in five of them from a fifth of a file that large."""
+    """Pages read at random, as much as there is memory, four in five of them from a fifth of the file."""
     random = Random(1)
-    pages = mib * 64 // 3
+    pages = mib * 64
     with disk.open("rb", buffering=0) as file:
-        for _ in range(pages):
+        for _ in range(pages // STREAM_TIMES_MEMORY):
             page = random.randrange(pages // 5 if random.random() < 0.8 else pages)
             os.pread(file.fileno(), MIB // 64, page * (MIB // 64))
 
