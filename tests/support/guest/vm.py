@@ -3,15 +3,17 @@
     python -m tests.support.guest.vm [NAME …] [--if-possible] [--within MINUTES]
 
 NAME chooses among the boots (`--list` shows them). With --within, a boot that would not be over by then is not begun,
-and named in a line of its own. Results: build/results/test-vm.xml (JUnit), what each guest said
-under build/guest/results. Exit code 0: all passed; 1: something failed; 2: no guest can be had, unless --if-possible
-was given, for which saying so is enough.
+and one that is not over is ended, and counts for what it had come to; a line of its own says so.
+
+Results: build/results/test-vm.xml (JUnit), what each guest said under build/guest/results. Exit code 0: all passed; 1:
+something failed; 2: no guest can be had, unless --if-possible was given, for which saying so is enough.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import sys
 import time
@@ -27,7 +29,8 @@ from tests.support.guest.prepare import prepare, results_of
 
 JUNIT: Final = PROJECT / "build" / "results" / "test-vm.xml"
 LIMIT_S: Final = 900.0
-PYTEST: Final = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "--durations=5")
+PYTEST: Final = ("-m", "pytest", "-v", "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "--durations=5")
+_OVER: Final = re.compile(r"^(\S+::.+?) (PASSED|FAILED|ERROR|SKIPPED)\b", re.MULTILINE)
 TESTS_FAILED: Final = 1
 """pytest's exit code; all others but 0 are about pytest itself."""
 
@@ -80,17 +83,22 @@ def boots() -> list[Boot]:
     ]
 
 
-def run(guest: Guest, boot: Boot) -> Outcome:
-    """Boot and test; a guest that says nothing at all counts as one failure."""
+def run(guest: Guest, boot: Boot, end_s: float = float("inf")) -> Outcome:
+    """Boot and test. A guest that does not come to an end by itself is a failure, unless that is for want of time:
+    then, at `end_s`, what it had come to counts.
+    """
     results = results_of(boot.name)
     shutil.rmtree(results, ignore_errors=True)
     report = results / "junit.xml"
     began = time.monotonic()
     command = [sys.executable, *PYTEST, "--basetemp=/run/pytest", f"--junitxml={report}", *boot.arguments]
-    code = guest.run(boot.shape, command, results, limit_s=LIMIT_S)
+    code = guest.run(boot.shape, command, results, limit_s=min(LIMIT_S, end_s - began))
     took_s = time.monotonic() - began
     suites = _suites(report, boot.name)
-    if code not in (0, TESTS_FAILED) or not suites:
+    if code is None and time.monotonic() >= end_s:
+        suites = [_so_far(boot.name, results / "output.log")]
+        print(f"guest: {boot.name}: ended for want of time")
+    elif code not in (0, TESTS_FAILED) or not suites:
         suites.append(_silence(boot.name, results, code))
     outcome = Outcome(boot, suites, took_s)
     print(f"guest: {boot.name}: {_counts([outcome])} in {took_s:.0f} s", flush=True)
@@ -108,6 +116,20 @@ def _suites(report: Path, name: str) -> list[ET.Element]:
     for suite in found:
         suite.set("name", name)
     return found
+
+
+def _so_far(name: str, output: Path) -> ET.Element:
+    """A suite of the tests that were over, as pytest -v wrote them down."""
+    found = _OVER.findall(output.read_text(errors="replace")) if output.exists() else []
+    failed = [test for test, how in found if how in ("FAILED", "ERROR")]
+    skipped = [test for test, how in found if how == "SKIPPED"]
+    suite = ET.Element("testsuite", name=name, tests=str(len(found)), errors="0")
+    suite.attrib |= {"failures": str(len(failed)), "skipped": str(len(skipped))}
+    for test, how in found:
+        case = ET.SubElement(suite, "testcase", classname=name, name=test)
+        if how != "PASSED":
+            ET.SubElement(case, "skipped" if how == "SKIPPED" else "failure", message=how)
+    return suite
 
 
 def _silence(name: str, results: Path, code: int | None) -> ET.Element:
@@ -159,7 +181,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     def run_in_time(boot: Boot) -> Outcome | None:
         if time.monotonic() + boot.expected_s <= end_s:
-            return run(guest, boot)
+            return run(guest, boot, end_s)
         left_out.append(boot.name)
         return None
 
