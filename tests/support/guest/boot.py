@@ -103,7 +103,8 @@ def _script(shape: Shape, programs: Path, command: Sequence[str], results: Path)
     lines = [
         "#!/bin/sh",
         "set -eu",
-        "mkdir -p /run /tmp; mount -t tmpfs -o mode=1777 tmp /tmp; export PYTHONDONTWRITEBYTECODE=1 HOME=/tmp",
+        # Not /tmp: the kernel's modules, or all of the project, may lie in it.
+        "mkdir -m 1777 /run/scratch; export TMPDIR=/run/scratch HOME=/run/scratch PYTHONDONTWRITEBYTECODE=1",
         # The console would take a good part of the time that an OOM report takes.
         "dmesg -n 1",
         "for module in ext4 fuse cuse zram; do modprobe $module || true; done",
