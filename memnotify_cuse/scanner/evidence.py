@@ -7,7 +7,7 @@ read, kswapd scans some anonymous pages too (when a file page it dropped is want
 anonymous lists, moving pages from active to inactive, without taking any. What is evidence here:
 
     anon_scan        global reclaim scanned anonymous pages, and either page cache cannot help, or a good part of what
-                     it scanned within the last second was anonymous while programs were taking memory
+                     it scanned within the last second was anonymous, and it was not page cache that asked for memory
     anon_deactivate  it moved anonymous pages from the active to the inactive list, and page cache cannot help
     file_exhausted   what is left to be had without pain, free and file pages and what swap can win, lasts no longer
                      than the programs that listen need to act: see `outlook`
@@ -46,10 +46,13 @@ short beside a cache in use."""
 
 ANON_FRACTION: Final = 64
 MOST_ANON_KB: Final = 16 * 1024
-"""It must have been a 64th of all anonymous pages, or 16 MiB, whichever is less, and so much must programs have taken
-in the same second. By the first alone, reading a large file would be taken for a shortage: beside 2 GiB of other
-programs' idle memory kswapd scanned, for a tenth of a second, up to 0.89 anonymous pages, and at other times swapped
-out 16 MiB and more, a quarter of what it took, to make room for page cache. Nobody had asked for memory then."""
+"""And it must have been a 64th of all anonymous pages, or 16 MiB, whichever is less.
+
+By that alone, reading a large file would be taken for a shortage: beside 2 GiB of other programs' idle memory kswapd
+scanned, for a tenth of a second, up to 0.89 anonymous pages, and at other times swapped out 16 MiB and more, a quarter
+of what it took, to make room for page cache. So it counts only if programs took as much memory in the same second, or
+if not more page cache came in than that, or than what was swapped out. Measured: while files were read, three times as
+much came in as was swapped out, and more; where memory was short, a twelfth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,18 +75,24 @@ class Evidence:
 class Reclaim:
     """What global reclaim scanned in an interval, in pages: all in all, and of that anonymous.
 
-    `anon_grown_pages` is by how much programs have more memory than before, in swap or out of it; negative if less.
+    `anon_taken_pages` is what of the anonymous pages went to swap, or is on its way there. `anon_grown_pages` is by how
+    much programs have more memory than before, in swap or out of it, and `file_read_pages` how much page cache came in;
+    negative if less is there than before.
     """
 
     scanned_pages: int = 0
     anon_pages: int = 0
+    anon_taken_pages: int = 0
     anon_grown_pages: int = 0
+    file_read_pages: int = 0
 
     def __add__(self, other: Reclaim) -> Reclaim:
         return Reclaim(
             self.scanned_pages + other.scanned_pages,
             self.anon_pages + other.anon_pages,
+            self.anon_taken_pages + other.anon_taken_pages,
             self.anon_grown_pages + other.anon_grown_pages,
+            self.file_read_pages + other.file_read_pages,
         )
 
 
@@ -109,7 +118,10 @@ def reclaim_between(before: Sample, now: Sample) -> Reclaim:
         anon = max(0, scanned - _grown(earlier.pgscan_file, later.pgscan_file))
     # Swap on a disk has a page some time after it was sent there; zswap takes pages that no swap device ever sees.
     swapped = max(_grown(earlier.pgsteal_anon, later.pgsteal_anon), _grown(earlier.pswpout, later.pswpout))
-    return Reclaim(scanned, anon, _anon_pages(now) - _anon_pages(before) + min(anon, swapped))
+    taken = min(anon, swapped)
+    grown = _anon_pages(now) - _anon_pages(before) + taken
+    read = _file_pages(now) - _file_pages(before) + _grown(earlier.pgsteal_file, later.pgsteal_file)
+    return Reclaim(scanned, anon, taken, grown, read)
 
 
 def find_evidence(
@@ -141,8 +153,8 @@ def _anon_scan(
 
 def _is_a_good_part(recent: Reclaim, anon_pages: int, machine: Machine) -> bool:
     least = max(SWAP_CLUSTER_PAGES, min(anon_pages // ANON_FRACTION, MOST_ANON_KB // machine.page_kb))
-    scanned = recent.anon_pages >= least and recent.anon_pages * ANON_SHARE >= recent.scanned_pages
-    return scanned and recent.anon_grown_pages >= least
+    for_page_cache = recent.anon_grown_pages < least and recent.file_read_pages > max(least, recent.anon_taken_pages)
+    return not for_page_cache and recent.anon_pages >= least and recent.anon_pages * ANON_SHARE >= recent.scanned_pages
 
 
 def _anon_deactivate(before: Sample, now: Sample, past_help: set[int], machine: Machine) -> dict[int, Evidence]:
@@ -208,6 +220,10 @@ def _exhausted(before: Sample, now: Sample, outlooks: Mapping[int, Outlook]) -> 
 
 def _anon_pages(sample: Sample) -> int:
     return sum(zone.anon_pages for zone in sample.zoneinfo.zones)
+
+
+def _file_pages(sample: Sample) -> int:
+    return sum(zone.file_pages for zone in sample.zoneinfo.zones)
 
 
 def _grown(before: int | None, now: int | None) -> int:

@@ -45,11 +45,14 @@ def test_a_program_in_poll_is_told_when_the_kernel_takes_anonymous_pages(server:
         RealReclaim() as machine,
         subprocess.Popen([poll_cache, str(server.device), "3"], stdout=subprocess.PIPE) as program,
     ):
-        lines = Lines(program)
-        for _ in range(3):
-            with machine.episode():
-                assert "freed" in lines.next()
-        assert program.wait(30) == 0
+        try:
+            lines = Lines(program)
+            for _ in range(3):
+                with machine.episode():
+                    assert "freed" in lines.next()
+            assert program.wait(30) == 0
+        finally:
+            program.kill()
     zones = dict(word.split("=") for word in server.status().splitlines()[-1].split())
     assert int(zones["raised"]) >= 3
 

@@ -59,7 +59,7 @@ class TestReclaim:
     def test_takes_swapping_out_on_a_kernel_that_does_not_count_it(self) -> None:
         before = sample(pgscan_anon=None, pgscan_file=None, pswpout=10)
         now = sample(pgscan_anon=None, pgscan_file=None, pswpout=50, pgscan_kswapd=100)
-        assert reclaim_between(before, now) == Reclaim(100, 40, anon_grown_pages=40)
+        assert reclaim_between(before, now) == Reclaim(100, 40, anon_taken_pages=40, anon_grown_pages=40)
 
     def test_is_never_negative(self) -> None:
         before = sample(pgscan_kswapd=1000, pgscan_file=1000)
@@ -104,32 +104,45 @@ class TestAnonScanWherePageCacheCannotHelp:
 
 
 class TestAnonScanBesidePageCache:
-    def test_a_quarter_of_what_was_scanned_while_programs_took_memory_is_enough(self) -> None:
+    def test_a_quarter_of_what_was_scanned_is_enough(self) -> None:
         before = sample(cached())
-        enough = sample(grown(2000), pgscan_kswapd=8000, pgscan_file=6000)
+        enough = sample(cached(), pgscan_kswapd=8000, pgscan_file=6000)
         assert evidence(before, enough) == {0: Evidence("anon_scan", 2000)}
-        too_few = sample(grown(2000), pgscan_kswapd=8000, pgscan_file=6001)
+        too_few = sample(cached(), pgscan_kswapd=8000, pgscan_file=6001)
         assert evidence(before, too_few) == {}
 
     def test_a_few_pages_beside_many_file_pages_are_none(self) -> None:
-        now = sample(grown(2000), pgscan_kswapd=40_000, pgscan_file=38_000)
+        now = sample(cached(), pgscan_kswapd=40_000, pgscan_file=38_000)
         assert evidence(sample(cached()), now) == {}
 
-    def test_any_number_is_none_where_nobody_takes_memory(self) -> None:
+    def test_any_number_is_none_while_page_cache_is_what_comes_in(self) -> None:
         """As when a file is read, and idle memory is looked at, and even swapped out, to make room for page cache."""
-        now = sample(cached(), pgscan_kswapd=12_000, pgscan_file=1400)
-        assert evidence(sample(cached()), now) == {}
-        swapped = sample(grown(-9000), pgscan_kswapd=12_000, pgscan_file=1400, pswpout=9000)
+        looked = sample(cached(), pgscan_kswapd=12_000, pgscan_file=8000, pgsteal_file=8000)
+        assert evidence(sample(cached()), looked) == {}
+        swapped = sample(grown(-9000), pgscan_kswapd=20_000, pgscan_file=10_000, pgsteal_file=10_000, pswpout=9000)
         assert evidence(sample(cached()), swapped) == {}
 
-    def test_what_went_to_swap_meanwhile_counts_as_taken(self) -> None:
+    def test_not_where_more_was_swapped_out_than_read(self) -> None:
+        """Somebody reads a little, and memory is short all the same."""
+        now = sample(grown(-9000), pgscan_kswapd=20_000, pgscan_file=8999, pgsteal_file=8999, pswpout=9000)
+        assert set(evidence(sample(cached()), now)) == {0}
+
+    def test_not_while_programs_take_memory(self) -> None:
+        now = sample(grown(2000), pgscan_kswapd=12_000, pgscan_file=8000, pgsteal_file=8000)
+        assert set(evidence(sample(cached()), now)) == {0}
+
+    def test_what_went_to_swap_meanwhile_counts_as_had_by_programs(self) -> None:
         """Also by a swap that is slow, which has it later, and by zswap, where no swap device sees it."""
-        slow = sample(grown(-3000), pgscan_kswapd=5000, pswpout=5000)
-        zswap = sample(grown(-3000), pgscan_kswapd=5000, pgsteal_anon=5000)
+        read = {"pgscan_kswapd": 20_000, "pgscan_file": 15_000, "pgsteal_file": 15_000}
+        slow = sample(grown(-3000), events=None, **read, pswpout=5000)
+        zswap = sample(grown(-3000), events=None, **read, pgsteal_anon=5000)
         assert set(evidence(sample(cached()), slow)) == set(evidence(sample(cached()), zswap)) == {0}
+        neither = sample(grown(-3000), events=None, **read)
+        assert evidence(sample(cached()), neither) == {}
 
     def test_what_a_cgroup_swapped_does_not(self) -> None:
-        now = sample(grown(-3000), pgscan_kswapd=1600, pgscan_anon=9100, pswpout=9000, pgsteal_anon=9000)
+        read = {"pgscan_kswapd": 12_000, "pgscan_file": 10_400, "pgsteal_file": 10_400}
+        now = sample(grown(-3000), events=None, **read, pgscan_anon=9100, pswpout=9000, pgsteal_anon=9000)
         assert evidence(sample(cached()), now) == {}
 
     def test_a_small_burst_of_them_alone_is_none(self) -> None:
@@ -137,17 +150,16 @@ class TestAnonScanBesidePageCache:
 
     def test_bursts_within_a_second_add_up(self) -> None:
         before, now = sample(cached()), sample(cached(), pgscan_kswapd=100)
-        assert evidence(before, now, recent=Reclaim(4000, 1600, 1600)) == {0: Evidence("anon_scan", 100)}
-        assert evidence(before, now, recent=Reclaim(8000, 1600, 1600)) == {}
+        assert evidence(before, now, recent=Reclaim(4000, 1600)) == {0: Evidence("anon_scan", 100)}
+        assert evidence(before, now, recent=Reclaim(8000, 1600)) == {}
 
     def test_an_interval_without_any_is_none_whatever_was_before(self) -> None:
         now = sample(cached(), pgscan_kswapd=100, pgscan_file=100)
-        assert evidence(sample(cached()), now, recent=Reclaim(4000, 4000, 4000)) == {}
+        assert evidence(sample(cached()), now, recent=Reclaim(4000, 4000)) == {}
 
     def test_on_a_large_machine_16_mib_are_enough(self) -> None:
         large = zone(free=700, file=9_000_000, active_anon=9_000_000, inactive_anon=9_000_000)
-        more = replace(large, active_anon_pages=9_004_096)
-        assert set(evidence(sample(large), sample(more, pgscan_kswapd=4096))) == {0}
+        assert set(evidence(sample(large), sample(large, pgscan_kswapd=4096))) == {0}
 
 
 class TestTrace:
