@@ -234,7 +234,7 @@ def _threshold(rows: Sequence[Row]) -> str:
     if not lines:
         return ""
     what = (
-        "A program takes 6 MiB and gives it back, again and again for a minute, where that is the difference between "
+        "A program takes 34 MiB and gives it back, again and again for a minute, where that is the difference between "
         "pressure and none."
     )
     table = Table(("combination", "raised in a minute", "notices"), [*lines])

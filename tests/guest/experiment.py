@@ -407,9 +407,9 @@ def at_the_threshold(place: Place, seconds: int = 60) -> Row:
     with Experiment(place, "threshold") as experiment:
         listener = experiment.hold(0, DEVICE)
         listener.wait_ready()
-        experiment.hold(max(1, meminfo_kb("MemAvailable") // 1024 - 14), ("none",)).wait_ready()
+        experiment.hold(max(1, meminfo_kb("MemAvailable") // 1024 - 40), ("none",)).wait_ready()
         before = _raised()
-        allocator = experiment.start("allocate", "churn", "6", "8", str(seconds))
+        allocator = experiment.start("allocate", "churn", "34", "16", str(seconds))
         allocator.process.wait(seconds + RUN_S)
         row = experiment.row(device=True, listener="device", told=listener, allocator=allocator, held=False)
         row.raised = _raised() - before
