@@ -47,7 +47,7 @@ class Boot:
 def boots(peers: Sequence[str]) -> list[Boot]:
     experiments = [f"{kind}:{workload}" for workload in WORKLOADS for kind in ("off", "on", "onlookers")]
     experiments += [f"peers:{workload}" for workload in peers]
-    experiments += [*(f"cache:{load}" for load in ("stream", "database", "backup")), "threshold"]
+    experiments += [f"cache:{load}" for load in ("stream", "database", "backup")]
     found = [
         Boot(f"detection-{swap}-{lru}", Shape(swap=swap, lru=lru), (*experiments, *_speeds(swap, lru)))
         for swap in ("zram", "none")
@@ -65,7 +65,6 @@ def inside(experiments: list[str]) -> int:
     from tests.guest.experiment import (
         DEVICE,
         Place,
-        at_the_threshold,
         churn,
         headline,
         low_memory_monitor,
@@ -105,8 +104,6 @@ def inside(experiments: list[str]) -> int:
                         save(headline(place, what, name, source), results)
                 case "cache":
                     save(page_cache(place, what), results)
-                case "threshold":
-                    save(at_the_threshold(place), results)
                 case "churn":
                     save(churn(place, CHURN_S), results)
     return 0

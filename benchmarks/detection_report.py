@@ -61,7 +61,7 @@ def page(rows: Sequence[Row]) -> str:
     speeds = _speeds(rows)
     if speeds.rows:
         parts += ["## How much time there is, by speed", str(speeds)]
-    parts += [_threshold(rows), *(_churn(row) for row in rows if row["workload"] == "churn")]
+    parts += [_churn(row) for row in rows if row["workload"] == "churn"]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -221,26 +221,6 @@ def _speeds(rows: Sequence[Row]) -> Table:
     return Table(("allocator", "no swap: lead, ms", "zram: lead, ms"), lines if len(speeds) > 1 else [])
 
 
-def _threshold(rows: Sequence[Row]) -> str:
-    lines = [
-        (
-            f"{'no swap' if row['swap'] == 'none' else row['swap']}, {row['lru']}",
-            str(row["raised"]),
-            str(row["notified"]),
-        )
-        for row in rows
-        if row["workload"] == "threshold"
-    ]
-    if not lines:
-        return ""
-    what = (
-        "A program takes 34 MiB and gives it back, again and again for a minute, where that is the difference between "
-        "pressure and none."
-    )
-    table = Table(("combination", "raised in a minute", "notices"), [*lines])
-    return "\n\n".join(["## A load at the threshold", wrapped(what), str(table)])
-
-
 def _churn(row: Row) -> str:
     end = "nobody was killed" if row["survived"] else f"{row['oom_kills']} OOM kills"
     return "\n\n".join(
@@ -248,7 +228,7 @@ def _churn(row: Row) -> str:
             "## Ten minutes on a small machine without swap",
             wrapped(
                 "A client that takes 100 ms to react and gives back 3.5 MiB at a time, and fills its cache again when "
-                "it is left alone, beside a program that takes 8 MiB/s until there is nothing left without the client, "
+                "it is left alone, in a guest of 224 MiB, beside a program that takes 8 MiB/s until nothing would be left without the client, "
                 f"lets go, and begins anew: told {row['notified']} times, {end}."
             ),
         ]

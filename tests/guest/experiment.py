@@ -91,7 +91,6 @@ class Row:
     allocated_mib: int = 0
     wanted_mib: int = 0
     rate_mib_s: int = RATE_MIB_S
-    raised: int = 0
     bystander_ms: dict[str, float] = field(default_factory=dict)
     others: dict[str, dict[str, float | int | None]] = field(default_factory=dict)
 
@@ -400,25 +399,6 @@ def churn(place: Place, seconds: int, rate_mib_s: int = 8, step_kb: int = 3584, 
         return experiment.row(
             device=True, listener="device", told=holder, allocator=allocator, held=True, wanted_mib=wanted
         )
-
-
-def at_the_threshold(place: Place, seconds: int = 60) -> Row:
-    """A load that takes and gives around the point at which pressure begins: how often is it raised?"""
-    with Experiment(place, "threshold") as experiment:
-        listener = experiment.hold(0, DEVICE)
-        listener.wait_ready()
-        experiment.hold(max(1, meminfo_kb("MemAvailable") // 1024 - 40), ("none",)).wait_ready()
-        before = _raised()
-        allocator = experiment.start("allocate", "churn", "34", "16", str(seconds))
-        allocator.process.wait(seconds + RUN_S)
-        row = experiment.row(device=True, listener="device", told=listener, allocator=allocator, held=False)
-        row.raised = _raised() - before
-        return row
-
-
-def _raised() -> int:
-    words = Path("/run/mem_notify/status").read_text().split()
-    return sum(int(word.partition("=")[2]) for word in words if word.startswith("raised="))
 
 
 def page_cache(place: Place, workload: str = "stream") -> Row:
