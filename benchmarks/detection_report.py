@@ -227,9 +227,9 @@ def _churn(row: Row) -> str:
         [
             "## Ten minutes on a small machine without swap",
             wrapped(
-                "In a guest of 224 MiB, a client that takes 100 ms to react and gives back 3.5 MiB at a time, and fills "
-                "its cache again when it is left alone, beside a program that takes 8 MiB/s until nothing would be left "
-                f"without the client, lets go, and begins anew: told {row['notified']} times, {end}."
+                "In a guest of 224 MiB, a client that takes 100 ms to react and gives back 3.5 MiB at a time, and "
+                "fills its cache again when it is left alone, beside a program that takes 8 MiB/s until nothing would "
+                f"be left without the client, lets go, and begins anew: told {row['notified']} times, {end}."
             ),
         ]
     )
