@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections import deque
 from enum import Enum
 from pathlib import Path
 from typing import Final
@@ -30,6 +31,9 @@ from memnotify_cuse.kernel.fileowner import FileOwner, OwnerKind, file_owner
 from memnotify_cuse.kernel.statx import FileId, file_id
 
 log = logging.getLogger(__name__)
+
+NEW_FOR_S: Final = 60.0
+"""How long after its open a file without an owner is looked at again when another is opened."""
 
 SURVEY_DELAYS_S: Final = (0.05, 0.5)
 """How long after an open its owner is looked for: programs set it soon after."""
@@ -80,20 +84,23 @@ class SigioService:
                     log.exception("unexpected error while sending SIGIO; the notification is not repeated")
 
     async def _survey_after_opens(self) -> None:
-        # Only of those that are new: with thousands of open files, one more must not have all of them looked at.
+        # Only of those that are new: with thousands of open files, one more must not have all of them looked at. But a
+        # program may open many before it sets an owner for the first of them.
         done = 0
+        opened: deque[tuple[float, int]] = deque()
         while True:
             await self._opened.wait()
             self._opened = trio.Event()
-            newest = max((file.number for file in self._device.files), default=done)
+            opened.append((trio.current_time(), max((file.number for file in self._device.files), default=done)))
+            while opened[0][0] < trio.current_time() - NEW_FOR_S:
+                done = opened.popleft()[1]
             for delay_s in SURVEY_DELAYS_S:
                 await trio.sleep(delay_s)
-                new = [file for file in self._device.files if done < file.number <= newest]
+                new = [file for file in self._device.files if file.number > done]
                 try:
                     await self._survey([file for file in new if not self._device.is_subscribed(file)])
                 except Exception:
                     log.exception("unexpected error while looking for SIGIO subscribers")
-            done = newest
 
     async def _follow_flags(self, flags: AsyncFlags) -> None:
         while True:

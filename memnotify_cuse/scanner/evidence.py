@@ -125,24 +125,28 @@ def reclaim_between(before: Sample, now: Sample) -> Reclaim:
 
 
 def find_evidence(
-    before: Sample, now: Sample, recent: Reclaim, outlooks: Mapping[int, Outlook], machine: Machine
+    before: Sample,
+    now: Sample,
+    reclaim: Reclaim,
+    recent: Reclaim,
+    outlooks: Mapping[int, Outlook],
+    machine: Machine,
 ) -> dict[int, Evidence]:
     """The nodes whose anonymous pages the kernel turned to between the two samples.
 
-    `recent` is what global reclaim did within the last second, this interval included; `outlooks` is how much is
-    left on each node now.
+    `reclaim` is what global reclaim did between them, `recent` within the last second, this interval included;
+    `outlooks` is how much is left on each node now.
     """
-    found = _exhausted(before, now, outlooks)
+    found = _exhausted(reclaim, outlooks)
     past_help = {node for node, outlook in outlooks.items() if not outlook.page_cache_can_help}
     found.update(_anon_deactivate(before, now, past_help, machine))
-    found.update(_anon_scan(before, now, recent, past_help, machine))
+    found.update(_anon_scan(before, now, reclaim.anon_pages, recent, past_help, machine))
     return found
 
 
 def _anon_scan(
-    before: Sample, now: Sample, recent: Reclaim, past_help: set[int], machine: Machine
+    before: Sample, now: Sample, pages: int, recent: Reclaim, past_help: set[int], machine: Machine
 ) -> dict[int, Evidence]:
-    pages = reclaim_between(before, now).anon_pages
     if not pages:
         return {}
     traced = _traced(before, now, LRU_SHRINK_INACTIVE)
@@ -209,8 +213,8 @@ def _likely_nodes(before: Sample, now: Sample) -> list[int]:
     return shrinking or short
 
 
-def _exhausted(before: Sample, now: Sample, outlooks: Mapping[int, Outlook]) -> dict[int, Evidence]:
-    reclaiming = reclaim_between(before, now).scanned_pages > 0
+def _exhausted(reclaim: Reclaim, outlooks: Mapping[int, Outlook]) -> dict[int, Evidence]:
+    reclaiming = reclaim.scanned_pages > 0
     return {
         node: Evidence(FILE_EXHAUSTED, 0)
         for node, outlook in outlooks.items()

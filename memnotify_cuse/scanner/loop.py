@@ -142,6 +142,7 @@ class Scanner:
         self._rang_since_ns = 0
         self.samples += 1
         scan = self._tracker.update(sample)
+        self._board.publish(scan.states, scan.moved, time.monotonic_ns())
         if rang:
             self._cadence.rang(sample.time_ns)
         self._raised = any(state.under_pressure for state in scan.states)
@@ -155,7 +156,6 @@ class Scanner:
         )
         if self._late is not None and not self._raised and not self._cadence.is_active(sample.time_ns):
             self._late.ask()
-        self._board.publish(scan.states, scan.moved, time.monotonic_ns())
         if self._doorbell is not None and len(sample.zoneinfo.nodes) == 1:
             # With several nodes the events say which of them it is about; with one, counting pages is cheaper.
             self._doorbell.pause(paused=self._raised)

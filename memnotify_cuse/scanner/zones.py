@@ -72,7 +72,7 @@ class ZoneTracker:
         if self._before is not None:
             reclaim = reclaim_between(self._before, sample)
             recent = self._within_last_second(reclaim, sample.time_ns)
-            evidence = find_evidence(self._before, sample, recent, outlooks, self._machine)
+            evidence = find_evidence(self._before, sample, reclaim, recent, outlooks, self._machine)
         present: Counter[int] = Counter()
         anon: Counter[int] = Counter()
         for zone in sample.zoneinfo.zones:

@@ -35,7 +35,8 @@ def evidence(
     """The evidence of one interval, with nothing scanned in the second before it."""
     tracker = OutlookTracker(machine.page_kb)
     tracker.update(before)
-    return find_evidence(before, now, recent or reclaim_between(before, now), tracker.update(now), machine)
+    reclaim = reclaim_between(before, now)
+    return find_evidence(before, now, reclaim, recent or reclaim, tracker.update(now), machine)
 
 
 def grown(pages: int) -> Zone:
@@ -229,7 +230,7 @@ class TestExhausted:
     ) -> None:
         outlook = Outlook(left, 1000, 100.0, headroom_pages=1000, floor_pages=100, declining=declining)
         now = sample(pgscan_kswapd=scanned, pgscan_file=scanned)
-        found = find_evidence(sample(), now, Reclaim(), {0: outlook}, CLASSIC)
+        found = find_evidence(sample(), now, reclaim_between(sample(), now), Reclaim(), {0: outlook}, CLASSIC)
         assert found == ({0: Evidence("file_exhausted", 0)} if told else {})
 
 
@@ -237,5 +238,6 @@ class TestExhausted:
 def test_page_cache_helps_while_there_is_more_than_the_headroom_s_floor(cache: int, helps: bool) -> None:
     outlook = Outlook(10_000, cache, 0.0, headroom_pages=1000, floor_pages=100, declining=False)
     assert outlook.page_cache_can_help is helps
-    found = find_evidence(sample(), sample(cached(), pgscan_kswapd=32), Reclaim(), {0: outlook}, CLASSIC)
+    now = sample(cached(), pgscan_kswapd=32)
+    found = find_evidence(sample(), now, reclaim_between(sample(), now), Reclaim(), {0: outlook}, CLASSIC)
     assert bool(found) is not helps
