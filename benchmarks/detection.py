@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.detection_report import write_page
-from tests.support.guest.boot import Guest, GuestUnavailableError, Shape
+from tests.support.guest.boot import Guest, Shape
 from tests.support.guest.disk import PROJECT
+from tests.support.guest.kernel import GuestUnavailableError
 from tests.support.guest.prepare import prepare, results_of
 
 RESULT: Final = PROJECT / "build" / "results" / "detection.json"

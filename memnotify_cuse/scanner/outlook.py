@@ -182,15 +182,14 @@ class OutlookTracker:
         decline = max(rate for _, rate in peaks)
         floor = floor_pages(zones, self._page_kb)
         responses = self._responses.setdefault(node.node, Responses())
-        headroom = self._headroom(zones, decline * responses.reaction_s(now_ns))
+        headroom = self._headroom(zones, floor, decline * responses.reaction_s(now_ns))
         gave = (had - before) * self._page_kb >= GAVE_KB
         responses.update(now_ns, told=left <= headroom and declining, gave=gave)
         return Outlook(left, cache, decline, headroom, floor, declining, mapped)
 
-    def _headroom(self, zones: list[Zone], taken_pages: float) -> int:
+    def _headroom(self, zones: list[Zone], floor: int, taken_pages: float) -> int:
         if self._headroom_kb is not None:
             return self._headroom_kb // self._page_kb
-        floor = floor_pages(zones, self._page_kb)
         return min(max(floor, int(taken_pages)), max(floor, _managed(zones) // MOST_FRACTION))
 
 

@@ -13,6 +13,7 @@ import platform
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -449,7 +450,7 @@ def server(logs: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
     log = logs / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*_python(), "-m", "memnotify_cuse", "serve", "--log-level", "info", *options],
+            [sys.executable, "-m", "memnotify_cuse", "serve", "--log-level", "info", *options],
             stdin=subprocess.DEVNULL,
             stderr=output,
         )
@@ -466,10 +467,6 @@ def server(logs: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
             process.send_signal(signal.SIGTERM)
         code = process.wait(60)
     assert code == 0, f"the server ended with {code}: {log.read_text()}"
-
-
-def _python() -> list[str]:
-    return [os.environ.get("MEMNOTIFY_PYTHON", "python3")]
 
 
 def save(row: Row, results: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.support.guest.disk import LABEL, PROJECT, bound_paths, make_stream_disk
-from tests.support.guest.kernel import GuestUnavailableError, Kernel
+from tests.support.guest.kernel import Kernel
 
 KVM_PROBE_S: Final = 15.0
 
@@ -126,7 +126,6 @@ def _script(shape: Shape, programs: Path, command: Sequence[str], results: Path)
         "MEMNOTIFY_RESULTS": str(results),
         "MEMNOTIFY_PROGRAMS": str(programs),
         "MEMNOTIFY_SWAP": shape.swap,
-        "MEMNOTIFY_PYTHON": sys.executable,
     }
     lines += [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
     lines += ["export MEMNOTIFY_STREAM_DISK=$stream", f"cd {shlex.quote(str(PROJECT))}"]
@@ -187,6 +186,3 @@ def _end_session(process: subprocess.Popen[bytes]) -> None:
                 continue
         process.kill()
         process.wait(10)
-
-
-__all__ = ["Guest", "GuestUnavailableError", "Shape", "kvm_works", "vng_problem"]

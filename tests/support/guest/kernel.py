@@ -34,10 +34,8 @@ class Kernel:
 
 def missing_tools() -> list[str]:
     """The Debian packages of the tools that are not here."""
-    found = {**dict.fromkeys(TOOLS)}
-    for tool in TOOLS:
-        found[tool] = shutil.which(tool, path="/usr/sbin:/sbin:/usr/bin:/bin")
-    return sorted({TOOLS[tool] for tool, path in found.items() if path is None})
+    path = "/usr/sbin:/sbin:/usr/bin:/bin"
+    return sorted({package for tool, package in TOOLS.items() if shutil.which(tool, path=path) is None})
 
 
 def fetch_kernel(directory: Path) -> Kernel:

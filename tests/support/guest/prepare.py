@@ -13,11 +13,11 @@ from typing import Final
 from tests.support.guest.boot import Guest, kvm_works, vng_problem
 from tests.support.guest.disk import PROJECT, make_system_disk
 from tests.support.guest.kernel import GuestUnavailableError, fetch_kernel, missing_tools
+from tests.support.programs import FLAGS
 
 BUILD = PROJECT / "build" / "guest"
 PROGRAMS = PROJECT / "tests" / "guest" / "programs"
 LOW_MEMORY_MONITOR: Final = "low-memory-monitor"
-_FLAGS = ("-std=c11", "-D_GNU_SOURCE", "-O1", "-Wall", "-Wextra", "-Werror", "-pthread")
 
 
 def prepare() -> Guest:
@@ -32,7 +32,7 @@ def prepare() -> Guest:
     programs = BUILD / "programs"
     programs.mkdir(parents=True, exist_ok=True)
     for source in sorted(PROGRAMS.glob("*.c")):
-        subprocess.run(["cc", *_FLAGS, "-o", str(programs / source.stem), str(source)], check=True)
+        subprocess.run(["cc", *FLAGS, "-o", str(programs / source.stem), str(source)], check=True)
     _fetch_low_memory_monitor(programs)
     began = time.monotonic()
     kvm = kvm_works(kernel)

@@ -23,8 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.support.guest.boot import Guest, GuestUnavailableError, Shape
+from tests.support.guest.boot import Guest, Shape
 from tests.support.guest.disk import PROJECT
+from tests.support.guest.kernel import GuestUnavailableError
 from tests.support.guest.prepare import prepare, results_of
 
 JUNIT: Final = PROJECT / "build" / "results" / "test-vm.xml"
