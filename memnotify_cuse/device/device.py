@@ -46,6 +46,8 @@ class Device:
 
     SIGIO is somebody else's to send (`fasync`): `on_open` and `on_notified` say when there may be something to do,
     `subscribe` takes note of a file that has an owner, and `pick_subscribers` says whose turn it is.
+
+    `after_wakes` are called, in their order, once all of a notification's watchers were woken.
     """
 
     def __init__(self, page_kb: int, policy: Policy | None = None) -> None:
@@ -63,6 +65,7 @@ class Device:
         self._last_concerned = 0
         self.on_open: Callable[[], None] = lambda: None
         self.on_notified: Callable[[], None] = lambda: None
+        self.after_wakes: list[Callable[[], None]] = []
 
     @property
     def files(self) -> list[OpenFile]:
@@ -156,6 +159,8 @@ class Device:
             file.pending, file.answered_ns = True, None
             self._wake[file.number](file)
         self.on_notified()
+        for follow_up in self.after_wakes:
+            follow_up()
 
     def subscribe(self, file: OpenFile, *, subscribed: bool) -> None:
         """Take note of whether `file` has an owner who wants SIGIO. A new one goes to the end of the queue."""
@@ -167,8 +172,11 @@ class Device:
     def is_subscribed(self, file: OpenFile) -> bool:
         return file.number in self._subscribers
 
-    def pick_subscribers(self, now_ns: int) -> list[OpenFile]:
-        """The SIGIO subscribers whose turn it is, for the notification that was just told."""
+    def pick_subscribers(self, now_ns: int, signalled: int = 0) -> list[OpenFile]:
+        """The SIGIO subscribers whose turn it is, for the notification that was just told.
+
+        `signalled` of those that it is to tell were told already.
+        """
         concerned = [
             file
             for file in self._subscribers.values()
@@ -176,7 +184,7 @@ class Device:
         ]
         _, wanted = self.policy.shares(self._last_concerned, len(concerned))
         due = (file for file in concerned if self._guard_passed(file, now_ns))
-        return list(itertools.islice(due, wanted))
+        return list(itertools.islice(due, max(0, wanted - signalled)))
 
     def signalled(self, file: OpenFile, now_ns: int) -> bool:
         """`file`'s owner is about to get its signal: the file is told, and readable, as for a poll that was woken.

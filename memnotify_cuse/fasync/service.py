@@ -6,7 +6,8 @@ armed as soon as it has an owner; in mode `strict` when O_ASYNC was set on it, l
 syscalls:sys_enter_fcntl.
 
 A notification is served in three steps: find and verify in the worker thread, note down in the device who is told,
-send in the worker thread.
+send in the worker thread. First come those who are known to have an owner; then, for the places that are left, those
+that nobody has looked at since they were opened, and some of the others.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ SURVEY_DELAYS_S: Final = (0.05, 0.5)
 SURVEY_BUDGET: Final = 64
 """How many files without an owner are looked at again at each notification."""
 
+SURVEY_AFTER_S: Final = 0.002
+"""How long after a notification the search for new owners begins: it must not hold up those who were woken in poll."""
+
 MAX_ROUNDS: Final = 4
 BATCH: Final = 16
 
@@ -66,6 +70,8 @@ class SigioService:
         self._seen: set[int] = set()
         self._rotation = 0
         self._warned = False
+        # What was found out in the thread is noted down in the same order: of two answers the later one holds.
+        self._in_turn = trio.Lock()
         device.on_notified = lambda: self._wanted.set()
         device.on_open = lambda: self._opened.set()
 
@@ -115,38 +121,42 @@ class SigioService:
     async def _serve_notification(self) -> None:
         if self._flags is not None:
             await self._worker.run(self._flags.update)
+        signalled = await self._signal_those_due(0)
+        await trio.sleep(SURVEY_AFTER_S)
         await self._survey(self._worth_a_look())
-        wanted = self._device.pick_subscribers(time.monotonic_ns())
-        for _ in range(MAX_ROUNDS):
-            if not wanted:
-                return
-            in_vain = await self._signal(wanted)
-            # Somebody else's turn comes in place of those who could not be told.
-            wanted = self._device.pick_subscribers(time.monotonic_ns())[:in_vain]
+        await self._signal_those_due(signalled)
 
-    async def _signal(self, files: list[OpenFile]) -> int:
-        """Signal the owners of `files`; return of how many nobody could be."""
-        # In batches: the last of a thousand should not keep the first one waiting.
-        batches = [files[start : start + BATCH] for start in range(0, len(files), BATCH)]
-        return sum([await self._signal_batch(batch) for batch in batches])
+    async def _signal_those_due(self, signalled: int) -> int:
+        """Signal the known subscribers whose turn it is; how many that makes, with those `signalled` before."""
+        for _ in range(MAX_ROUNDS):
+            wanted = self._device.pick_subscribers(time.monotonic_ns(), signalled)
+            if not wanted:
+                break
+            # In batches: the last of a thousand should not keep the first one waiting.
+            for batch in _batches(wanted):
+                async with self._in_turn:
+                    signalled += await self._signal_batch(batch)
+            # Somebody else's turn comes in place of those who could not be told.
+        return signalled
 
     async def _signal_batch(self, files: list[OpenFile]) -> int:
+        """Signal the owners of `files`; of how many somebody was."""
         ready = await self._worker.run(self._prepare_all, files)
         now_ns = time.monotonic_ns()
         to_send: list[Delivery] = []
         to_drop: list[Delivery] = []
-        in_vain = 0
+        told = 0
         for file, armed, deliveries in ready:
             if deliveries and self._device.signalled(file, now_ns):
                 to_send += deliveries
+                told += 1
                 continue
             to_drop += deliveries
-            in_vain += 1
             # To the end of the queue, or out of it.
             self._device.subscribe(file, subscribed=False)
             self._device.subscribe(file, subscribed=armed)
         await self._worker.run(_send_all, to_send, to_drop)
-        return in_vain
+        return told
 
     def _worth_a_look(self) -> list[OpenFile]:
         """Files that were never looked at, and a few of those that had no owner, in turn."""
@@ -165,9 +175,11 @@ class SigioService:
         """Look whether `files` have owners, and take note of it."""
         if not files:
             return
-        owned = await self._worker.run(self._find_owners, files)
-        for file in files:
-            self._device.subscribe(file, subscribed=file.number in owned)
+        for batch in _batches(files):
+            async with self._in_turn:
+                owned = await self._worker.run(self._find_owners, batch)
+                for file in batch:
+                    self._device.subscribe(file, subscribed=file.number in owned)
         self._warn_once()
         open_numbers = {file.number for file in self._device.files}
         self._seen = (self._seen | {file.number for file in files}) & open_numbers
@@ -221,6 +233,10 @@ class SigioService:
 
     def _is_armed(self, file: OpenFile, owner: FileOwner | None) -> bool:
         return owner is not None and (self._flags is None or self._flags.is_set(file.number))
+
+
+def _batches(files: list[OpenFile]) -> list[list[OpenFile]]:
+    return [files[start : start + BATCH] for start in range(0, len(files), BATCH)]
 
 
 def _send_all(to_send: list[Delivery], to_drop: list[Delivery]) -> None:

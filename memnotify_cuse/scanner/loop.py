@@ -27,6 +27,10 @@ brought about it is left alone for twice as long as before, from this up to the 
 shortest time that trio can sleep for (epoll_wait(2) counts milliseconds)."""
 
 
+SILENCE_S: Final = 0.001
+"""How long after a look the doorbell is silenced: that takes the kernel as long as answering a poll()."""
+
+
 class Scanner:
     """Feeds `board` from `source`. `first_scan` must have succeeded before `run`.
 
@@ -55,6 +59,7 @@ class Scanner:
         self._pause_s = 0.0
         self._rang_since_ns = 0
         self._mglru = machine.mglru
+        self._one_node = True
         self.samples = 0
 
     @property
@@ -81,8 +86,8 @@ class Scanner:
     async def _run(self) -> None:
         failed = False
         while True:
-            rang = await self._wait()
             try:
+                rang = await self._wait()
                 self._look(rang=rang)
                 failed = False
             except KernelFileError as error:
@@ -94,7 +99,10 @@ class Scanner:
     async def _wait(self) -> bool:
         """Wait for the doorbell or the timer; True if it rang. Under pressure the timer alone counts."""
         if self._doorbell is None or self._raised:
-            await trio.sleep(self._delay_s)
+            # Who was just told comes first.
+            await trio.sleep(min(SILENCE_S, self._delay_s))
+            self._silence(silent=True)
+            await trio.sleep(max(0.0, self._delay_s - SILENCE_S))
             return False
         if self._pause_s:
             await trio.sleep(self._pause_s)
@@ -113,7 +121,9 @@ class Scanner:
             events = None
         now_ns = time.monotonic_ns()
         if rang and self._is_only_a_beginning(events):
-            self._rang_since_ns = self._rang_since_ns or now_ns
+            if not self._rang_since_ns:
+                self._rang_since_ns = now_ns
+                self._source.prepare()
             left_s = WATCHFUL_S - (now_ns - self._rang_since_ns) / 1e9
             if left_s > 0:
                 self._cadence.rang(now_ns)
@@ -156,9 +166,17 @@ class Scanner:
         )
         if self._late is not None and not self._raised and not self._cadence.is_active(sample.time_ns):
             self._late.ask()
-        if self._doorbell is not None and len(sample.zoneinfo.nodes) == 1:
-            # With several nodes the events say which of them it is about; with one, counting pages is cheaper.
-            self._doorbell.pause(paused=self._raised)
+        self._one_node = len(sample.zoneinfo.nodes) == 1
+        if not self._raised:
+            self._silence(silent=False)
+
+    def _silence(self, *, silent: bool) -> None:
+        """Let the doorbell note, or not, what goes on under pressure, when nobody listens to it anyway.
+
+        With several nodes the events say which of them it is about; with one, counting pages is cheaper.
+        """
+        if self._doorbell is not None and self._one_node:
+            self._doorbell.pause(paused=silent)
 
     def _drain(self) -> tuple[TraceEvent, ...] | None:
         if self._doorbell is None:

@@ -33,6 +33,10 @@ class Sample:
 class SampleSource(Protocol):
     """Where the scanner's samples come from: the kernel, or somebody who listens in."""
 
+    def prepare(self) -> None:
+        """A sample will be wanted soon, and then in a hurry. Raises the parsers' errors."""
+        ...
+
     def sample(self, events: tuple[TraceEvent, ...] | None = None) -> Sample:
         """A sample of now, with the trace events that the doorbell had."""
         ...
@@ -48,20 +52,30 @@ class Sampler:
         self._swap_space = SwapSpace(proc)
         self._swap: tuple[Meminfo, int] | None = None
 
+    def prepare(self) -> None:
+        """Read everything once for nothing, so that the code for it is in the CPU's caches, and swap is known."""
+        self._read_swap()
+        parse_zoneinfo(self._zoneinfo.read_text(), self._zoneinfo.path)
+        parse_vmstat(self._vmstat.read_text(), self._vmstat.path)
+
     def sample(self, events: tuple[TraceEvent, ...] | None = None) -> Sample:
         """Read all of it now; `events` are taken over."""
         # Whether there is swap does not matter once anonymous pages are seen to be scanned, and then time does.
-        if self._swap is None or not any(event.anon for event in events or ()):
-            meminfo = parse_meminfo(self._meminfo.read_text(), self._meminfo.path)
-            self._swap = (meminfo, self._swap_space.gain_kb(meminfo))
+        hurry = any(event.anon for event in events or ())
+        swap = self._swap if hurry and self._swap is not None else self._read_swap()
         return Sample(
             time_ns=time.monotonic_ns(),
             zoneinfo=parse_zoneinfo(self._zoneinfo.read_text(), self._zoneinfo.path),
             vmstat=parse_vmstat(self._vmstat.read_text(), self._vmstat.path),
-            meminfo=self._swap[0],
+            meminfo=swap[0],
             events=events,
-            swap_gain_kb=self._swap[1],
+            swap_gain_kb=swap[1],
         )
+
+    def _read_swap(self) -> tuple[Meminfo, int]:
+        meminfo = parse_meminfo(self._meminfo.read_text(), self._meminfo.path)
+        self._swap = (meminfo, self._swap_space.gain_kb(meminfo))
+        return self._swap
 
     def close(self) -> None:
         for file in (self._zoneinfo, self._vmstat, self._meminfo, self._swap_space):

@@ -6,12 +6,15 @@ import errno
 import logging
 import os
 import select
+import time
 from collections.abc import Callable
+from enum import Enum, auto
 from typing import Final
 
 import trio
 
 from memnotify_cuse.transport import wire
+from memnotify_cuse.transport.endpoint import DeviceEndpoint
 
 log = logging.getLogger(__name__)
 
@@ -22,10 +25,21 @@ LINGER_S: Final = 0.0002
 """Who asks once often asks again at once. So the next request is waited for, for as long, without a turn of the event
 loop, which would take three times as long as serving it."""
 
+ANSWER_S: Final = 0.002
+"""How long a program that was woken may take until it asks: on a busy machine it has to get a CPU first."""
+
 NO_REPLY: Final = frozenset({wire.Opcode.FORGET, wire.Opcode.INTERRUPT, wire.Opcode.BATCH_FORGET})
 """Requests that the kernel expects no reply to."""
 
 Dispatch = Callable[[wire.Header, memoryview], None]
+
+
+class _Got(Enum):
+    """What there was to be received: a request (which may have been taken back), nothing, or the connection's end."""
+
+    REQUEST = auto()
+    NOTHING = auto()
+    END = auto()
 
 
 class Connection:
@@ -38,24 +52,45 @@ class Connection:
 
     async def serve(self) -> None:
         """Serve requests until the kernel ends the connection."""
-        view = memoryview(self._buffer)
         while True:
             await trio.lowlevel.wait_readable(self._fd)
             for _ in range(REQUESTS_PER_TURN):
-                try:
-                    length = os.readv(self._fd, [view])
-                except BlockingIOError:
-                    if not select.select([self._fd], [], [], LINGER_S)[0]:
-                        break
-                    continue
-                except OSError as error:
-                    # ENOENT: the request was taken back by a signal before it was read.
-                    if error.errno in (errno.EINTR, errno.ENOENT):
-                        continue
-                    if error.errno == errno.ENODEV:
+                match self._serve_one():
+                    case _Got.NOTHING:
+                        if not select.select([self._fd], [], [], LINGER_S)[0]:
+                            break
+                    case _Got.END:
                         return
-                    raise
-                self.receive(view[:length])
+
+    def serve_who_was_told(self, endpoint: DeviceEndpoint) -> None:
+        """Serve what comes until all whom `endpoint` has woken have asked, but for a moment at most.
+
+        Their questions are about to come: a turn of the event loop, and what else is waiting for one, would keep those
+        waiting who are to be told.
+        """
+        end_s = time.monotonic() + ANSWER_S
+        while endpoint.awaits_looks and (left_s := end_s - time.monotonic()) > 0:
+            got = self._serve_one()
+            if got is _Got.END or (got is _Got.NOTHING and not select.select([self._fd], [], [], left_s)[0]):
+                break
+        endpoint.give_up_looks()
+
+    def _serve_one(self) -> _Got:
+        """Receive one request, if there is one, and serve it."""
+        view = memoryview(self._buffer)
+        try:
+            length = os.readv(self._fd, [view])
+        except BlockingIOError:
+            return _Got.NOTHING
+        except OSError as error:
+            # ENOENT: the request was taken back by a signal before it was read.
+            if error.errno in (errno.EINTR, errno.ENOENT):
+                return _Got.REQUEST
+            if error.errno == errno.ENODEV:
+                return _Got.END
+            raise
+        self.receive(view[:length])
+        return _Got.REQUEST
 
     def receive(self, message: memoryview) -> None:
         """Take one message; whatever is wrong with it, it is logged, answered, and the next one can come."""

@@ -15,6 +15,7 @@ import os
 import stat
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -86,6 +87,7 @@ class CuseTransport:
         self._fd = fd
         self._connection = Connection(fd, self._dispatch)
         self._endpoint = DeviceEndpoint(device, self._connection.send, probe=probe)
+        device.after_wakes.append(partial(self._connection.serve_who_was_told, self._endpoint))
         self._ready = trio.Event()
         self._made_node = False
 

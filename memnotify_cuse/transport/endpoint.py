@@ -71,6 +71,16 @@ class DeviceEndpoint:
         self._clock_ns = clock_ns
         self._clients: dict[int, _Client] = {}
         self._held_by: dict[int, _Client] = {}
+        self._asked_to_look: set[int] = set()
+
+    @property
+    def awaits_looks(self) -> bool:
+        """Whether somebody who was just woken in poll has yet to ask whether the device is readable."""
+        return bool(self._asked_to_look)
+
+    def give_up_looks(self) -> None:
+        """Whoever has not asked by now is not waited for."""
+        self._asked_to_look.clear()
 
     @property
     def held_reads(self) -> int:
@@ -115,6 +125,7 @@ class DeviceEndpoint:
             self._device.close(client.file)
         self._clients.clear()
         self._held_by.clear()
+        self._asked_to_look.clear()
 
     def _poll(self, header: wire.Header, request: wire.PollRequest) -> None:
         client = self._clients.get(request.fh)
@@ -125,6 +136,7 @@ class DeviceEndpoint:
             self._probe.file_number = request.fh
             self._send(wire.encode_poll(header.unique, 0))
             return
+        self._asked_to_look.discard(request.fh)
         client.file.user_tid = header.pid or client.file.user_tid
         readable = self._device.poll(client.file, self._clock_ns())
         if request.waiting:
@@ -161,6 +173,7 @@ class DeviceEndpoint:
         if client is not None:
             for unique in client.held:
                 del self._held_by[unique]
+            self._asked_to_look.discard(fh)
             self._device.close(client.file)
         self._send(wire.encode_error(header.unique, 0))
 
@@ -175,4 +188,5 @@ class DeviceEndpoint:
             del client.held[unique], self._held_by[unique]
             self._send(wire.encode_data(unique, data))
         if client.kh is not None:
+            self._asked_to_look.add(file.number)
             self._send(wire.encode_notify_poll(client.kh))

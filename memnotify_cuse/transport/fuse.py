@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import socket
 from collections import deque
+from functools import partial
 from typing import Final
 
 import pyfuse3
@@ -42,6 +43,7 @@ class FuseTransport:
         self._connection = Connection(mount.fd, self.dispatch)
         self._send = self._connection.send
         self._endpoint = DeviceEndpoint(device, self._send, probe=probe)
+        device.after_wakes.append(partial(self._connection.serve_who_was_told, self._endpoint))
         self._control_fs = ControlFs(control)
         self._backlog: deque[bytes] = deque()
         self._backlog_grew = trio.Event()

@@ -153,6 +153,21 @@ class TestTurns:
         bench.notify(1000, NORMAL)
         assert (bench.woken, len(bench.signal(1000))) == ([], 3)
 
+    def test_who_is_found_late_gets_the_places_that_are_left(self, bench: Bench) -> None:
+        for _ in range(40):
+            bench.subscriber()
+        bench.notify(1000)
+        known = bench.device.pick_subscribers(1000 * MS)
+        assert len(known) == 3
+        for file in known:
+            assert bench.device.signalled(file, 1000 * MS)
+        assert bench.device.pick_subscribers(1002 * MS, len(known)) == []
+        for _ in range(24):
+            bench.subscriber()
+        late = bench.device.pick_subscribers(1002 * MS, len(known))
+        assert len(late) == 2
+        assert not set(late) & set(known)
+
 
 class TestWhoIsASubscriber:
     def test_subscribing_and_not_any_more(self, bench: Bench) -> None:
