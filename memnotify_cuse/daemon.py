@@ -34,10 +34,10 @@ from memnotify_cuse.notify_service import notify_service
 from memnotify_cuse.residency import be_first_in_line, settle
 from memnotify_cuse.scanner.doorbell import open_doorbell, open_trace
 from memnotify_cuse.scanner.errors import RecordingError
-from memnotify_cuse.scanner.evidence import Machine
 from memnotify_cuse.scanner.fillrate import measure_fill_kb_per_s
 from memnotify_cuse.scanner.late import LateDoorbell
 from memnotify_cuse.scanner.loop import Scanner
+from memnotify_cuse.scanner.machine import Machine
 from memnotify_cuse.scanner.sample import Sampler
 from memnotify_cuse.transport.cuse import CuseTransport, cuse_problem, open_cuse
 from memnotify_cuse.transport.endpoint import Probe

@@ -19,8 +19,8 @@ from memnotify_cuse.kernel.zoneinfo import ZoneId
 from memnotify_cuse.residency import settle
 from memnotify_cuse.scanner.doorbell import open_doorbell
 from memnotify_cuse.scanner.errors import RecordingError
-from memnotify_cuse.scanner.evidence import Machine
 from memnotify_cuse.scanner.loop import Scanner
+from memnotify_cuse.scanner.machine import Machine
 from memnotify_cuse.scanner.recordfile import RecordingSource, RecordingWriter
 from memnotify_cuse.scanner.recording import Header
 from memnotify_cuse.scanner.sample import Sampler

@@ -71,7 +71,7 @@ _NODE_LRU = re.compile(
     rf"      nr_inactive_anon +{_NUMBER}\n      nr_active_anon +{_NUMBER}\n"
     rf"      nr_inactive_file +{_NUMBER}\n      nr_active_file +{_NUMBER}\n"
 )
-_NODE_MAPPED = re.compile(rf"nr_mapped +{_NUMBER}\n")
+_NODE_COUNTER = {name: re.compile(rf"{name} +{_NUMBER}\n") for name in ("nr_mapped", "nr_shmem")}
 _LISTS = ("inactive_anon", "active_anon", "inactive_file", "active_file")
 _NODE_TITLE = "  per-node stats\n"
 _ZONE_ID = re.compile(r"node(0|[1-9][0-9]{0,8})-([A-Za-z0-9_]{1,32})")
@@ -143,7 +143,11 @@ class Zone:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """The per-node counters, in pages; None where the kernel does not print them (before 4.8; no memory)."""
+    """The per-node counters, in pages; None where the kernel does not print them (before 4.8; no memory).
+
+    `mapped_pages` are those of files and of shared memory that some program has mapped, `shmem_pages` all of shared
+    memory and tmpfs, mapped or not; shared memory is on the anonymous lists.
+    """
 
     node: int
     inactive_anon_pages: int | None
@@ -151,6 +155,7 @@ class Node:
     inactive_file_pages: int | None
     active_file_pages: int | None
     mapped_pages: int | None
+    shmem_pages: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +232,9 @@ def format_zoneinfo(info: Zoneinfo) -> str:
             node = nodes.pop(zone.id.node)
             lines.append("  per-node stats")
             lines += [f"      nr_{name} {getattr(node, f'{name}_pages')}" for name in _LISTS]
-            lines += [] if node.mapped_pages is None else [f"      nr_mapped    {node.mapped_pages}"]
+            for name in ("mapped", "shmem"):
+                pages = getattr(node, f"{name}_pages")
+                lines += [] if pages is None else [f"      nr_{name:<9} {pages}"]
         lines.append(f"  pages free     {zone.free_pages}")
         for name in ("boost", "min", "low", "high", "spanned", "present", "managed"):
             pages = getattr(zone, f"{name}_pages")
@@ -253,13 +260,21 @@ def _parse_node(text: str, path: str, node: int, start: int, end: int) -> Node:
     if not text.startswith(_NODE_TITLE, start):
         _fail(text, path, start, "expected '  per-node stats' or '  pages free'")
     lru = _NODE_LRU.match(text, start + len(_NODE_TITLE), end)
-    mapped_at = text.find("nr_mapped", start, end)
-    mapped = _NODE_MAPPED.match(text, mapped_at, end) if mapped_at >= 0 else None
-    if lru is None or (mapped is None and mapped_at >= 0):
+    if lru is None:
         _fail_in_section(text, path, start, end, f"the LRU sizes of node {node} are not as expected")
     inactive_anon, active_anon, inactive_file, active_file = map(int, lru.groups())
-    mapped_pages = None if mapped is None else int(mapped[1])
-    return Node(node, inactive_anon, active_anon, inactive_file, active_file, mapped_pages)
+    mapped, shmem = (_node_counter(text, path, node, name, start, end) for name in _NODE_COUNTER)
+    return Node(node, inactive_anon, active_anon, inactive_file, active_file, mapped, shmem)
+
+
+def _node_counter(text: str, path: str, node: int, name: str, start: int, end: int) -> int | None:
+    at = text.find(f"{name} ", start, end)
+    if at < 0:
+        return None
+    match = _NODE_COUNTER[name].match(text, at, end)
+    if match is None:
+        _fail_in_section(text, path, start, end, f"the LRU sizes of node {node} are not as expected")
+    return int(match[1])
 
 
 def _parse_zone(text: str, path: str, zone_id: ZoneId, start: int, end: int) -> Zone:

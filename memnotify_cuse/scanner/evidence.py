@@ -30,6 +30,7 @@ from typing import Final
 
 from memnotify_cuse.kernel.trace import LRU_SHRINK_ACTIVE, LRU_SHRINK_INACTIVE, TraceEvent
 from memnotify_cuse.kernel.zoneinfo import Zone
+from memnotify_cuse.scanner.machine import Machine
 from memnotify_cuse.scanner.outlook import Outlook, zones_of
 from memnotify_cuse.scanner.sample import Sample
 
@@ -51,16 +52,11 @@ MOST_ANON_KB: Final = 16 * 1024
 By that alone, reading a large file would be taken for a shortage: beside 2 GiB of other programs' idle memory kswapd
 scanned, for a tenth of a second, up to 0.89 anonymous pages, and at other times swapped out 16 MiB and more, a quarter
 of what it took, to make room for page cache. So it counts only if programs took as much memory in the same second, or
-if not more page cache came in than that, or than what was swapped out. Measured: while files were read, three times as
-much came in as was swapped out, and more; where memory was short, a twelfth."""
+if little page cache came in beside what was swapped out."""
 
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """What does not change while the server runs: the LRU kind and the page size in KiB."""
-
-    mglru: bool
-    page_kb: int
+FILE_PART: Final = 3
+"""Little is a third. Measured: while files were read, three times as much came in as was swapped out, and more; where
+memory was short, a twelfth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +153,8 @@ def _anon_scan(
 
 def _is_a_good_part(recent: Reclaim, anon_pages: int, machine: Machine) -> bool:
     least = max(SWAP_CLUSTER_PAGES, min(anon_pages // ANON_FRACTION, MOST_ANON_KB // machine.page_kb))
-    for_page_cache = recent.anon_grown_pages < least and recent.file_read_pages > max(least, recent.anon_taken_pages)
+    came_in = recent.file_read_pages > max(SWAP_CLUSTER_PAGES, recent.anon_taken_pages // FILE_PART)
+    for_page_cache = came_in and recent.anon_grown_pages < least
     return not for_page_cache and recent.anon_pages >= least and recent.anon_pages * ANON_SHARE >= recent.scanned_pages
 
 

@@ -13,8 +13,8 @@ from memnotify_cuse.kernel.errors import KernelFileError, MalformedKernelFileErr
 from memnotify_cuse.kernel.trace import TraceEvent
 from memnotify_cuse.scanner.cadence import FASTEST_FILL_KB_PER_S, WATCHFUL_S, Cadence
 from memnotify_cuse.scanner.doorbell import Doorbell
-from memnotify_cuse.scanner.evidence import Machine
 from memnotify_cuse.scanner.late import LateDoorbell
+from memnotify_cuse.scanner.machine import Machine
 from memnotify_cuse.scanner.sample import SampleSource
 from memnotify_cuse.scanner.zones import ZoneTracker
 

@@ -1,8 +1,13 @@
 """How much memory is left on each node, how fast it shrinks, and so how long it lasts. Pure.
 
 What is *left* is what programs can have before the kernel has nowhere to take it from: free and file pages above high
-watermark and reserve, without mapped file pages (program text: taking those only makes them fault in again), and as
-much of the swap as can be had without spending memory on it.
+watermark and reserve, without program text (taking that only makes it fault in again), and as much of the swap as can
+be had without spending memory on it.
+
+*Text* is estimated from what is mapped of files. But a program may map its data as well: `git gc` maps packs of half
+the size of memory, and reads them once. Reclaim keeps text on the active list and lets such data go. So no more is
+taken for text than is on that list, and a part of the node that a machine's programs may need before the kernel has had
+occasion to sort them; under MGLRU, whose counters do not say what is in use, no more than that part.
 
 The rate is the net decline over the last quarter of a second or the last second, whichever is faster, so that a short
 burst counts for a part and a load that takes and gives for nothing; the fastest of the last three seconds is kept,
@@ -23,6 +28,7 @@ from typing import Final
 
 from memnotify_cuse.kernel.zoneinfo import Node, Zone
 from memnotify_cuse.record import LEVEL_CRITICAL, LEVEL_LOW, LEVEL_MEDIUM
+from memnotify_cuse.scanner.machine import Machine
 from memnotify_cuse.scanner.sample import Sample
 
 SHORT_NS: Final = 250_000_000
@@ -45,6 +51,11 @@ LEAST_KB: Final = 4 * 1024
 MOST_FLOOR_KB: Final = 64 * 1024
 MOST_FRACTION: Final = 16
 
+TEXT_FRACTION: Final = 16
+LEAST_TEXT_KB: Final = 32 * 1024
+MOST_TEXT_KB: Final = 512 * 1024
+"""What programs may need for their text, a part of the node within these bounds, whatever the lists say."""
+
 MEDIUM_S: Final = 5.0
 CRITICAL_S: Final = 0.5
 CRITICAL_FRACTION: Final = 4
@@ -54,7 +65,7 @@ CRITICAL_FRACTION: Final = 4
 @dataclass(frozen=True, slots=True)
 class Outlook:
     """One node: pages left, and those of them that swap has no part in; pages a second that they decline by (0: they
-    do not); the headroom and its floor; and mapped file pages, which are not among those left.
+    do not); the headroom and its floor; and the pages of program text, which are not among those left.
     """
 
     left_pages: int
@@ -63,7 +74,7 @@ class Outlook:
     headroom_pages: int
     floor_pages: int
     declining: bool
-    mapped_pages: int = 0
+    text_pages: int = 0
 
     @property
     def lasts_s(self) -> float:
@@ -77,7 +88,7 @@ class Outlook:
 
     def is_short(self, zone: Zone) -> bool:
         """Whether a zone of an exhausted node has no more than the headroom left itself."""
-        return zone_left_pages(zone) - self.mapped_pages <= self.headroom_pages
+        return zone_left_pages(zone) - self.text_pages <= self.headroom_pages
 
     @property
     def page_cache_can_help(self) -> bool:
@@ -112,6 +123,16 @@ def zones_of(sample: Sample, node: int) -> list[Zone]:
     return [zone for zone in sample.zoneinfo.zones if zone.id.node == node and zone.present_pages]
 
 
+def text_pages(node: Node, zones: list[Zone], machine: Machine) -> int:
+    """Mapped file pages that are taken for program text."""
+    mapped = (node.mapped_pages or 0) - (node.shmem_pages or 0)
+    least, most = LEAST_TEXT_KB // machine.page_kb, MOST_TEXT_KB // machine.page_kb
+    likely = min(max(_managed(zones) // TEXT_FRACTION, least), most)
+    if not machine.mglru:
+        likely += sum(zone.active_file_pages for zone in zones)
+    return min(max(0, mapped), likely, sum(zone.file_pages for zone in zones))
+
+
 def floor_pages(zones: list[Zone], page_kb: int) -> int:
     """The least headroom: a 64th of the node, 4 to 64 MiB."""
     return min(max(_managed(zones) // FLOOR_FRACTION, LEAST_KB // page_kb), MOST_FLOOR_KB // page_kb)
@@ -144,8 +165,9 @@ class Responses:
 class OutlookTracker:
     """Follows what is left on each node. `headroom_kb`, if given, takes the place of what is measured."""
 
-    def __init__(self, page_kb: int, headroom_kb: int | None = None) -> None:
-        self._page_kb = page_kb
+    def __init__(self, machine: Machine, headroom_kb: int | None = None) -> None:
+        self._machine = machine
+        self._page_kb = machine.page_kb
         self._headroom_kb = headroom_kb
         self._history: dict[int, deque[tuple[int, int]]] = {}
         self._peaks: dict[int, deque[tuple[int, float]]] = {}
@@ -163,12 +185,12 @@ class OutlookTracker:
         now_ns = sample.time_ns
         swap_gain_pages = sample.swap_gain_kb // self._page_kb
         swap_free_pages = sample.meminfo.swap_free_kb // self._page_kb
-        mapped = min(node.mapped_pages or 0, sum(zone.file_pages for zone in zones))
-        cache = left_pages(zones) - mapped
+        text = text_pages(node, zones, self._machine)
+        cache = left_pages(zones) - text
         left = cache + min(swap_gain_pages, sum(zone.anon_pages for zone in zones))
-        # Without the watermarks, and with swap as it is: where those are raised, or what it wins is estimated anew,
-        # nobody has taken anything.
-        had = sum(zone.free_pages + zone.file_pages for zone in zones) - mapped + swap_free_pages
+        # Without watermarks and text, and with swap as it is: where those are raised, or what is text, or what swap
+        # wins, is estimated anew, nobody has taken anything.
+        had = sum(zone.free_pages + zone.file_pages for zone in zones) + swap_free_pages
         history = self._history.setdefault(node.node, deque())
         before = history[-1][1] if history else had
         declining = had < before
@@ -185,7 +207,7 @@ class OutlookTracker:
         headroom = self._headroom(zones, floor, decline * responses.reaction_s(now_ns))
         gave = (had - before) * self._page_kb >= GAVE_KB
         responses.update(now_ns, told=left <= headroom and declining, gave=gave)
-        return Outlook(left, cache, decline, headroom, floor, declining, mapped)
+        return Outlook(left, cache, decline, headroom, floor, declining, text)
 
     def _headroom(self, zones: list[Zone], floor: int, taken_pages: float) -> int:
         if self._headroom_kb is not None:

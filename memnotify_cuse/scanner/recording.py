@@ -1,6 +1,6 @@
 """The format of recordings: what the scanner saw, sample by sample, as lines of JSON. Pure: no files here.
 
-    {"format":"memnotify-recording","version":1,"kernel":"6.18.44","page_kb":4,"mglru":false,"doorbell":"tracefs"}
+    {"format":"memnotify-recording","version":2,"kernel":"6.18.44","page_kb":4,"mglru":false,"doorbell":"tracefs"}
     {"time_ns":1978142633130,"whole":true,"zones":{"node0-Normal":{"free_pages":5347729,...}},"nodes":{...},...}
     {"time_ns":1978162744001,"zones":{"node0-Normal":{"free_pages":5347601}},"vmstat":{"nr_free_pages":6120351}}
 
@@ -22,11 +22,13 @@ from memnotify_cuse.kernel.trace import TraceEvent
 from memnotify_cuse.kernel.vmstat import Vmstat
 from memnotify_cuse.kernel.zoneinfo import Node, Zone, ZoneId, Zoneinfo
 from memnotify_cuse.scanner.errors import RecordingError
-from memnotify_cuse.scanner.evidence import Machine
+from memnotify_cuse.scanner.machine import Machine
 from memnotify_cuse.scanner.sample import Sample
 
 FORMAT: Final = "memnotify-recording"
-VERSION: Final = 1
+VERSION: Final = 2
+_LATER: Final[Mapping[int, frozenset[str]]] = MappingProxyType({1: frozenset({"shmem_pages"}), 2: frozenset()})
+"""The counters that recordings of a version do not have yet: they are None."""
 
 MOST: Final = 10**20
 """No counter of the kernel has more than 20 digits."""
@@ -126,15 +128,17 @@ class Decoder:
         self._path = path
         self._line_number = 0
         self._before: Sample | None = None
+        self._later: frozenset[str] = frozenset()
 
     def header(self, line: bytes) -> Header:
         """Read the first line."""
         raw = self._object(line)
         if raw.get("format") != FORMAT:
             self._fail("not a recording of memnotify")
-        if raw.get("version") != VERSION:
-            found = repr(raw.get("version"))[:40]
-            self._fail(f"version {found} of the format; this memnotify reads version {VERSION}")
+        version = raw.get("version")
+        if type(version) is not int or version not in _LATER:
+            self._fail(f"version {version!r:.40} of the format; this memnotify reads versions 1 to {VERSION}")
+        self._later = _LATER[version]
         kernel, page_kb, mglru = raw.get("kernel"), raw.get("page_kb"), raw.get("mglru")
         doorbell, title, marks = raw.get("doorbell"), raw.get("title", ""), raw.get("marks", {})
         if not (kernel is None or isinstance(kernel, str)) or not isinstance(title, str):
@@ -223,8 +227,10 @@ class Decoder:
             values[key] = value
         if before is not None:
             return replace(before, **values)
-        if missing := optional.keys() - values.keys():
-            self._fail(f"{name} lacks {', '.join(sorted(missing))}")
+        missing = optional.keys() - values.keys()
+        if missing - self._later:
+            self._fail(f"{name} lacks {', '.join(sorted(missing - self._later))}")
+        values |= dict.fromkeys(missing)
         return kind(**identity, **values)
 
     def _events(self, raw: object) -> tuple[TraceEvent, ...]:

@@ -13,7 +13,7 @@ import trio
 from memnotify_cuse.board import STATUS_CLEAR, Board
 from memnotify_cuse.kernel.zoneinfo import format_zoneinfo
 from memnotify_cuse.scanner.errors import RecordingError
-from memnotify_cuse.scanner.evidence import Machine
+from memnotify_cuse.scanner.machine import Machine
 from memnotify_cuse.scanner.recordfile import Recording
 from memnotify_cuse.scanner.sample import Sample
 from memnotify_cuse.scanner.zones import ZoneTracker

@@ -23,12 +23,12 @@ from memnotify_cuse.kernel.zoneinfo import Zone, ZoneId
 from memnotify_cuse.scanner.evidence import (
     FILE_EXHAUSTED,
     Evidence,
-    Machine,
     Reclaim,
     clear_pages,
     find_evidence,
     reclaim_between,
 )
+from memnotify_cuse.scanner.machine import Machine
 from memnotify_cuse.scanner.outlook import Outlook, OutlookTracker
 from memnotify_cuse.scanner.sample import Sample
 
@@ -55,7 +55,7 @@ class ZoneTracker:
 
     def __init__(self, machine: Machine, headroom_kb: int | None = None) -> None:
         self._machine = machine
-        self._outlook = OutlookTracker(machine.page_kb, headroom_kb)
+        self._outlook = OutlookTracker(machine, headroom_kb)
         self._before: Sample | None = None
         self._states: dict[ZoneId, ZoneState] = {}
         self._recent: deque[tuple[int, Reclaim]] = deque()

@@ -58,8 +58,8 @@ def test_two_nodes_with_empty_zones() -> None:
         f"node{node}-{name}" for node in (0, 1) for name in ("DMA", "DMA32", "Normal", "Movable", "Device")
     ]
     assert info.nodes == (
-        Node(0, 10469, 117, 528007, 119027, 13949),
-        Node(1, 22434, 107, 109598, 42134, 11117),
+        Node(0, 10469, 117, 528007, 119027, 13949, 141),
+        Node(1, 22434, 107, 109598, 42134, 11117, 146),
     )
     dma = zone(info, "node0-DMA")
     assert dma == Zone(
@@ -98,7 +98,7 @@ def test_counters_of_the_zone_and_no_managed_pages_before_3_9() -> None:
 def test_protection_after_the_counters_until_4_10() -> None:
     info = load("x86-4.9")
     assert zone(info, "node0-DMA").protection_pages == (0, 2934, 3886, 3886, 3886)
-    assert info.nodes == (Node(0, 145, 68583, 53782, 23035, 39562),)
+    assert info.nodes == (Node(0, 145, 68583, 53782, 23035, 39562, 333),)
     arm = load("arm-4.1")
     assert [str(z.id) for z in arm.zones] == ["node0-Normal"]
     assert arm.zones[0].free_pages < arm.zones[0].high_pages
@@ -106,7 +106,7 @@ def test_protection_after_the_counters_until_4_10() -> None:
 
 def test_counter_without_a_name() -> None:
     assert "\n                   176096\n" in (FIXTURES / "x86-4.17" / "zoneinfo").read_text()
-    assert load("x86-4.17").nodes == (Node(0, 22677, 53674, 59867, 67285, 23964),)
+    assert load("x86-4.17").nodes == (Node(0, 22677, 53674, 59867, 67285, 23964, 50674),)
 
 
 def test_highmem_and_64k_pages() -> None:
@@ -124,7 +124,7 @@ def test_lowmem_reserve_is_the_largest_entry_wherever_it_stands() -> None:
 
 def test_node_without_memory_has_no_counters() -> None:
     info = load("constructed/memoryless-node-6.12")
-    assert info.nodes == (Node(0, None, None, None, None, None), Node(1, 91399, 1342, 401, 399, 5507))
+    assert info.nodes == (Node(0, None, None, None, None, None), Node(1, 91399, 1342, 401, 399, 5507, 0))
     normal = zone(info, "node1-Normal")
     assert (normal.boost_pages, normal.high_pages, normal.lowmem_reserve_pages) == (512, 12674, 32768)
 
@@ -163,6 +163,7 @@ def test_malformed_files_name_the_line(name: str, line_number: int, reason: str)
         ("      nr_active_anon ", "      nr_passive_anon "),
         ("      nr_zone_active_file ", "      nr_zone_passive_file "),
         ("nr_mapped    ", "nr_mapped    x"),
+        ("nr_shmem    ", "nr_shmem    x"),
         ("protection: (0, ", "protection: (0; "),
         ("protection: ", "prohibition: "),
         ("        spanned  4095", "        spanned  ٤095"),
@@ -230,7 +231,7 @@ def zoneinfos(draw: st.DrawFn) -> Zoneinfo:
         for name in names:
             lru = draw(st.one_of(st.none(), populated))
             if lru is not None and counters.mapped_pages is None:
-                counters = Node(node, *draw(populated))
+                counters = Node(node, *draw(populated), draw(counts))
             zones.append(
                 Zone(
                     ZoneId(node, name),
@@ -266,6 +267,7 @@ def render(info: Zoneinfo) -> str:
             out.append(f"      nr_inactive_file {node.inactive_file_pages}\n")
             out.append(f"      nr_active_file {node.active_file_pages}\n")
             out.append(f"      nr_unevictable 77\n      nr_mapped    {node.mapped_pages}\n")
+            out.append(f"      nr_shmem     {node.shmem_pages}\n      nr_shmem_hugepages 5\n")
         out.append(f"  pages free     {z.free_pages}\n")
         for key, value in (
             ("boost", z.boost_pages),

@@ -9,7 +9,7 @@ from memnotify_cuse.kernel.meminfo import Meminfo
 from memnotify_cuse.kernel.trace import DIRECT_RECLAIM_BEGIN, LRU_SHRINK_ACTIVE, LRU_SHRINK_INACTIVE, TraceEvent
 from memnotify_cuse.kernel.vmstat import Vmstat
 from memnotify_cuse.kernel.zoneinfo import Node, Zone, ZoneId, Zoneinfo
-from memnotify_cuse.scanner.evidence import Machine
+from memnotify_cuse.scanner.machine import Machine
 from memnotify_cuse.scanner.sample import Sample
 
 CLASSIC = Machine(mglru=False, page_kb=4)
@@ -54,6 +54,7 @@ def sample(
     swap_kb: int = 1_000_000,
     swap_free_kb: int | None = None,
     mapped: int = 0,
+    shmem: int = 0,
     events: Sequence[TraceEvent] | None = None,
     **counters: int | None,
 ) -> Sample:
@@ -63,7 +64,7 @@ def sample(
     nodes = sorted({each.id.node for each in zones})
     return Sample(
         time_ns=time_ms * MS,
-        zoneinfo=Zoneinfo(zones, tuple(Node(node, None, None, None, None, mapped) for node in nodes)),
+        zoneinfo=Zoneinfo(zones, tuple(Node(node, None, None, None, None, mapped, shmem) for node in nodes)),
         vmstat=Vmstat(**values),
         meminfo=Meminfo(
             total_kb=16_000_000,

@@ -7,13 +7,8 @@ from dataclasses import replace
 import pytest
 
 from memnotify_cuse.kernel.zoneinfo import Zone
-from memnotify_cuse.scanner.evidence import (
-    Evidence,
-    Machine,
-    Reclaim,
-    find_evidence,
-    reclaim_between,
-)
+from memnotify_cuse.scanner.evidence import Evidence, Reclaim, find_evidence, reclaim_between
+from memnotify_cuse.scanner.machine import Machine
 from memnotify_cuse.scanner.outlook import Outlook, OutlookTracker
 from memnotify_cuse.scanner.sample import Sample
 from tests.scanner.samples import CLASSIC, MGLRU, deactivate, direct_begin, sample, shrink, zone
@@ -33,7 +28,7 @@ def evidence(
     before: Sample, now: Sample, machine: Machine = CLASSIC, recent: Reclaim | None = None
 ) -> dict[int, Evidence]:
     """The evidence of one interval, with nothing scanned in the second before it."""
-    tracker = OutlookTracker(machine.page_kb)
+    tracker = OutlookTracker(machine)
     tracker.update(before)
     reclaim = reclaim_between(before, now)
     return find_evidence(before, now, reclaim, recent or reclaim, tracker.update(now), machine)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from memnotify_cuse.kernel.zoneinfo import Zone
 from memnotify_cuse.scanner.outlook import Outlook, OutlookTracker, Responses
-from tests.scanner.samples import MS, sample, zone
+from tests.scanner.samples import CLASSIC, MGLRU, MS, sample, zone
 
 MIB = 256
 """Pages."""
@@ -22,7 +24,7 @@ def machine(left_mib: float, *, file_mib: float = 0, present: int = PRESENT) -> 
 
 def outlooks(*left_mib: float, every_ms: int = 100) -> list[Outlook]:
     """What comes of samples of a machine without swap."""
-    tracker = OutlookTracker(page_kb=4)
+    tracker = OutlookTracker(CLASSIC)
     return [
         tracker.update(sample(machine(left), time_ms=number * every_ms, swap_kb=0))[0]
         for number, left in enumerate(left_mib)
@@ -31,23 +33,39 @@ def outlooks(*left_mib: float, every_ms: int = 100) -> list[Outlook]:
 
 class TestLeft:
     def test_free_and_file_pages_above_the_watermark(self) -> None:
-        tracker = OutlookTracker(page_kb=4)
+        tracker = OutlookTracker(CLASSIC)
         assert tracker.update(sample(machine(100, file_mib=60), swap_kb=0))[0].left_pages == 100 * MIB
 
     def test_program_text_is_not_to_be_had(self) -> None:
-        tracker = OutlookTracker(page_kb=4)
+        tracker = OutlookTracker(CLASSIC)
         now = sample(machine(100, file_mib=60), swap_kb=0, mapped=20 * MIB)
         assert tracker.update(now)[0].left_pages == 80 * MIB
 
+    def test_shared_memory_that_is_mapped_is_not_program_text(self) -> None:
+        now = sample(machine(100, file_mib=60), swap_kb=0, mapped=20 * MIB, shmem=15 * MIB)
+        assert OutlookTracker(CLASSIC).update(now)[0].text_pages == 5 * MIB
+
+    def test_mapped_data_that_nobody_needs_any_more_is_to_be_had(self) -> None:
+        """As packs that `git gc` maps: of 200 MiB of files 170 are mapped, and 40 of all are on the active list."""
+        idle = replace(machine(300, file_mib=200), active_file_pages=40 * MIB, inactive_file_pages=160 * MIB)
+        now = sample(idle, swap_kb=0, mapped=170 * MIB)
+        assert OutlookTracker(CLASSIC).update(now)[0].text_pages == (40 + 32) * MIB
+        assert OutlookTracker(MGLRU).update(now)[0].text_pages == 32 * MIB
+
+    @pytest.mark.parametrize(("present_mib", "text_mib"), [(256, 32), (1024, 64), (100_000, 512)])
+    def test_what_may_be_text_is_a_16th_of_the_node_within_bounds(self, present_mib: int, text_mib: int) -> None:
+        now = sample(machine(900, file_mib=800, present=present_mib * MIB), swap_kb=0, mapped=800 * MIB)
+        assert OutlookTracker(MGLRU).update(now)[0].text_pages == text_mib * MIB
+
     def test_what_swap_wins_counts_as_far_as_there_is_something_to_swap(self) -> None:
-        tracker = OutlookTracker(page_kb=4)
+        tracker = OutlookTracker(CLASSIC)
         few = sample(machine(100), swap_kb=4 * 10 * MIB)
         many = sample(machine(100), swap_kb=10_000_000)
         assert tracker.update(few)[0].left_pages == 110 * MIB
         assert tracker.update(many)[0].left_pages == 100 * MIB + 100_000, "the anonymous pages of a test zone"
 
     def test_a_zone_below_its_watermark_takes_nothing_from_another(self) -> None:
-        tracker = OutlookTracker(page_kb=4)
+        tracker = OutlookTracker(CLASSIC)
         now = sample(machine(100), zone("DMA32", free=0, file=0, high=MIB), swap_kb=0)
         assert tracker.update(now)[0].left_pages == 100 * MIB
 
@@ -135,12 +153,12 @@ class TestHeadroom:
 
     @pytest.mark.parametrize(("present_mib", "floor_mib"), [(64, 4), (512, 8), (100_000, 64)])
     def test_the_floor_is_a_64th_within_4_and_64_mib(self, present_mib: int, floor_mib: int) -> None:
-        tracker = OutlookTracker(page_kb=4)
+        tracker = OutlookTracker(CLASSIC)
         now = tracker.update(sample(machine(50, present=present_mib * MIB), swap_kb=0))[0]
         assert now.headroom_pages == floor_mib * MIB
 
     def test_can_be_given(self) -> None:
-        tracker = OutlookTracker(page_kb=4, headroom_kb=40 * 1024)
+        tracker = OutlookTracker(CLASSIC, headroom_kb=40 * 1024)
         tracker.update(sample(machine(100), time_ms=0, swap_kb=0))
         assert tracker.update(sample(machine(41), time_ms=500, swap_kb=0))[0].headroom_pages == 40 * MIB
 

@@ -16,7 +16,7 @@ from memnotify_cuse.kernel.trace import TraceEvent
 from memnotify_cuse.kernel.vmstat import Vmstat
 from memnotify_cuse.kernel.zoneinfo import Node, Zone, ZoneId, Zoneinfo
 from memnotify_cuse.scanner.errors import RecordingError
-from memnotify_cuse.scanner.evidence import Machine
+from memnotify_cuse.scanner.machine import Machine
 from memnotify_cuse.scanner.recording import (
     FORMAT,
     Decoder,
@@ -190,7 +190,8 @@ def test_a_malformed_change_is_named_with_its_line(change: dict[str, object], re
     ("change", "reason"),
     [
         ({"format": "other"}, "not a recording of memnotify"),
-        ({"version": 2}, "version 2 of the format; this memnotify reads version 1"),
+        ({"version": 3}, "version 3 of the format; this memnotify reads versions 1 to 2"),
+        ({"version": True}, "version True of the format"),
         ({"version": None}, "version None of the format"),
         ({"page_kb": 0}, "no page_kb"),
         ({"mglru": 1}, "no mglru"),
@@ -210,3 +211,14 @@ def test_a_header_may_say_more_than_this_version_knows() -> None:
     raw = json.loads(encode_header(HEADER)) | {"weather": "fine"}
     assert raw["format"] == FORMAT
     assert decoded([json.dumps(raw).encode()]) == (HEADER, [])
+
+
+def test_the_first_version_had_no_count_of_shared_memory() -> None:
+    header, first = encoded([sample(time_ms=5)])
+    raw = json.loads(first)
+    del raw["nodes"]["0"]["shmem_pages"]
+    old = [json.dumps(json.loads(header) | {"version": 1}).encode(), json.dumps(raw).encode()]
+    _, (read,) = decoded(old)
+    assert read.zoneinfo.nodes[0].shmem_pages is None
+    with pytest.raises(RecordingError, match="0 lacks shmem_pages"):
+        decoded([header, old[1]])

@@ -17,7 +17,7 @@ from typing import Final
 
 from memnotify_cuse.board import Board, ZoneState
 from memnotify_cuse.kernel.zoneinfo import ZoneId
-from memnotify_cuse.scanner.evidence import Machine
+from memnotify_cuse.scanner.machine import Machine
 from memnotify_cuse.scanner.recordfile import Recording
 from memnotify_cuse.scanner.replay import Player
 from memnotify_cuse.scanner.sample import Sample
