@@ -1,11 +1,12 @@
 """`make detection`: who is told when memory runs out, by what, how early, and who survives; on a Debian kernel.
 
-    python -m benchmarks.detection [--peers WORKLOAD …] [--report]
+    python -m benchmarks.detection [--peers WORKLOAD …] [--boots NAME …] [--jobs N] [--report]
 
-Boots a guest for each combination of swap and LRU kind (see tests/guest/experiment.py for the experiments), writes
-build/results/detection.json, and from it docs/detection.md and docs/detection.svg. In the workloads of --peers there
-are also runs in which the client listens to something else than the device, one for each (default: cold; each takes
-about ten minutes). --report only writes the page anew.
+Boots a guest for each combination of swap and LRU kind (tests/guest/scenarios.py has the experiments), measures on the
+machine itself how much time a notice leaves at full speed (benchmarks/lead.py), and writes
+build/results/detection.json, and from it docs/detection.md and docs/detection.svg. In the workloads of --peers there are also runs in which the client
+listens to something else than the device, one for each. With --boots only these are measured; the rows of the others
+stay as they are. --report only writes the page anew.
 """
 
 from __future__ import annotations
@@ -17,28 +18,33 @@ import shutil
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks import lead
+from benchmarks.detection_picture import draw
 from benchmarks.detection_report import write_page
 from tests.support.guest.boot import Guest, Shape
 from tests.support.guest.disk import PROJECT
 from tests.support.guest.kernel import GuestUnavailableError
 from tests.support.guest.prepare import prepare, results_of
+from tests.support.guest.workdisk import make_work_disk
 
 RESULT: Final = PROJECT / "build" / "results" / "detection.json"
-LIMIT_S: Final = 3600.0
+LIMIT_S: Final = 5400.0
+LEAD: Final = "lead"
 WORKLOADS: Final = ("cold", "hot", "mixed")
 SPEEDS_MIB_S: Final = (4, 64, 0)
 """0: as fast as the processor can."""
-CHURN_S: Final = 600
+
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Boot:
-    """One guest and what is measured in it."""
+    """One guest and what is measured in it (see tests/guest/run.py)."""
 
     name: str
     shape: Shape
@@ -46,76 +52,26 @@ class Boot:
 
 
 def boots(peers: Sequence[str]) -> list[Boot]:
-    experiments = [f"{kind}:{workload}" for workload in WORKLOADS for kind in ("off", "on", "onlookers")]
-    experiments += [f"peers:{workload}" for workload in peers]
-    experiments += [f"cache:{load}" for load in ("stream", "database", "backup")]
-    found = [
-        Boot(f"detection-{swap}-{lru}", Shape(swap=swap, lru=lru), (*experiments, *_speeds(swap, lru)))
-        for swap in ("zram", "none")
-        for lru in ("classic", "mglru")
-    ]
-    return [Boot("detection-churn", Shape(memory_mib=224), ("churn",)), *found]
+    """All guests: the long ones first, so that two at a time end together."""
+    found = []
+    for swap in ("zram", "none"):
+        for lru in ("classic", "mglru"):
+            experiments = [f"{kind}:{workload}" for workload in WORKLOADS for kind in ("off", "on", "onlookers")]
+            experiments += ["cache:all", "hover"]
+            experiments += [f"speed:{speed}" for speed in SPEEDS_MIB_S] if lru == "classic" else []
+            found.append(Boot(f"detection-{swap}-{lru}", Shape(swap=swap, lru=lru), tuple(experiments)))
+    for boot in list(found) if peers else []:
+        experiments = [f"peers:{workload}" for workload in peers]
+        found.append(Boot(f"{boot.name}-peers", boot.shape, tuple(experiments)))
+    return [*found, Boot("detection-churn", Shape(memory_mib=224), ("churn",))]
 
 
-def _speeds(swap: str, lru: str) -> list[str]:
-    return [f"speed:{speed}" for speed in SPEEDS_MIB_S] if lru == "classic" else []
-
-
-def inside(experiments: list[str]) -> int:
-    """Run the experiments; in the guest. Each row is written at once."""
-    from tests.guest.experiment import (
-        DEVICE,
-        Place,
-        churn,
-        headline,
-        low_memory_monitor,
-        onlookers,
-        page_cache,
-        peers,
-        save,
-        server,
-    )
-
-    results = Path(os.environ["MEMNOTIFY_RESULTS"])
-    logs = Path("/run/logs")
-    logs.mkdir()
-    place = Place(
-        Path(os.environ["MEMNOTIFY_PROGRAMS"]),
-        Path(os.environ["MEMNOTIFY_STREAM_DISK"]),
-        os.environ["MEMNOTIFY_SWAP"],
-        logs,
-        results,
-    )
-    without = [each for each in experiments if each.startswith("off:")]
-    for each in without:
-        save(headline(place, each.partition(":")[2], "none", None), results)
-    alone = experiments == ["churn"]
-    with server(results), nullcontext() if alone else low_memory_monitor(place):
-        for each in experiments:
-            kind, _, what = each.partition(":")
-            match kind:
-                case "on":
-                    save(headline(place, what, "device", DEVICE), results)
-                case "onlookers":
-                    save(onlookers(place, what), results)
-                case "speed":
-                    save(onlookers(place, "cold", rate_mib_s=int(what)), results)
-                case "peers":
-                    for name, source in peers().items():
-                        save(headline(place, what, name, source), results)
-                case "cache":
-                    save(page_cache(place, what), results)
-                case "churn":
-                    save(churn(place, CHURN_S), results)
-    return 0
-
-
-def measure(guest: Guest, boot: Boot) -> list[dict[str, Any]]:
+def measure(guest: Guest, work_disk: Path, boot: Boot) -> list[Row]:
     """The rows of one boot, as far as it came."""
     results = results_of(boot.name)
     shutil.rmtree(results, ignore_errors=True)
-    command = [sys.executable, "-m", "benchmarks.detection", "--inside", *boot.experiments]
-    code = guest.run(boot.shape, command, results, limit_s=LIMIT_S)
+    command = [sys.executable, "-m", "tests.guest.run", *boot.experiments]
+    code = guest.run(boot.shape, command, results, limit_s=LIMIT_S, work_disk=work_disk)
     rows = results / "rows.jsonl"
     found = [json.loads(line) for line in rows.read_text().splitlines()] if rows.exists() else []
     print(f"detection: {boot.name}: {len(found)} rows, exit code {code}", flush=True)
@@ -125,33 +81,74 @@ def measure(guest: Guest, boot: Boot) -> list[dict[str, Any]]:
     return found
 
 
+def merged(before: list[Row], measured: dict[str, list[Row]]) -> list[Row]:
+    """The rows of `before`, with those of the boots that were `measured` in the place of their own."""
+    rows = [row for row in before if row["boot"] not in measured]
+    return rows + [{"boot": name, **row} for name, found in measured.items() for row in found]
+
+
+def save(rows: list[Row]) -> None:
+    """Write the rows, one a line."""
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+
+
+def load() -> list[Row]:
+    """The rows of the last run; none if there was none."""
+    return list(json.loads(RESULT.read_text())) if RESULT.exists() else []
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Exit code 0 when there are rows of every boot, 1 when some are missing, 2 when no guest can be had."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.detection", description="Measure detection.")
     parser.add_argument(
-        "--peers", nargs="*", choices=WORKLOADS, default=["cold"], help="where clients listen to something else, too"
+        "--peers",
+        nargs="*",
+        choices=WORKLOADS,
+        default=["cold", "hot"],
+        help="where clients listen to something else, too (default: cold hot; each takes about ten minutes a guest)",
     )
+    parser.add_argument("--boots", nargs="+", metavar="NAME", help=f"only these, or {LEAD}; --list names them")
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="guests at a time")
+    parser.add_argument("--list", action="store_true", help="name the boots")
     parser.add_argument("--report", action="store_true", help="only write the page from the last results")
-    parser.add_argument("--inside", nargs="+", metavar="EXPERIMENT", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
-    if options.inside:
-        return inside(options.inside)
-    if options.report:
-        write_page(json.loads(RESULT.read_text()))
+    known = {boot.name: boot for boot in boots(options.peers)}
+    names = options.boots or [LEAD, *known]
+    unknown = [name for name in names if name not in known and name != LEAD]
+    if unknown:
+        parser.error(f"no boot {unknown[0]}; there are {', '.join([LEAD, *known])}")
+    if options.list:
+        print("\n".join([LEAD, *known]))
         return 0
-    try:
-        guest = prepare()
-    except GuestUnavailableError as error:
-        print(f"detection not measured: {error}")
-        return 2
-    chosen = boots(options.peers)
-    with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
-        measured = list(pool.map(lambda boot: measure(guest, boot), chosen))
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    rows = [row for rows in measured for row in rows]
-    RESULT.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+    if options.report:
+        return _report(load())
+    measured: dict[str, list[Row]] = {}
+    if LEAD in names:
+        measured[LEAD] = lead.measure()
+    chosen = [known[name] for name in names if name != LEAD]
+    if chosen:
+        try:
+            guest = prepare()
+            work_disk = make_work_disk(guest.system_disk.parent)
+        except GuestUnavailableError as error:
+            print(f"detection not measured: {error}")
+            return 2
+        with ThreadPoolExecutor(max(1, options.jobs)) as pool:
+            for boot, rows in zip(chosen, pool.map(partial(measure, guest, work_disk), chosen), strict=True):
+                measured[boot.name] = rows
+                save(merged(load(), {boot.name: rows}))
+    save(merged(load() if options.boots else [], measured))
+    return _report(load()) or int(not all(measured.values()))
+
+
+def _report(rows: list[Row]) -> int:
+    if not rows:
+        print("no results yet: run it without --report first")
+        return 1
     write_page(rows)
-    return 0 if all(measured) else 1
+    draw(rows)
+    return 0
 
 
 if __name__ == "__main__":

@@ -27,7 +27,9 @@ class FakeGuest(Guest):
         object.__setattr__(self, "code", code)
         object.__setattr__(self, "files", files)
 
-    def run(self, shape: Shape, command: object, results: Path, *, limit_s: float) -> int | None:
+    def run(
+        self, shape: Shape, command: object, results: Path, *, limit_s: float, work_disk: Path | None = None
+    ) -> int | None:
         results.mkdir(parents=True)
         for name, text in self.files.items():  # type: ignore[attr-defined]
             (results / name).write_text(text)

@@ -5,26 +5,19 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.guest.experiment import Place, Row, save, server
+from tests.guest.experiment import Place, Row, save
+from tests.guest.scenarios import server
 
 
 @pytest.fixture(scope="session")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     """Where the experiments take place: never on the machine itself, whose memory must not run out."""
-    results = os.environ.get("MEMNOTIFY_RESULTS")
-    if not results:
+    if "MEMNOTIFY_RESULTS" not in os.environ:
         pytest.skip("guest tier: runs in a virtual machine, by `make test-vm`")
-    return Place(
-        programs=Path(os.environ["MEMNOTIFY_PROGRAMS"]),
-        disk=Path(os.environ["MEMNOTIFY_STREAM_DISK"]),
-        swap=os.environ["MEMNOTIFY_SWAP"],
-        logs=tmp_path_factory.mktemp("logs"),
-        results=Path(results),
-    )
+    return Place.of_boot(tmp_path_factory.mktemp("logs"))
 
 
 @pytest.fixture

@@ -9,7 +9,9 @@ import subprocess
 
 import pytest
 
-from tests.guest.experiment import DEVICE, Place, Row, headline, onlookers, page_cache
+from tests.guest.experiment import Place, Row
+from tests.guest.listeners import DEVICE
+from tests.guest.scenarios import headline, onlookers, page_cache
 
 WORKLOADS = ["cold", "hot", "mixed"]
 BYSTANDER_LIMIT_MS = 2000.0

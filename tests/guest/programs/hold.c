@@ -1,5 +1,5 @@
 /* Holds a cache of MIB, listens, and at each notice gives STEP_KIB of it back after REACT_MS, until nothing is left.
- * With REFILL in its environment it takes STEP_KIB back whenever it has not been told for a second, up to MIB again.
+ * With REFILL in its environment it takes STEP_KIB back whenever it has not been told for a second, up to REFILL MiB.
  * With MIB 0 it only listens. Says "ready", "notice ...", "freed KIB"; ends on SIGTERM.
  *
  *   hold MIB STEP_KIB REACT_MS device PATH                   poll() on the device, and read the record
@@ -125,10 +125,10 @@ int main(int argc, char **argv)
 	if (argc < 5)
 		return 2;
 	size_t left = strtoul(argv[1], NULL, 10) * MIB, step = strtoul(argv[2], NULL, 10) * 1024;
-	size_t whole = left;
 	int refill = getenv("REFILL") != NULL;
+	size_t whole = refill ? strtoul(getenv("REFILL"), NULL, 10) * MIB : left;
 	int64_t react_ns = strtoll(argv[3], NULL, 10) * 1000000LL;
-	char *cache = left ? map(left) : NULL, text[512];
+	char *cache = whole ? map(whole) : NULL, text[512];
 	int meminfo = strcmp(argv[4], "percent") ? -1 : open("/proc/meminfo", O_RDONLY);
 
 	if (left)

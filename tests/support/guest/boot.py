@@ -11,12 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from tests.support.guest.disk import LABEL, PROJECT, bound_paths, make_stream_disk
 from tests.support.guest.kernel import Kernel
+from tests.support.guest.workdisk import LABEL as WORK_LABEL
 
 KVM_PROBE_S: Final = 15.0
 
@@ -45,20 +47,27 @@ class Guest:
     programs: Path
     kvm: bool
 
-    def run(self, shape: Shape, command: Sequence[str], results: Path, *, limit_s: float) -> int | None:
+    def run(
+        self, shape: Shape, command: Sequence[str], results: Path, *, limit_s: float, work_disk: Path | None = None
+    ) -> int | None:
         """Boot, run `command` in the project's folder, shut down. The command's exit code, None if none came.
+
+        The guest gets a copy of `work_disk`, under $MEMNOTIFY_WORK.
 
         The guest may write to `results`, which is $MEMNOTIFY_RESULTS there; the console goes to results/console.log.
         """
         results.mkdir(parents=True, exist_ok=True)
         script, code = results / "run.sh", results / "exit-code"
         code.unlink(missing_ok=True)
-        script.write_text(_script(shape, self.programs, command, results))
+        script.write_text(_script(shape, self.programs, command, results, with_work=work_disk is not None))
         script.chmod(0o755)
         # A disk belongs to one guest: qemu locks it, and another boot may run beside this one.
         system_disk = results / "system.img"
         shutil.copy(self.system_disk, system_disk)
         disks = [system_disk, make_stream_disk(results)]
+        if work_disk is not None:
+            disks.append(results / "work.img")
+            subprocess.run(["cp", "--sparse=always", str(work_disk), str(disks[-1])], check=True)
         try:
             _run_on_terminal(self._vng(shape, script, results, disks), results / "console.log", limit_s)
         finally:
@@ -99,7 +108,7 @@ def vng_problem() -> str | None:
     return None if (Path(sys.executable).parent / "vng").exists() else "virtme-ng is not installed"
 
 
-def _script(shape: Shape, programs: Path, command: Sequence[str], results: Path) -> str:
+def _script(shape: Shape, programs: Path, command: Sequence[str], results: Path, *, with_work: bool) -> str:
     lines = [
         "#!/bin/sh",
         "set -eu",
@@ -110,13 +119,16 @@ def _script(shape: Shape, programs: Path, command: Sequence[str], results: Path)
         "for module in ext4 fuse cuse zram; do modprobe $module || true; done",
         "mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing",
         f"system=$(findfs LABEL={LABEL})",
-        'stream=$(ls /dev/sd? /dev/vd? 2>/dev/null | grep -v "$system" | tail -1)',
+        f"work=$(findfs LABEL={WORK_LABEL} || true)",
+        'stream=$(ls /dev/sd? /dev/vd? 2>/dev/null | grep -vx -e "$system" -e "${work:-none}" | tail -1)',
         "mkdir -p /run/system && mount -o ro $system /run/system",
         *[f"mount --bind /run/system{path} {path}" for path in map(str, bound_paths(programs))],
         # cgroup v1's memory controller, for memory.pressure_level; not everywhere.
         "mkdir -p /run/cgroup-v1-memory && mount -t cgroup -o memory cgroup /run/cgroup-v1-memory || true",
         f"echo {'y' if shape.lru == 'mglru' else 'n'} > /sys/kernel/mm/lru_gen/enabled",
     ]
+    if with_work:
+        lines += ["mkdir -p /run/work && mount $work /run/work", "export MEMNOTIFY_WORK=/run/work"]
     if shape.swap == "zram":
         lines += [
             f"echo {shape.memory_mib // 2}M > /sys/block/zram0/disksize",
@@ -185,4 +197,5 @@ def _end_session(process: subprocess.Popen[bytes]) -> None:
             except OSError:
                 continue
         process.kill()
-        process.wait(10)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(10)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 META_PACKAGE = "linux-image-amd64"
+COMMAND_LIMIT_S = 300.0
+"""A download from a server that does not answer is not waited for for ever."""
 TOOLS = {
     "qemu-system-x86_64": "qemu-system-x86",
     "busybox": "busybox-static",
@@ -74,9 +76,13 @@ def _unpack(package: Path, directory: Path) -> None:
 
 def _run(command: list[str], directory: Path) -> None:
     try:
-        result = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+        result = subprocess.run(
+            command, cwd=directory, capture_output=True, text=True, check=False, timeout=COMMAND_LIMIT_S
+        )
     except OSError as error:
         raise GuestUnavailableError(f"{command[0]}: {error.strerror}") from error
+    except subprocess.TimeoutExpired:
+        raise GuestUnavailableError(f"{' '.join(command)}: not over within {COMMAND_LIMIT_S:.0f} s") from None
     if result.returncode:
         last = (result.stderr.strip() or result.stdout.strip() or "no message").splitlines()[-1]
         raise GuestUnavailableError(f"{' '.join(command)}: {last}")

@@ -46,11 +46,13 @@ def _fetch_low_memory_monitor(programs: Path) -> None:
     """The daemon, for `make detection` to measure beside the device; where it cannot be had, it is left out."""
     if (programs / LOW_MEMORY_MONITOR).exists():
         return
-    with tempfile.TemporaryDirectory() as name, suppress(OSError):
+    with tempfile.TemporaryDirectory() as name, suppress(OSError, subprocess.TimeoutExpired):
         directory = Path(name)
         # apt downloads as a user of its own.
         directory.chmod(0o777)
-        subprocess.run(["apt-get", "-q", "download", LOW_MEMORY_MONITOR], cwd=directory, capture_output=True)
+        subprocess.run(
+            ["apt-get", "-q", "download", LOW_MEMORY_MONITOR], cwd=directory, capture_output=True, timeout=120
+        )
         for package in directory.glob("*.deb"):
             subprocess.run(["dpkg-deb", "-x", str(package), str(directory)], capture_output=True)
         for binary in directory.glob(f"usr/libexec/{LOW_MEMORY_MONITOR}"):

@@ -1,0 +1,112 @@
+"""Makes the recordings of tests/fixtures/traces/guest: what the scanner sees in the experiments of the guest tier.
+
+    python -m tests.support.guest.captures [NAME …]
+
+NAME is a combination of swap and LRU kind, as zram-mglru (default: all four, about half an hour without KVM).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from memnotify_cuse.scanner.recordfile import Recording, RecordingWriter
+from memnotify_cuse.scanner.sample import Sample
+from tests.guest.experiment import Log
+from tests.support.guest.boot import Guest, Shape
+from tests.support.guest.disk import PROJECT
+from tests.support.guest.kernel import GuestUnavailableError
+from tests.support.guest.prepare import prepare, results_of
+from tests.support.guest.workdisk import make_work_disk
+
+FIXTURES: Final = PROJECT / "tests" / "fixtures" / "traces" / "guest"
+LIMIT_S: Final = 3600.0
+EXPERIMENTS: Final = ("onlookers:cold", "onlookers:hot", "onlookers:mixed", "cache:all")
+SHAPES: Final = {
+    f"{swap}-{lru}": Shape(swap=swap, lru=lru) for swap in ("zram", "none") for lru in ("classic", "mglru")
+}
+AFTER_NS: Final = 500_000_000
+"""How much is kept of what came after the OOM kill."""
+
+
+def capture(guest: Guest, work_disk: Path, name: str) -> int:
+    """Boot, run the experiments, and keep their recordings; how many there are."""
+    results = results_of(f"captures-{name}")
+    shutil.rmtree(results, ignore_errors=True)
+    command = [sys.executable, "-m", "tests.guest.run", "--record", *EXPERIMENTS]
+    code = guest.run(SHAPES[name], command, results, limit_s=LIMIT_S, work_disk=work_disk)
+    rows = results / "rows.jsonl"
+    lines = rows.read_text().splitlines() if rows.exists() else []
+    logs = sorted((results / "logs").iterdir()) if lines else []
+    for folder, line in zip(logs, lines, strict=False):
+        row = json.loads(line)
+        keep(folder, row, FIXTURES / f"{name}-{row['workload'].replace(' ', '-')}.jsonl.gz")
+    print(f"captures: {name}: {len(lines)} recordings, exit code {code}", flush=True)
+    if code != 0:
+        log = results / "output.log"
+        print(log.read_text(errors="replace")[-2000:] if log.exists() else "it did not boot", flush=True)
+    return len(lines)
+
+
+def keep(folder: Path, row: dict[str, Any], path: Path) -> None:
+    """Write the recording in `folder` to `path`, with the moments that the kernel's counters tell of."""
+    recording = Recording(folder / "0-recording.jsonl.gz")
+    marks = moments(Log(next(folder.glob("*-watch.log"))))
+    title = f"{row['swap']} swap, {row['lru']}, {row['workload']}: nobody gives anything back"
+    samples = list(recording.samples())
+    if "oom_kill_ns" in marks:
+        samples = [each for each in samples if each.time_ns <= marks["oom_kill_ns"] + AFTER_NS]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with RecordingWriter(path, replace(recording.header, title=title, marks=marks), replace=True) as writer:
+        for each in samples:
+            writer.write(without_events(each))
+
+
+def without_events(sample: Sample) -> Sample:
+    """The sample without what the trace told but for anonymous pages: thousands of lines about page cache."""
+    if sample.events is None:
+        return sample
+    return replace(sample, events=tuple(event for event in sample.events if event.anon))
+
+
+def moments(watch: Log) -> dict[str, int]:
+    """When anonymous pages were first scanned, and when the OOM killer first struck; without what did not happen."""
+    found: dict[str, int] = {}
+    first: list[str] | None = None
+    for time_ns, text in watch.lines("vmstat"):
+        counters = text.split()
+        first = first or counters
+        if counters[0] != first[0]:
+            found.setdefault("first_anon_scan_ns", time_ns)
+        if counters[3] != first[3]:
+            found.setdefault("oom_kill_ns", time_ns)
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.support.guest.captures", description="Record experiments.")
+    parser.add_argument("name", nargs="*", metavar="NAME", help=", ".join(SHAPES))
+    options = parser.parse_args(arguments)
+    unknown = [name for name in options.name if name not in SHAPES]
+    if unknown:
+        parser.error(f"no combination {unknown[0]}; there are {', '.join(SHAPES)}")
+    try:
+        guest = prepare()
+        work_disk = make_work_disk(guest.system_disk.parent)
+    except GuestUnavailableError as error:
+        print(f"no captures: {error}")
+        return 2
+    with ThreadPoolExecutor(2) as pool:
+        counts = list(pool.map(partial(capture, guest, work_disk), options.name or SHAPES))
+    return int(not all(counts))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
