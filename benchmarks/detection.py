@@ -4,9 +4,9 @@
 
 Boots a guest for each combination of swap and LRU kind (tests/guest/scenarios.py has the experiments), measures on the
 machine itself how much time a notice leaves at full speed (benchmarks/lead.py), and writes
-build/results/detection.json, and from it docs/detection.md and docs/detection.svg. In the workloads of --peers there are also runs in which the client
-listens to something else than the device, one for each. With --boots only these are measured; the rows of the others
-stay as they are. --report only writes the page anew.
+build/results/detection.json, and from it docs/detection.md and docs/detection.svg. In the workloads of --peers there
+are also runs in which the client listens to something else than the device, one for each. With --boots only these are
+measured; the rows of the others stay as they are. --report only writes the page anew.
 """
 
 from __future__ import annotations

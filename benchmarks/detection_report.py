@@ -10,7 +10,6 @@ from benchmarks.report import Table, wrapped
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
 PAGE: Final = DOCS / "detection.md"
-PICTURE: Final = DOCS / "detection.svg"
 
 Row = dict[str, Any]
 
@@ -41,15 +40,29 @@ LISTENERS_ARE: Final = (
 )
 
 
+HOVERING: Final = (
+    "A program that holds almost all of the memory takes 4 MiB more in each second in which it is left alone, and "
+    "gives 4 MiB back whenever it is told. So it is the load itself that goes to and fro, up to once in a second. "
+    "Raises are a zone's changes from clear to under pressure; each of its steps can bring one about, and none should "
+    "come without one."
+)
+SPEEDS: Final = "In the guests, when nobody gives anything back: from the first notice to the OOM kill."
+NATIVE: Final = (
+    "No guest is as fast as a real machine. So this was measured on the machine itself, made small "
+    "(benchmarks/lead.py): most of its free memory is set aside, and a program takes what is left above the raised "
+    "watermarks. The lead here is the time from the return from poll() until nothing is left above the high watermark; "
+    "the OOM killer would come later still. Pages are of 4 KiB, or of 2 MiB where it says so."
+)
+
+
 def write_page(rows: Sequence[Row]) -> None:
-    """Write the page and the picture."""
+    """Write the page."""
     PAGE.write_text(page(rows))
-    draw(rows)
 
 
 def page(rows: Sequence[Row]) -> str:
     """The text of the page."""
-    kernels = ", ".join(sorted({row["kernel"] for row in rows}))
+    kernels = ", ".join(sorted({row["kernel"] for row in rows if row["workload"] != "lead"}))
     parts = ["# Detection", *map(wrapped, INTRODUCTION), f"Kernel: {kernels}."]
     parts += ["## With the device and without", str(_survival(rows)), _shortfalls(rows)]
     parts += ["## Who is told, and when", wrapped(LISTENERS_ARE), *map(str, _leads(rows))]
@@ -58,9 +71,14 @@ def page(rows: Sequence[Row]) -> str:
     if others:
         parts += ["## The same client, told by something else", str(_others(rows))]
     parts += ["## Page cache alone: told in vain", str(_vain(rows))]
-    speeds = _speeds(rows)
+    hovering = _hovering(rows)
+    if hovering.rows:
+        parts += ["## At the threshold", wrapped(HOVERING), str(hovering)]
+    speeds, native = _speeds(rows), _native(rows)
     if speeds.rows:
-        parts += ["## How much time there is, by speed", str(speeds)]
+        parts += ["## How much time there is, by speed", wrapped(SPEEDS), str(speeds)]
+    if native.rows:
+        parts += [wrapped(NATIVE), str(native)]
     parts += [_churn(row) for row in rows if row["workload"] == "churn"]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -69,11 +87,16 @@ def _is_pressure(row: Row) -> bool:
     return row["workload"] in ("cold", "hot", "mixed")
 
 
+def _is_cache(row: Row) -> bool:
+    """Whether nobody should have been told of it."""
+    return row["workload"] in ("stream", "database", "backup", "compile", "git gc")
+
+
 def _where(row: Row) -> tuple[str, str, str]:
     return row["swap"], row["lru"], row["workload"]
 
 
-def _name(where: tuple[str, str, str]) -> str:
+def name_of(where: tuple[str, str, str]) -> str:
     swap, lru, workload = where
     return f"{'no swap' if swap == 'none' else swap}, {lru}, {workload}"
 
@@ -82,7 +105,7 @@ def _find(rows: Iterable[Row], where: tuple[str, str, str], listener: str) -> Ro
     return next((row for row in rows if _where(row) == where and row["listener"] == listener), None)
 
 
-def _all_where(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
+def all_where(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
     return list(dict.fromkeys(_where(row) for row in rows if _is_pressure(row)))
 
 
@@ -98,11 +121,11 @@ def _end(row: Row) -> str:
 
 def _survival(rows: Sequence[Row]) -> Table:
     lines: list[tuple[str, ...]] = []
-    for where in _all_where(rows):
+    for where in all_where(rows):
         off, on = _find(rows, where, "none"), _find(rows, where, "device")
         lines.append(
             (
-                _name(where),
+                name_of(where),
                 f"{off['oom_kills']} killed" if off else "-",
                 _end(on) if on else "-",
                 str(on["notified"]) if on else "-",
@@ -117,16 +140,16 @@ def _survival(rows: Sequence[Row]) -> Table:
 
 def _shortfalls(rows: Sequence[Row]) -> str:
     short = []
-    for where in _all_where(rows):
+    for where in all_where(rows):
         on = _find(rows, where, "device")
         if on is not None and not on["survived"]:
             taken = f"the allocator had {on['allocated_mib']} of {on['wanted_mib']} MiB"
-            short.append(f"- {_name(where)}: {_end(on)}; {taken}.")
+            short.append(f"- {name_of(where)}: {_end(on)}; {taken}.")
         short += _told_earlier(rows, where)
     short += [
-        f"- {_name(_where(row))}: {row['notified']} notices in vain."
+        f"- {name_of(_where(row))}: {row['notified']} notices in vain."
         for row in rows
-        if row["workload"] in ("stream", "database", "backup") and row["notified"]
+        if _is_cache(row) and row["notified"]
     ]
     if not short:
         return "No row falls short."
@@ -137,7 +160,7 @@ def _onlookers(rows: Sequence[Row], where: tuple[str, str, str]) -> Row | None:
     return next((each for each in rows if _where(each) == where and each["others"] and each["rate_mib_s"] == 24), None)
 
 
-def _leads_of(rows: Sequence[Row], where: tuple[str, str, str]) -> dict[str, float | None]:
+def leads_of(rows: Sequence[Row], where: tuple[str, str, str]) -> dict[str, float | None]:
     row = _onlookers(rows, where)
     if row is None:
         return {}
@@ -159,58 +182,63 @@ def _told_earlier(rows: Sequence[Row], where: tuple[str, str, str]) -> list[str]
     lines = []
     if of_page_cache:
         what = "told before, while the kernel took page cache and had touched no anonymous page, as when a file is read"
-        lines.append(f"- {_name(where)}: {what}: {', '.join(of_page_cache)}.")
+        lines.append(f"- {name_of(where)}: {what}: {', '.join(of_page_cache)}.")
     if of_shortage:
-        lines.append(f"- {_name(where)}: told before: {', '.join(of_shortage)}.")
+        lines.append(f"- {name_of(where)}: told before: {', '.join(of_shortage)}.")
     return lines
 
 
 def _leads(rows: Sequence[Row]) -> list[Table | str]:
     lines = []
-    for where in _all_where(rows):
-        leads = _leads_of(rows, where)
+    for where in all_where(rows):
+        leads = leads_of(rows, where)
         if leads:
-            lines.append((_name(where), *(_ms(leads.get(name)) for name in LISTENERS)))
+            lines.append((name_of(where), *(_ms(leads.get(name)) for name in LISTENERS)))
     title = "Milliseconds from the first notice to the OOM kill, when nobody gives anything back:"
     return [title, Table(("combination", *LISTENERS.values()), lines)]
 
 
 def _others(rows: Sequence[Row]) -> Table:
     lines = []
-    for where in _all_where(rows):
+    for where in all_where(rows):
         cells = []
         for name in LISTENERS:
             row = _find(rows, where, name)
             cells.append("-" if row is None else _end(row))
-        lines.append((_name(where), *cells))
+        lines.append((name_of(where), *cells))
     return Table(("combination", *LISTENERS.values()), lines)
 
 
 def _vain(rows: Sequence[Row]) -> Table:
     lines = [
         (
-            _name(_where(row)),
+            name_of(_where(row)),
             str(row["notified"]),
             *(str(row["others"].get(name, {}).get("notified", "-")) for name in LISTENERS if name != "device"),
         )
         for row in rows
-        if row["workload"] in ("stream", "database", "backup")
+        if _is_cache(row)
     ]
     return Table(("combination", *LISTENERS.values()), lines)
 
 
-def _leads_by_speed(rows: Sequence[Row]) -> tuple[dict[tuple[str, int], float | None], list[int]]:
-    """The lead by swap and speed (MiB/s, 0 for as fast as it can), and the speeds in their order."""
-    found = {
+def leads_by_speed(rows: Sequence[Row]) -> dict[tuple[str, int], float | None]:
+    """The lead in the guests with the classic LRU, by swap and speed (MiB/s; 0: as fast as it can)."""
+    return {
         (row["swap"], row["rate_mib_s"]): row["lead_ms"]
         for row in rows
         if row["others"] and row["workload"] == "cold" and row["lru"] == "classic"
     }
-    return found, sorted({speed for _, speed in found}, key=lambda speed: speed or 1 << 30)
+
+
+def native_leads(rows: Sequence[Row]) -> list[tuple[int, float | None]]:
+    """MiB/s and lead, as measured without a guest."""
+    return [(row["rate_mib_s"], row["lead_ms"]) for row in rows if row["workload"] == "lead"]
 
 
 def _speeds(rows: Sequence[Row]) -> Table:
-    found, speeds = _leads_by_speed(rows)
+    found = leads_by_speed(rows)
+    speeds = sorted({speed for _, speed in found}, key=lambda speed: speed or 1 << 30)
     lines = [
         (
             f"{speed} MiB/s" if speed else "as fast as it can",
@@ -219,6 +247,34 @@ def _speeds(rows: Sequence[Row]) -> Table:
         for speed in speeds
     ]
     return Table(("allocator", "no swap: lead, ms", "zram: lead, ms"), lines if len(speeds) > 1 else [])
+
+
+def _native(rows: Sequence[Row]) -> Table:
+    lines = [
+        (
+            f"{row['asked_mib_s'] or 'as fast as it can'}{', 2 MiB' if row['pages'] == 'huge' else ''}",
+            str(row["rate_mib_s"]),
+            _ms(row["lead_ms"]),
+            ", ".join(map(_ms, row["leads_ms"])),
+        )
+        for row in rows
+        if row["workload"] == "lead"
+    ]
+    return Table(("asked for, MiB/s", "MiB/s", "lead, ms", "of runs, ms"), lines)
+
+
+def _hovering(rows: Sequence[Row]) -> Table:
+    lines = [
+        (
+            ", ".join(name_of(_where(row)).split(", ")[:2]),
+            f"{row['notified'] * 60 / row['seconds']:.0f}",
+            f"{row['raises'] * 60 / row['seconds']:.0f}",
+            "nobody" if row["survived"] else "the program",
+        )
+        for row in rows
+        if row["workload"] == "hover"
+    ]
+    return Table(("combination", "notices a minute", "raises a minute", "killed"), lines)
 
 
 def _churn(row: Row) -> str:
@@ -233,40 +289,3 @@ def _churn(row: Row) -> str:
             ),
         ]
     )
-
-
-def draw(rows: Sequence[Row]) -> None:
-    """The leads as a picture, and by speed. matplotlib is for this command alone, so it is imported here."""
-    import matplotlib
-
-    matplotlib.use("svg")
-    from matplotlib import pyplot
-
-    wheres = [where for where in _all_where(rows) if _leads_of(rows, where)]
-    if not wheres:
-        return
-    figure, (axes, curve) = pyplot.subplots(
-        2, 1, figsize=(11, 0.55 * len(wheres) + 5.5), height_ratios=(0.55 * len(wheres) + 1, 3.5)
-    )
-    height = 0.8 / len(LISTENERS)
-    for number, (name, label) in enumerate(LISTENERS.items()):
-        leads = [max(0.0, _leads_of(rows, where).get(name) or 0.0) / 1000 for where in wheres]
-        places = [index + number * height for index in range(len(wheres))]
-        axes.barh(places, leads, height, label=label, color="black" if name == "device" else None)
-    axes.set_yticks([index + 0.4 - height / 2 for index in range(len(wheres))], list(map(_name, wheres)))
-    axes.invert_yaxis()
-    axes.set_xscale("symlog", linthresh=0.1)
-    axes.set_xlabel("seconds from the first notice to the OOM kill (none: not told in time)")
-    axes.legend(fontsize="small")
-    found, speeds = _leads_by_speed(rows)
-    for swap, label in (("none", "no swap"), ("zram", "zram")):
-        leads = [(found.get((swap, speed)) or 0.0) / 1000 for speed in speeds]
-        curve.plot(range(len(speeds)), leads, marker="o", label=label)
-    curve.set_xticks(range(len(speeds)), [str(speed) if speed else "as fast as it can" for speed in speeds])
-    curve.set_yscale("symlog", linthresh=0.1)
-    curve.set_xlabel("MiB/s that the allocator takes")
-    curve.set_ylabel("seconds of lead of /dev/mem_notify")
-    curve.legend(fontsize="small")
-    figure.tight_layout()
-    figure.savefig(PICTURE, metadata={"Date": None})
-    pyplot.close(figure)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 WIDTH = 120
@@ -17,7 +18,7 @@ class Table:
     """Rows of text under their headers; the first column is left-aligned, the others are numbers."""
 
     headers: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
 
     def __str__(self) -> str:
         lines = [self.headers, *self.rows]

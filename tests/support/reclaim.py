@@ -69,8 +69,12 @@ SCALE = "watermark_scale_factor"
 BOOST = "watermark_boost_factor"
 HUGE_PAGES = "nr_hugepages"
 RESERVE_RATIO = "lowmem_reserve_ratio"
+# Since 6.7 each CPU may keep pages of its own, free but not counted as such, up to its share of the low watermark
+# (mm/page_alloc.c, zone_highsize()): gigabytes, where that is raised. With a fraction it is a part of the zone.
+CPU_LISTS = "percpu_pagelist_high_fraction"
+CPU_LISTS_FRACTION = 1000
 # In this order they are put back: first what makes the kernel reclaim, then what only takes memory away.
-SYSCTLS = (MIN_FREE, SCALE, BOOST, HUGE_PAGES, RESERVE_RATIO)
+SYSCTLS = (MIN_FREE, SCALE, BOOST, HUGE_PAGES, RESERVE_RATIO, CPU_LISTS)
 
 # The kernel's largest watermark_scale_factor: low = min + 30 %, high = min + 60 % of the zone's managed pages.
 EPISODE_SCALE = 3000
@@ -854,6 +858,8 @@ class RealReclaim:
         self._episode = result = Episode(begin_ns=time.monotonic_ns())
         self._watch(max_s)
         try:
+            if CPU_LISTS in self._undo.sysctls:
+                write_sysctl(CPU_LISTS, CPU_LISTS_FRACTION)
             self._raise_for_stream(margin_bytes, keep_bytes)
             yield result
         finally:
