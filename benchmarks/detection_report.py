@@ -26,7 +26,7 @@ LISTENERS: Final = {
 
 INTRODUCTION: Final = (
     "What `make detection` measured, in guests with a Debian kernel whose memory really ran out. Each row is one "
-    "experiment (tests/guest/experiment.py): a program holds two fifths of the memory available as a cache, another "
+    "experiment (tests/guest/scenarios.py): a program holds two fifths of the memory available as a cache, another "
     "takes what is left and three fifths of the cache besides, at 24 MiB/s. `cold` touches what it takes once, `hot` "
     "again and again, `mixed` reads four times as much from a disk meanwhile. None of it compresses, so that zram wins "
     "nothing by it. Survived means: no OOM kill, and both programs got what they wanted.",
