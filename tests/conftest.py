@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,12 @@ from tests.support.programs import Programs, compiler_problem
 from tests.support.server import Server, mount_problem
 from tests.support.sigio import NewPuppet, Puppet
 from tests.support.transport import TRANSPORTS
+
+# A shell has its background jobs ignore SIGINT, nohup SIGHUP, and what is ignored stays so in every program that a test
+# starts: Ctrl-C would not end it, and the test would wait for ever.
+for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
 LEFT_OUT = pytest.StashKey[Counter[str]]()
 """How many tests cannot run here, by the reason."""
