@@ -60,10 +60,8 @@ def boots(peers: Sequence[str]) -> list[Boot]:
             experiments += ["cache:all", "hover"]
             experiments += [f"speed:{speed}" for speed in SPEEDS_MIB_S] if lru == "classic" else []
             found.append(Boot(f"detection-{swap}-{lru}", Shape(swap=swap, lru=lru), tuple(experiments)))
-    for boot in list(found) if peers else []:
-        experiments = [f"peers:{workload}" for workload in peers]
-        found.append(Boot(f"{boot.name}-peers", boot.shape, tuple(experiments)))
-    return [*found, Boot("detection-churn", Shape(memory_mib=224), ("churn",))]
+    listened = [Boot(f"{boot.name}-peers-{each}", boot.shape, (f"peers:{each}",)) for each in peers for boot in found]
+    return [*found, *listened, Boot("detection-churn", Shape(memory_mib=224), ("churn",))]
 
 
 def measure(guest: Guest, work_disk: Path, boot: Boot) -> list[Row]:

@@ -36,10 +36,10 @@ def database(place: Place, memory_mib: int) -> None:
 
 
 def backup(place: Place, memory_mib: int) -> None:
-    """A file written, three times the memory, which makes dirty pages."""
+    """A file written, half as large again as the memory, which makes dirty pages."""
     data = os.urandom(MIB)
     with place.disk.open("r+b", buffering=0) as file:
-        for _ in range(STREAM_TIMES_MEMORY * memory_mib):
+        for _ in range(memory_mib * 3 // 2):
             file.write(data)
         os.fsync(file.fileno())
 

@@ -1,6 +1,6 @@
 """The main job on real input: the kernel reclaims real anonymous memory, and an unmodified program is told.
 
-Nothing here is near out of memory: see tests/support/reclaim.py.
+Nothing here is near out of memory: see tests/support/reclaim.
 """
 
 from __future__ import annotations

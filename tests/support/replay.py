@@ -26,6 +26,10 @@ TRACES: Final = Path(__file__).parents[1] / "fixtures" / "traces"
 """Recordings of real reclaim, most made by tests/support/capture.py."""
 
 
+GUEST_TRACES: Final = TRACES / "guest"
+"""Recordings of the experiments of the guest tier, made by tests/support/guest/captures.py."""
+
+
 @dataclass(frozen=True, slots=True)
 class Notice:
     """One zone of one notification, and when it was given (by the clock of the recording)."""
@@ -60,6 +64,11 @@ class Playback:
 def capture(name: str) -> Recording:
     """The recording `name` of tests/fixtures/traces."""
     return Recording(TRACES / f"{name}.jsonl.gz")
+
+
+def guest_capture(name: str) -> Recording:
+    """The recording `name` of tests/fixtures/traces/guest."""
+    return Recording(GUEST_TRACES / f"{name}.jsonl.gz")
 
 
 def play(recording: Recording, *, every: int = 1) -> Playback:

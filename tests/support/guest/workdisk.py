@@ -11,7 +11,7 @@ from typing import Final
 from tests.support.guest.kernel import GuestUnavailableError
 
 LABEL: Final = "memnotify-work"
-SOURCES: Final = 10
+SOURCES: Final = 6
 FUNCTIONS: Final = 150
 BLOBS: Final = 300
 BLOB_BYTES: Final = 1 << 20

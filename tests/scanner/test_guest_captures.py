@@ -1,0 +1,79 @@
+"""The rules on what was recorded in the experiments of the guest tier, in which memory really ran out, or did not.
+
+Made by `python -m tests.support.guest.captures`. In those of pressure nobody gives anything back, so each of them ends
+with the OOM killer; of the others nobody is to be told.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from memnotify_cuse.board import NOTIFY_INTERVAL_NS
+from memnotify_cuse.scanner.recordfile import Recording
+from tests.support.replay import GUEST_TRACES, guest_capture, play
+
+LOADS = ("stream", "database", "backup", "compile", "git-gc")
+NAMES = sorted(path.name.partition(".")[0] for path in GUEST_TRACES.iterdir())
+SILENT = [name for name in NAMES if name.split("-", 2)[2] in LOADS]
+PRESSURE = [name for name in NAMES if name not in SILENT]
+LEAD_S = {"zram": 30.0, "none": 3.0}
+"""By swap: how long before the OOM kill the first notice must be there. With zram it is swapping that takes so long."""
+
+AFTER_ANON_S = 1.0
+CRUMBS_S = 5.0
+"""With page cache in use beside it, reclaim takes crumbs of anonymous memory for some seconds before it is short."""
+
+
+def moment(recording: Recording, name: str) -> int | None:
+    return recording.header.marks.get(name)
+
+
+def test_there_are_recordings_of_both_kinds() -> None:
+    assert {name.split("-", 2)[2] for name in PRESSURE} == {"cold", "hot", "mixed"}
+    assert {"stream", "database"} <= {name.split("-", 2)[2] for name in SILENT}
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_nobody_is_told_of_page_cache(name: str) -> None:
+    recording = guest_capture(name)
+    assert play(recording).notices == []
+
+
+@pytest.mark.parametrize("name", SILENT)
+@pytest.mark.parametrize("every", [2, 5])
+def test_nor_by_a_scanner_that_looks_more_rarely(name: str, every: int) -> None:
+    assert play(guest_capture(name), every=every).notices == []
+
+
+@pytest.mark.parametrize("name", PRESSURE)
+def test_told_in_time_before_the_oom_killer(name: str) -> None:
+    recording = guest_capture(name)
+    kill_ns = moment(recording, "oom_kill_ns")
+    assert kill_ns is not None
+    first = play(recording).notices[0]
+    assert (kill_ns - first.time_ns) / 1e9 > LEAD_S[name.partition("-")[0]]
+    assert first.reason == ("anon_scan" if name.startswith("zram") else "file_exhausted")
+
+
+@pytest.mark.parametrize("name", [name for name in PRESSURE if name.startswith("zram")])
+def test_with_swap_told_when_the_kernel_turns_to_anonymous_pages(name: str) -> None:
+    recording = guest_capture(name)
+    anon_ns = moment(recording, "first_anon_scan_ns")
+    assert anon_ns is not None
+    limit_s = CRUMBS_S if name.endswith("mixed") else AFTER_ANON_S
+    assert abs(play(recording).notices[0].time_ns - anon_ns) / 1e9 < limit_s
+
+
+@pytest.mark.parametrize("name", PRESSURE)
+def test_told_again_until_the_end(name: str) -> None:
+    """However many have been told: whoever can still give something is asked for it.
+
+    Until the last look, that is: with zram nobody gets to run at all in the last seconds before the OOM killer.
+    """
+    recording = guest_capture(name)
+    kill_ns = moment(recording, "oom_kill_ns")
+    assert kill_ns is not None
+    looked_ns = max(sample.time_ns for sample in recording.samples() if sample.time_ns <= kill_ns)
+    before = [notice.time_ns for notice in play(recording).notices if notice.time_ns <= kill_ns]
+    assert (looked_ns - before[-1]) / 1e9 < 3.0
+    assert min(b - a for a, b in zip(before, before[1:], strict=False)) >= NOTIFY_INTERVAL_NS
