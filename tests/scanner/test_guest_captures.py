@@ -6,6 +6,8 @@ with the OOM killer; of the others nobody is to be told.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from memnotify_cuse.board import NOTIFY_INTERVAL_NS
@@ -76,4 +78,4 @@ def test_told_again_until_the_end(name: str) -> None:
     looked_ns = max(sample.time_ns for sample in recording.samples() if sample.time_ns <= kill_ns)
     before = [notice.time_ns for notice in play(recording).notices if notice.time_ns <= kill_ns]
     assert (looked_ns - before[-1]) / 1e9 < 3.0
-    assert min(b - a for a, b in zip(before, before[1:], strict=False)) >= NOTIFY_INTERVAL_NS
+    assert min(b - a for a, b in pairwise(before)) >= NOTIFY_INTERVAL_NS
