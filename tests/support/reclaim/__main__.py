@@ -9,6 +9,7 @@ import time
 from tests.support import reclaim as package
 from tests.support.reclaim.counters import MIB, SYSCTLS, ReclaimError, pressed_zones, read_sysctl, read_zones
 from tests.support.reclaim.harness import RealReclaim, supported
+from tests.support.reclaim.holder import hold
 from tests.support.reclaim.putback import restore_leftovers
 
 
@@ -74,4 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    if sys.argv[1:2] == ["_hold"]:
+        hold(int(sys.argv[2]), sys.argv[3] == "hot")
+    else:
+        sys.exit(main())

@@ -34,7 +34,7 @@ def _status_bytes(name: str) -> int:
     return 0
 
 
-def _hold(size_bytes: int, hot: bool) -> None:
+def hold(size_bytes: int, hot: bool) -> None:
     """The child: a command per line on stdin, an answer per line on stdout; the end of stdin means clean up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -111,7 +111,7 @@ class Holder:
 
     def __init__(self, size_bytes: int, *, hot: bool) -> None:
         kind = "hot" if hot else "cold"
-        command = [sys.executable, "-m", "tests.support.reclaim.holder", str(size_bytes), kind]
+        command = [sys.executable, "-m", "tests.support.reclaim", "_hold", str(size_bytes), kind]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True, cwd=PROJECT
         )
@@ -144,7 +144,3 @@ class Holder:
                 with contextlib.suppress(OSError):
                     stream.close()
         self._process.wait()
-
-
-if __name__ == "__main__":
-    _hold(int(sys.argv[1]), sys.argv[2] == "hot")
