@@ -51,7 +51,7 @@ NATIVE: Final = (
     "No guest is as fast as a real machine. So this was measured on the machine itself, made small "
     "(benchmarks/lead.py): most of its free memory is set aside, and a program takes what is left above the raised "
     "watermarks. The lead here is the time from the return from poll() until nothing is left above the high watermark; "
-    "the OOM killer would come later still. Pages are of 4 KiB, or of 2 MiB where it says so."
+    "the OOM killer would come later still."
 )
 
 
@@ -249,10 +249,14 @@ def _speeds(rows: Sequence[Row]) -> Table:
     return Table(("allocator", "no swap: lead, ms", "zram: lead, ms"), lines if len(speeds) > 1 else [])
 
 
+def _by(processes: int) -> str:
+    return f", {processes} processes" if processes > 1 else ""
+
+
 def _native(rows: Sequence[Row]) -> Table:
     lines = [
         (
-            f"{row['asked_mib_s'] or 'as fast as it can'}{', 2 MiB' if row['pages'] == 'huge' else ''}",
+            f"{row['asked_mib_s'] or 'as fast as it can'}{_by(row['processes'])}",
             str(row["rate_mib_s"]),
             _ms(row["lead_ms"]),
             ", ".join(map(_ms, row["leads_ms"])),
