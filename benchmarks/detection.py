@@ -29,8 +29,7 @@ from benchmarks.detection_report import write_page
 from tests.support.guest.boot import Guest, Shape
 from tests.support.guest.disk import PROJECT
 from tests.support.guest.kernel import GuestUnavailableError
-from tests.support.guest.prepare import prepare, results_of
-from tests.support.guest.workdisk import make_work_disk
+from tests.support.guest.prepare import prepare_for_work, results_of
 
 RESULT: Final = PROJECT / "build" / "results" / "detection.json"
 LIMIT_S: Final = 5400.0
@@ -127,8 +126,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = [known[name] for name in names if name != LEAD]
     if chosen:
         try:
-            guest = prepare()
-            work_disk = make_work_disk(guest.system_disk.parent)
+            guest, work_disk = prepare_for_work()
         except GuestUnavailableError as error:
             print(f"detection not measured: {error}")
             return 2

@@ -23,8 +23,7 @@ from tests.guest.experiment import Log
 from tests.support.guest.boot import Guest, Shape
 from tests.support.guest.disk import PROJECT
 from tests.support.guest.kernel import GuestUnavailableError
-from tests.support.guest.prepare import prepare, results_of
-from tests.support.guest.workdisk import make_work_disk
+from tests.support.guest.prepare import prepare_for_work, results_of
 
 FIXTURES: Final = PROJECT / "tests" / "fixtures" / "traces" / "guest"
 LIMIT_S: Final = 3600.0
@@ -98,8 +97,7 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         parser.error(f"no combination {unknown[0]}; there are {', '.join(SHAPES)}")
     try:
-        guest = prepare()
-        work_disk = make_work_disk(guest.system_disk.parent)
+        guest, work_disk = prepare_for_work()
     except GuestUnavailableError as error:
         print(f"no captures: {error}")
         return 2

@@ -61,7 +61,7 @@ def make_system_disk(directory: Path, programs: Path) -> Path:
     used = int(subprocess.run(["du", "-sm", stage], capture_output=True, text=True, check=True).stdout.split()[0])
     image.unlink(missing_ok=True)
     command = ["/sbin/mke2fs", "-q", "-t", "ext4", "-L", LABEL, "-O", "^has_journal", "-d", str(stage), str(image)]
-    subprocess.run([*command, f"{used * 5 // 4 + _SPARE}M"], check=True)
+    subprocess.run([*command, f"{used * 5 // 4 + _SPARE}M"], check=True, capture_output=True)
     shutil.rmtree(stage)
     return image
 

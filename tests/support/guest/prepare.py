@@ -13,6 +13,7 @@ from typing import Final
 from tests.support.guest.boot import Guest, kvm_works, vng_problem
 from tests.support.guest.disk import PROJECT, make_system_disk
 from tests.support.guest.kernel import GuestUnavailableError, fetch_kernel, missing_tools
+from tests.support.guest.workdisk import make_work_disk
 from tests.support.programs import FLAGS
 
 BUILD = PROJECT / "build" / "guest"
@@ -40,6 +41,12 @@ def prepare() -> Guest:
     print(f"guest: Linux {kernel.release}, {how}", flush=True)
     system_disk = make_system_disk(BUILD, programs)
     return Guest(kernel, system_disk, programs, kvm)
+
+
+def prepare_for_work() -> tuple[Guest, Path]:
+    """The same, and the disk with something to work on. Raises GuestUnavailableError."""
+    guest = prepare()
+    return guest, make_work_disk(BUILD)
 
 
 def _fetch_low_memory_monitor(programs: Path) -> None:
