@@ -1,0 +1,76 @@
+"""The SIGIO service: what it finds out in its thread and when it takes note of it. The rest is tests/conformance."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import pytest
+import trio
+import trio.testing
+
+from memnotify_cuse.device.device import Device
+from memnotify_cuse.fasync.locate import Locator, Place
+from memnotify_cuse.fasync.service import SigioService
+from memnotify_cuse.fasync.worker import Worker
+
+
+class OnePlace:
+    """In place of a search through processes: every file is found behind one descriptor of ours."""
+
+    unreachable = None
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    @contextmanager
+    def descriptor(self, number: int, hints: tuple[int, ...], *, prefer: int = 0) -> Iterator[tuple[Place, int] | None]:
+        yield Place(os.getpid(), self._fd), self._fd
+
+    def forget_all_but(self, numbers: set[int]) -> None:
+        pass
+
+
+class SlowFirst:
+    """In place of the thread: looks at once, and hands the first answer over only when it is let."""
+
+    def __init__(self) -> None:
+        self.let = trio.Event()
+        self._calls = 0
+
+    async def run(self, call: Callable[..., Any], *args: Any) -> Any:  # noqa: ANN401
+        result = call(*args)
+        self._calls += 1
+        if self._calls == 1:
+            await self.let.wait()
+        return result
+
+
+@pytest.fixture
+def descriptor() -> Iterator[int]:
+    ends = os.pipe()
+    yield ends[0]
+    for fd in ends:
+        os.close(fd)
+
+
+def test_of_two_looks_at_a_file_the_later_one_holds(descriptor: int) -> None:
+    """An owner that was set between the two is not forgotten because the first answer comes last."""
+
+    async def main() -> None:
+        device, worker = Device(4), SlowFirst()
+        service = SigioService(device, cast(Locator, OnePlace(descriptor)), cast(Worker, worker))
+        file = device.open(0, None, lambda _file: None)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(service._survey, [file])
+            await trio.testing.wait_all_tasks_blocked()
+            fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
+            nursery.start_soon(service._survey, [file])
+            await trio.testing.wait_all_tasks_blocked()
+            worker.let.set()
+        assert device.is_subscribed(file)
+
+    trio.run(main)
