@@ -40,6 +40,20 @@ LISTENERS_ARE: Final = (
 )
 
 
+USUAL_MIB_S: Final = 24
+SINCE_ANON: Final = (
+    "The first notice is counted from the first anonymous page that the kernel looked at (without swap it looks at "
+    "none). In `mixed` that is not yet a shortage: beside a file that is read, reclaim looks at some now and then, and "
+    "page cache serves all the same."
+)
+OF_PAGE_CACHE: Final = (
+    "They speak of page cache that is taken for the file that is read all along, no anonymous page being touched, as "
+    "they do in vain of every stream (below)."
+)
+FIXED_LINE: Final = (
+    "Its line is where it is, however fast memory is taken; the device leaves programs their memory until they need "
+    "the time to act."
+)
 HOVERING: Final = (
     "A program that holds almost all of the memory takes 4 MiB more in each second in which it is left alone, and "
     "gives 4 MiB back whenever it is told. So it is the load itself that goes to and fro, up to once in a second. "
@@ -64,7 +78,7 @@ def page(rows: Sequence[Row]) -> str:
     """The text of the page."""
     kernels = ", ".join(sorted({row["kernel"] for row in rows if row["workload"] != "lead"}))
     parts = ["# Detection", *map(wrapped, INTRODUCTION), f"Kernel: {kernels}."]
-    parts += ["## With the device and without", str(_survival(rows)), _shortfalls(rows)]
+    parts += ["## With the device and without", wrapped(SINCE_ANON), str(_survival(rows)), _shortfalls(rows)]
     parts += ["## Who is told, and when", wrapped(LISTENERS_ARE), *map(str, _leads(rows))]
     parts += ["![Lead before the OOM kill](detection.svg)"]
     others = [row for row in rows if row["listener"] in LISTENERS and row["listener"] != "device"]
@@ -145,19 +159,21 @@ def _shortfalls(rows: Sequence[Row]) -> str:
         if on is not None and not on["survived"]:
             taken = f"the allocator had {on['allocated_mib']} of {on['wanted_mib']} MiB"
             short.append(f"- {name_of(where)}: {_end(on)}; {taken}.")
-        short += _told_earlier(rows, where)
     short += [
         f"- {name_of(_where(row))}: {row['notified']} notices in vain."
         for row in rows
         if _is_cache(row) and row["notified"]
     ]
+    short += _told_earlier(rows)
     if not short:
         return "No row falls short."
     return "\n".join(["Rows that fall short:", "", *short])
 
 
 def _onlookers(rows: Sequence[Row], where: tuple[str, str, str]) -> Row | None:
-    return next((each for each in rows if _where(each) == where and each["others"] and each["rate_mib_s"] == 24), None)
+    return next(
+        (each for each in rows if _where(each) == where and each["others"] and each["rate_mib_s"] == USUAL_MIB_S), None
+    )
 
 
 def leads_of(rows: Sequence[Row], where: tuple[str, str, str]) -> dict[str, float | None]:
@@ -167,25 +183,42 @@ def leads_of(rows: Sequence[Row], where: tuple[str, str, str]) -> dict[str, floa
     return {"device": row["lead_ms"], **{name: times["lead_ms"] for name, times in row["others"].items()}}
 
 
-def _told_earlier(rows: Sequence[Row], where: tuple[str, str, str]) -> list[str]:
-    """Who was told before the device, and of what."""
-    row = _onlookers(rows, where)
-    if row is None or row["lead_ms"] is None:
-        return []
-    of_page_cache: list[str] = []
-    of_shortage: list[str] = []
-    for name, times in row["others"].items():
-        if times["lead_ms"] is not None and times["lead_ms"] > row["lead_ms"]:
-            first_ms = times["first_notice_ms"]
-            text = f"{LISTENERS[name]} ({times['lead_ms'] - row['lead_ms']:.0f} ms)"
-            (of_page_cache if first_ms is not None and first_ms < 0 else of_shortage).append(text)
+def _told_earlier(rows: Sequence[Row]) -> list[str]:
+    """Who was told before the device, of what, and why."""
     lines = []
-    if of_page_cache:
-        what = "told before, while the kernel took page cache and had touched no anonymous page, as when a file is read"
-        lines.append(f"- {name_of(where)}: {what}: {', '.join(of_page_cache)}.")
-    if of_shortage:
-        lines.append(f"- {name_of(where)}: told before: {', '.join(of_shortage)}.")
+    for row in rows:
+        if not (row["others"] and _is_pressure(row)) or row["lead_ms"] is None:
+            continue
+        causes: dict[str, list[str]] = {}
+        for name, times in row["others"].items():
+            if times["lead_ms"] is not None and times["lead_ms"] > row["lead_ms"]:
+                earlier = f"{LISTENERS[name]} ({times['lead_ms'] - row['lead_ms']:.0f} ms)"
+                causes.setdefault(_cause(rows, row, name), []).append(earlier)
+        speed = "" if row["rate_mib_s"] == USUAL_MIB_S else f", {row['rate_mib_s'] or 'as many as it can'} MiB/s"
+        lines += [
+            wrapped(f"- {name_of(_where(row))}{speed}: told before: {', '.join(listeners)}. {cause}")
+            for cause, listeners in causes.items()
+        ]
     return lines
+
+
+def _cause(rows: Sequence[Row], row: Row, name: str) -> str:
+    """Why a listener was told before the device was."""
+    if name == "available-10%":
+        return FIXED_LINE
+    first_ms = row["others"][name]["first_notice_ms"]
+    if row["workload"] == "mixed" and (first_ms is None or first_ms < 0) and _hears_streams(rows, row, name):
+        return OF_PAGE_CACHE
+    return ""
+
+
+def _hears_streams(rows: Sequence[Row], row: Row, name: str) -> bool:
+    """Whether a listener is told of a file that is read, on a machine like that of `row`."""
+    return any(
+        each["others"].get(name, {}).get("notified")
+        for each in rows
+        if each["workload"] == "stream" and _where(each)[:2] == _where(row)[:2]
+    )
 
 
 def _leads(rows: Sequence[Row]) -> list[Table | str]:
