@@ -56,11 +56,12 @@ def boots(peers: Sequence[str]) -> list[Boot]:
     for swap in ("zram", "none"):
         for lru in ("classic", "mglru"):
             experiments = [f"{kind}:{workload}" for workload in WORKLOADS for kind in ("off", "on", "onlookers")]
-            experiments += ["cache:all", "hover"]
+            experiments += ["cache:all"]
             experiments += [f"speed:{speed}" for speed in SPEEDS_MIB_S] if lru == "classic" else []
             found.append(Boot(f"detection-{swap}-{lru}", Shape(swap=swap, lru=lru), tuple(experiments)))
     listened = [Boot(f"{boot.name}-peers-{each}", boot.shape, (f"peers:{each}",)) for each in peers for boot in found]
-    return [*found, *listened, Boot("detection-churn", Shape(memory_mib=224), ("churn",))]
+    hovering = [Boot(f"{boot.name}-hover", boot.shape, ("hover",)) for boot in found]
+    return [*found, *hovering, *listened, Boot("detection-churn", Shape(memory_mib=224), ("churn",))]
 
 
 def measure(guest: Guest, work_disk: Path, boot: Boot) -> list[Row]:

@@ -55,10 +55,9 @@ FIXED_LINE: Final = (
     "the time to act."
 )
 HOVERING: Final = (
-    "A program that holds almost all of the memory takes 4 MiB more in each second in which it is left alone, and "
-    "gives 4 MiB back whenever it is told. So it is the load itself that goes to and fro, up to once in a second. "
-    "Raises are a zone's changes from clear to under pressure; each of its steps can bring one about, and none should "
-    "come without one."
+    "One program takes 2 MiB in each second, and another gives 4 MiB back whenever it is told: at the threshold that "
+    "makes 30 notices a minute, if each of them does its part. Raises are a zone's changes from clear to under "
+    "pressure."
 )
 SPEEDS: Final = "In the guests, when nobody gives anything back: from the first notice to the OOM kill."
 NATIVE: Final = (

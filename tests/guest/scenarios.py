@@ -26,9 +26,11 @@ WANTED_OF_CACHE: Final = 0.6
 BYSTANDER_MS: Final = 50
 SMALL_STEP_KB: Final = 3584
 SLOW_MS: Final = 100
-HOVER_S: Final = 120
-HOVER_PART: Final = 0.8
+HOVER_S: Final = 60
+HOVER_PART: Final = 0.85
+"""Of what the cache leaves, what is taken before the experiment begins."""
 HOVER_STEP_KB: Final = 4096
+HOVER_MIB_S: Final = 2
 STATUS: Final = Path("/run/mem_notify/status")
 
 
@@ -100,15 +102,16 @@ def churn(place: Place, seconds: int, rate_mib_s: int = 8) -> Row:
 
 
 def hover(place: Place, seconds: int = HOVER_S) -> Row:
-    """A load at the threshold: a program that takes a step each second, and gives it back when it is told."""
+    """A load at the threshold: somebody takes as much as somebody else gives back, a step at each notice."""
     with Experiment(place, "hover") as experiment:
         available = meminfo_kb("MemAvailable") // 1024
-        holder = experiment.hold(
-            int(available * HOVER_PART), DEVICE, step_kb=HOVER_STEP_KB, refill_mib=available * 3 // 2
-        )
+        cache = int(available * CACHE_PART)
+        holder = experiment.hold(cache, DEVICE, step_kb=HOVER_STEP_KB)
         holder.wait_ready()
+        experiment.hold(int((available - cache) * HOVER_PART), ("none",)).wait_ready()
+        taker = experiment.start("allocate", "cold", str(available), str(HOVER_MIB_S))
         deadline = time.monotonic() + RUN_S
-        while not holder.log.lines("notice") and time.monotonic() < deadline:
+        while not holder.log.lines("notice") and taker.process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.1)
         told, raises, began_s = len(holder.log.lines("notice")), _raises(), time.monotonic()
         time.sleep(seconds)
@@ -116,6 +119,7 @@ def hover(place: Place, seconds: int = HOVER_S) -> Row:
         row.seconds = round(time.monotonic() - began_s, 1)
         row.notified, row.raises = row.notified - told, _raises() - raises
         row.false_alarms = 0
+        row.rate_mib_s = HOVER_MIB_S
         row.survived = experiment.oom_kills == 0 and holder.process.poll() is None
         return row
 
