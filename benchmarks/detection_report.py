@@ -54,6 +54,10 @@ FIXED_LINE: Final = (
     "Its line is where it is, however fast memory is taken; the device leaves programs their memory until they need "
     "the time to act."
 )
+CRUMBS: Final = (
+    "Reclaim had come to programs' memory, but had not yet looked at more than a 64th of it, and page cache could "
+    "still have served: by less, reading a file would be taken for a shortage."
+)
 HOVERING: Final = (
     "One program takes 2 MiB in each second, and another gives 4 MiB back whenever it is told: at the threshold that "
     "makes 30 notices a minute, if each of them does its part. Raises are a zone's changes from clear to under "
@@ -208,7 +212,7 @@ def _cause(rows: Sequence[Row], row: Row, name: str) -> str:
     first_ms = row["others"][name]["first_notice_ms"]
     if row["workload"] == "mixed" and (first_ms is None or first_ms < 0) and _hears_streams(rows, row, name):
         return OF_PAGE_CACHE
-    return ""
+    return CRUMBS if row["swap"] != "none" else ""
 
 
 def _hears_streams(rows: Sequence[Row], row: Row, name: str) -> bool:
