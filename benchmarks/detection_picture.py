@@ -33,15 +33,18 @@ def draw(rows: Sequence[dict[str, Any]]) -> None:
     axes.invert_yaxis()
     axes.set_xscale("symlog", linthresh=0.1)
     axes.set_xlabel("seconds from the first notice to the OOM kill (none: not told in time)")
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=4)
     for swap, label in (("none", "guest, no swap"), ("zram", "guest, zram")):
         points = [
-            (speed, lead / 1000) for (where, speed), lead in leads_by_speed(rows).items() if where == swap and lead
+            (speed, lead / 1000)
+            for (where, speed), lead in leads_by_speed(rows).items()
+            if where == swap and speed and lead
         ]
-        curve.plot(*zip(*sorted(points), strict=True), marker="o", label=label) if points else None
+        if points:
+            curve.plot(*zip(*sorted(points), strict=True), marker="o", label=label)
     native = sorted((speed, lead / 1000) for speed, lead in native_leads(rows) if lead is not None)
     if native:
-        curve.plot(*zip(*native, strict=True), marker="s", label="this machine, no swap: until nothing is left")
+        curve.plot(*zip(*native, strict=True), marker="s", label="without a guest, no swap: until nothing is left")
     curve.set_xscale("log")
     curve.set_yscale("log")
     curve.set_xlabel("MiB/s that are taken")
