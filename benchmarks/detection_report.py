@@ -118,6 +118,10 @@ def name_of(where: tuple[str, str, str]) -> str:
     return f"{'no swap' if swap == 'none' else swap}, {lru}, {workload}"
 
 
+def _machine_of(row: Row) -> str:
+    return ", ".join(name_of(_where(row)).split(", ")[:2])
+
+
 def _find(rows: Iterable[Row], where: tuple[str, str, str], listener: str) -> Row | None:
     return next((row for row in rows if _where(row) == where and row["listener"] == listener), None)
 
@@ -166,6 +170,14 @@ def _shortfalls(rows: Sequence[Row]) -> str:
         f"- {name_of(_where(row))}: {row['notified']} notices in vain."
         for row in rows
         if _is_cache(row) and row["notified"]
+    ]
+    short += [
+        wrapped(
+            f"- {_machine_of(row)}, at the threshold: {row['oom_kills']} killed. Before that no program, this one or any, "
+            f"got to run for {row['stall_ms'] / 1000:.0f} s, in which the kernel filled the swap."
+        )
+        for row in rows
+        if row["workload"] == "hover" and row["oom_kills"]
     ]
     short += _told_earlier(rows)
     if not short:
@@ -306,10 +318,10 @@ def _native(rows: Sequence[Row]) -> Table:
 def _hovering(rows: Sequence[Row]) -> Table:
     lines = [
         (
-            ", ".join(name_of(_where(row)).split(", ")[:2]),
+            _machine_of(row),
             f"{row['notified'] * 60 / row['seconds']:.0f}",
             f"{row['raises'] * 60 / row['seconds']:.0f}",
-            "nobody" if row["survived"] else "the program",
+            str(row["oom_kills"] or "nobody"),
         )
         for row in rows
         if row["workload"] == "hover"

@@ -18,6 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -71,7 +72,7 @@ class Row:
 
     `first_notice_ms` counts from the kernel's first anonymous reclaim (negative: before it), `lead_ms` from the first
     notice to the first OOM kill; None where there was no such thing. `raises` is how often a zone came under pressure
-    in `seconds`, where that was looked at.
+    in `seconds`, where that was looked at. `stall_ms` is the longest time in which not even `watch` got to run.
     """
 
     kernel: str
@@ -91,6 +92,7 @@ class Row:
     rate_mib_s: int = RATE_MIB_S
     raises: int | None = None
     seconds: float | None = None
+    stall_ms: float = 0.0
     bystander_ms: dict[str, float] = field(default_factory=dict)
     others: dict[str, dict[str, float | int | None]] = field(default_factory=dict)
 
@@ -270,6 +272,11 @@ class Experiment:
                 return time_ns
         return None
 
+    def stall_ms(self) -> float:
+        """The longest time between two lines of `watch`, which says something every tenth look at least."""
+        times_ns = [time_ns for time_ns, _ in self.watch.log.lines("vmstat")]
+        return round(max((after - before for before, after in pairwise(times_ns)), default=0) / 1e6, 1)
+
     def times(self, listener: Program) -> dict[str, float | int | None]:
         """How often a listener was told, and when for the first time."""
         notices = [time_ns for time_ns, _ in listener.log.lines("notice")]
@@ -302,6 +309,7 @@ class Experiment:
             false_alarms=int(times["notified"] or 0) if allocator is None else 0,
             allocated_mib=len(allocator.log.lines("taken")) if allocator else 0,
             wanted_mib=wanted_mib,
+            stall_ms=self.stall_ms(),
         )
 
 
