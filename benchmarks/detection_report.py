@@ -173,8 +173,8 @@ def _shortfalls(rows: Sequence[Row]) -> str:
     ]
     short += [
         wrapped(
-            f"- {_machine_of(row)}, at the threshold: {row['oom_kills']} killed. Before that no program, this one or any, "
-            f"got to run for {row['stall_ms'] / 1000:.0f} s, in which the kernel filled the swap."
+            f"- {_machine_of(row)}, at the threshold: {row['oom_kills']} killed. Before that no program got to run for "
+            f"{row['stall_ms'] / 1000:.0f} s, in which the kernel filled the swap with what does not compress."
         )
         for row in rows
         if row["workload"] == "hover" and row["oom_kills"]
