@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 from memnotify_cuse.board import ZoneState
@@ -172,10 +172,10 @@ class Device:
     def is_subscribed(self, file: OpenFile) -> bool:
         return file.number in self._subscribers
 
-    def pick_subscribers(self, now_ns: int, signalled: int = 0) -> list[OpenFile]:
+    def pick_subscribers(self, now_ns: int, signalled: Collection[int] = ()) -> list[OpenFile]:
         """The SIGIO subscribers whose turn it is, for the notification that was just told.
 
-        `signalled` of those that it is to tell were told already.
+        Files whose numbers are `signalled` were told of it already, and have had their places.
         """
         concerned = [
             file
@@ -183,8 +183,9 @@ class Device:
             if file.zone in self._last_records and file.zone in self._pressed_records
         ]
         _, wanted = self.policy.shares(self._last_concerned, len(concerned))
-        due = (file for file in concerned if self._guard_passed(file, now_ns))
-        return list(itertools.islice(due, max(0, wanted - signalled)))
+        # Looking for owners can take longer than the guard time.
+        due = (file for file in concerned if file.number not in signalled and self._guard_passed(file, now_ns))
+        return list(itertools.islice(due, max(0, wanted - len(signalled))))
 
     def signalled(self, file: OpenFile, now_ns: int) -> bool:
         """`file`'s owner is about to get its signal: the file is told, and readable, as for a poll that was woken.

@@ -121,13 +121,14 @@ class SigioService:
     async def _serve_notification(self) -> None:
         if self._flags is not None:
             await self._worker.run(self._flags.update)
-        signalled = await self._signal_those_due(0)
+        signalled: set[int] = set()
+        await self._signal_those_due(signalled)
         await trio.sleep(SURVEY_AFTER_S)
         await self._survey(self._worth_a_look())
         await self._signal_those_due(signalled)
 
-    async def _signal_those_due(self, signalled: int) -> int:
-        """Signal the known subscribers whose turn it is; how many that makes, with those `signalled` before."""
+    async def _signal_those_due(self, signalled: set[int]) -> None:
+        """Signal the known subscribers whose turn it is, and add them to those `signalled`."""
         for _ in range(MAX_ROUNDS):
             wanted = self._device.pick_subscribers(time.monotonic_ns(), signalled)
             if not wanted:
@@ -135,21 +136,20 @@ class SigioService:
             # In batches: the last of a thousand should not keep the first one waiting.
             for batch in _batches(wanted):
                 async with self._in_turn:
-                    signalled += await self._signal_batch(batch)
+                    signalled |= await self._signal_batch(batch)
             # Somebody else's turn comes in place of those who could not be told.
-        return signalled
 
-    async def _signal_batch(self, files: list[OpenFile]) -> int:
-        """Signal the owners of `files`; of how many somebody was."""
+    async def _signal_batch(self, files: list[OpenFile]) -> set[int]:
+        """Signal the owners of `files`; the numbers of those of which somebody was."""
         ready = await self._worker.run(self._prepare_all, files)
         now_ns = time.monotonic_ns()
         to_send: list[Delivery] = []
         to_drop: list[Delivery] = []
-        told = 0
+        told = set()
         for file, armed, deliveries in ready:
             if deliveries and self._device.signalled(file, now_ns):
                 to_send += deliveries
-                told += 1
+                told.add(file.number)
                 continue
             to_drop += deliveries
             # To the end of the queue, or out of it.

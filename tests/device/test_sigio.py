@@ -161,12 +161,19 @@ class TestTurns:
         assert len(known) == 3
         for file in known:
             assert bench.device.signalled(file, 1000 * MS)
-        assert bench.device.pick_subscribers(1002 * MS, len(known)) == []
+        told = {file.number for file in known}
+        assert bench.device.pick_subscribers(1002 * MS, told) == []
         for _ in range(24):
             bench.subscriber()
-        late = bench.device.pick_subscribers(1002 * MS, len(known))
+        late = bench.device.pick_subscribers(1002 * MS, told)
         assert len(late) == 2
         assert not set(late) & set(known)
+
+    def test_nobody_is_told_twice_of_one_notification_however_long_the_search_takes(self, bench: Bench) -> None:
+        file = bench.subscriber()
+        bench.notify(1000)
+        assert bench.signal(1000) == [file]
+        assert bench.device.pick_subscribers(9000 * MS, {file.number}) == []
 
 
 class TestWhoIsASubscriber:
