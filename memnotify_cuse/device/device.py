@@ -124,6 +124,7 @@ class Device:
             self._tell_of_pressure(file)
         if file.pending and file.answered_ns is None:
             file.answered_ns = file.told_ns = now_ns
+            file.announced = True
         return file.pending or file.half_read
 
     def read(self, file: OpenFile, size: int, now_ns: int) -> bytes | None:

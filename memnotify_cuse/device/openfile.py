@@ -24,6 +24,7 @@ class OpenFile:
     `zone` is the zone it is about, None for the device of all zones. `pending` is set from the moment the file
     is picked until its hold time is over or its record is read; `answered_ns` is the first POLLIN answer to the
     pending notification; `told_ns` the last time the file was told (None: never), from which guard time counts.
+    `announced` says that POLLIN was answered and nothing was read since: something must stay to be read.
     `opener_tid` and `user_tid` are the threads that opened it and that used it last (0: not visible to us).
     """
 
@@ -35,6 +36,7 @@ class OpenFile:
     told_ns: int | None = None
     opener_tid: int = 0
     user_tid: int = 0
+    announced: bool = False
     _queue: bytearray = field(default_factory=bytearray)
     _partial_bytes: int = 0
 
@@ -53,15 +55,20 @@ class OpenFile:
         self._queue += record
 
     def withdraw(self) -> None:
-        """Take back a pending notification that nobody was answered yet."""
+        """Take back a pending notification that nobody was answered yet.
+
+        Its record stays where it took the place of one that had been announced.
+        """
         self.pending = False
-        del self._queue[self._partial_bytes :]
+        if not self.announced:
+            del self._queue[self._partial_bytes :]
 
     def take(self, size: int) -> bytes:
         """Read up to `size` bytes off the queue; a record that is read to its end is no longer pending."""
         taken = bytes(self._queue[:size])
         del self._queue[:size]
         if taken:
+            self.announced = False
             self._partial_bytes = 0 if taken.endswith(b"\n") else self._queue.find(b"\n") + 1
         if not self._queue:
             self.pending = False

@@ -6,8 +6,8 @@ armed as soon as it has an owner; in mode `strict` when O_ASYNC was set on it, l
 syscalls:sys_enter_fcntl.
 
 A notification is served in three steps: find and verify in the worker thread, note down in the device who is told,
-send in the worker thread. First come those who are known to have an owner; then, for the places that are left, those
-that nobody has looked at since they were opened, and some of the others.
+send in the worker thread. Files that nobody has looked at since they were opened, and some of those that had no owner,
+are looked at before that; where they are many, those who are known to have one are signalled first.
 """
 
 from __future__ import annotations
@@ -41,9 +41,6 @@ SURVEY_DELAYS_S: Final = (0.05, 0.5)
 
 SURVEY_BUDGET: Final = 64
 """How many files without an owner are looked at again at each notification."""
-
-SURVEY_AFTER_S: Final = 0.002
-"""How long after a notification the search for new owners begins: it must not hold up those who were woken in poll."""
 
 MAX_ROUNDS: Final = 4
 BATCH: Final = 16
@@ -122,9 +119,11 @@ class SigioService:
         if self._flags is not None:
             await self._worker.run(self._flags.update)
         signalled: set[int] = set()
-        await self._signal_those_due(signalled)
-        await trio.sleep(SURVEY_AFTER_S)
-        await self._survey(self._worth_a_look())
+        unknown = self._worth_a_look()
+        if len(unknown) > BATCH:
+            # The search will take a while, in which those who are known should not have to wait.
+            await self._signal_those_due(signalled)
+        await self._survey(unknown)
         await self._signal_those_due(signalled)
 
     async def _signal_those_due(self, signalled: set[int]) -> None:

@@ -223,6 +223,19 @@ class TestPending:
         assert not bench.polls(file, 1101)
         assert bench.reads(file, 1102) is None
 
+    def test_that_replaced_an_announced_record_leaves_something_to_read(self, bench: Bench) -> None:
+        """POLLIN was answered, and a read after that does not block, whatever came of the pressure since."""
+        file = bench.sleeper()
+        bench.notify(1000)
+        assert bench.polls(file, 1001)
+        bench.device.watch(file)
+        assert not bench.polls(file, 1100), "the hold time is over, the record not read"
+        bench.notify(1300)
+        bench.device.pressure_ended((NORMAL,), 1400 * MS)
+        assert not bench.polls(file, 1401)
+        assert bench.reads(file, 1402) is not None
+        assert bench.reads(file, 1403) is None
+
     def test_is_not_picked_twice(self, bench: Bench) -> None:
         file = bench.sleeper()
         bench.notify(1000)
