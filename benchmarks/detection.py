@@ -21,11 +21,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from benchmarks import lead
 from benchmarks.detection_picture import draw
-from benchmarks.detection_report import write_page
+from benchmarks.detection_report import Row, write_page
 from tests.support.guest.boot import Guest, Shape
 from tests.support.guest.disk import PROJECT
 from tests.support.guest.kernel import GuestUnavailableError
@@ -37,8 +37,6 @@ LEAD: Final = "lead"
 WORKLOADS: Final = ("cold", "hot", "mixed")
 SPEEDS_MIB_S: Final = (4, 64, 0)
 """0: as fast as the processor can."""
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)

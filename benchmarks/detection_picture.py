@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
-from benchmarks.detection_report import DOCS, LISTENERS, all_where, leads_by_speed, leads_of, name_of, native_leads
+from benchmarks.detection_report import DOCS, LISTENERS, Row, all_where, leads_by_speed, leads_of, name_of, native_leads
 
 PICTURE: Final = DOCS / "detection.svg"
 
 
-def draw(rows: Sequence[dict[str, Any]]) -> None:
+def draw(rows: Sequence[Row]) -> None:
     """Write the picture. matplotlib is for this command alone, so it is imported here."""
     import matplotlib
 

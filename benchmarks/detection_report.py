@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.report import Table, wrapped
+from tests.guest.experiment import RATE_MIB_S
+from tests.guest.loads import CACHE_LOADS
 
 DOCS: Final = Path(__file__).parents[1] / "docs"
 PAGE: Final = DOCS / "detection.md"
@@ -40,7 +42,6 @@ LISTENERS_ARE: Final = (
 )
 
 
-USUAL_MIB_S: Final = 24
 SINCE_ANON: Final = (
     "The first notice is counted from the first anonymous page that the kernel looked at (without swap it looks at "
     "none). In `mixed` that is not yet a shortage: beside a file that is read, reclaim looks at some now and then, and "
@@ -106,7 +107,7 @@ def _is_pressure(row: Row) -> bool:
 
 def _is_cache(row: Row) -> bool:
     """Whether nobody should have been told of it."""
-    return row["workload"] in ("stream", "database", "backup", "compile", "git gc")
+    return row["workload"] in CACHE_LOADS
 
 
 def _where(row: Row) -> tuple[str, str, str]:
@@ -115,11 +116,11 @@ def _where(row: Row) -> tuple[str, str, str]:
 
 def name_of(where: tuple[str, str, str]) -> str:
     swap, lru, workload = where
-    return f"{'no swap' if swap == 'none' else swap}, {lru}, {workload}"
+    return f"{_machine(swap, lru)}, {workload}"
 
 
-def _machine_of(row: Row) -> str:
-    return ", ".join(name_of(_where(row)).split(", ")[:2])
+def _machine(swap: str, lru: str) -> str:
+    return f"{'no swap' if swap == 'none' else swap}, {lru}"
 
 
 def _find(rows: Iterable[Row], where: tuple[str, str, str], listener: str) -> Row | None:
@@ -173,8 +174,8 @@ def _shortfalls(rows: Sequence[Row]) -> str:
     ]
     short += [
         wrapped(
-            f"- {_machine_of(row)}, at the threshold: {row['oom_kills']} killed. Before that no program got to run for "
-            f"{row['stall_ms'] / 1000:.0f} s, in which the kernel filled the swap with what does not compress."
+            f"- {_machine(row['swap'], row['lru'])}, at the threshold: {row['oom_kills']} killed. "
+            f"Before that no program got to run for {row['stall_ms'] / 1000:.0f} s, in which the kernel filled the swap with what does not compress."
         )
         for row in rows
         if row["workload"] == "hover" and row["oom_kills"]
@@ -187,7 +188,7 @@ def _shortfalls(rows: Sequence[Row]) -> str:
 
 def _onlookers(rows: Sequence[Row], where: tuple[str, str, str]) -> Row | None:
     return next(
-        (each for each in rows if _where(each) == where and each["others"] and each["rate_mib_s"] == USUAL_MIB_S), None
+        (each for each in rows if _where(each) == where and each["others"] and each["rate_mib_s"] == RATE_MIB_S), None
     )
 
 
@@ -209,7 +210,7 @@ def _told_earlier(rows: Sequence[Row]) -> list[str]:
             if times["lead_ms"] is not None and times["lead_ms"] > row["lead_ms"]:
                 earlier = f"{LISTENERS[name]} ({times['lead_ms'] - row['lead_ms']:.0f} ms)"
                 causes.setdefault(_cause(rows, row, name), []).append(earlier)
-        speed = "" if row["rate_mib_s"] == USUAL_MIB_S else f", {row['rate_mib_s'] or 'as many as it can'} MiB/s"
+        speed = "" if row["rate_mib_s"] == RATE_MIB_S else f", {row['rate_mib_s'] or 'as many as it can'} MiB/s"
         lines += [
             wrapped(f"- {name_of(_where(row))}{speed}: told before: {', '.join(listeners)}. {cause}")
             for cause, listeners in causes.items()
@@ -318,7 +319,7 @@ def _native(rows: Sequence[Row]) -> Table:
 def _hovering(rows: Sequence[Row]) -> Table:
     lines = [
         (
-            _machine_of(row),
+            _machine(row["swap"], row["lru"]),
             f"{row['notified'] * 60 / row['seconds']:.0f}",
             f"{row['raises'] * 60 / row['seconds']:.0f}",
             str(row["oom_kills"] or "nobody"),

@@ -14,8 +14,9 @@ import statistics
 import subprocess
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from benchmarks.detection_report import Row
 from benchmarks.processes import listening, real_reclaim, workshop
 from benchmarks.report import CannotRunError
 from benchmarks.stats import first_between
@@ -30,8 +31,6 @@ MARGIN_BYTES: Final = 2 * GIB
 KEEP_BYTES: Final = 7 * GIB
 CALM_S: Final = 3.0
 TAKE_LIMIT_S: Final = 120.0
-
-Row = dict[str, Any]
 
 
 def measure() -> list[Row]:

@@ -45,9 +45,8 @@ class Device:
     its queue: the transport ends its blocked reads and poll waits.
 
     SIGIO is somebody else's to send (`fasync`): `on_open` and `on_notified` say when there may be something to do,
-    `subscribe` takes note of a file that has an owner, and `pick_subscribers` says whose turn it is.
-
-    `after_wakes` are called, in their order, once all of a notification's watchers were woken.
+    `subscribe` takes note of a file that has an owner, and `pick_subscribers` says whose turn it is. Each of
+    `on_notified` is called once all of a notification's watchers were woken.
     """
 
     def __init__(self, page_kb: int, policy: Policy | None = None) -> None:
@@ -64,8 +63,7 @@ class Device:
         self._last_records: _Records = {}
         self._last_concerned = 0
         self.on_open: Callable[[], None] = lambda: None
-        self.on_notified: Callable[[], None] = lambda: None
-        self.after_wakes: list[Callable[[], None]] = []
+        self.on_notified: list[Callable[[], None]] = []
 
     @property
     def files(self) -> list[OpenFile]:
@@ -159,8 +157,7 @@ class Device:
             file.put(records[file.zone])
             file.pending, file.answered_ns = True, None
             self._wake[file.number](file)
-        self.on_notified()
-        for follow_up in self.after_wakes:
+        for follow_up in self.on_notified:
             follow_up()
 
     def subscribe(self, file: OpenFile, *, subscribed: bool) -> None:

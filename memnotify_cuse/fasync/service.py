@@ -69,7 +69,7 @@ class SigioService:
         self._warned = False
         # What was found out in the thread is noted down in the same order: of two answers the later one holds.
         self._in_turn = trio.Lock()
-        device.on_notified = lambda: self._wanted.set()
+        device.on_notified.append(lambda: self._wanted.set())
         device.on_open = lambda: self._opened.set()
 
     async def run(self) -> None:

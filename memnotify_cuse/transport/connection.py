@@ -48,7 +48,7 @@ class Connection:
     def __init__(self, fd: int, dispatch: Dispatch) -> None:
         self._fd = fd
         self._dispatch = dispatch
-        self._buffer = bytearray(RECEIVE_BYTES)
+        self._view = memoryview(bytearray(RECEIVE_BYTES))
 
     async def serve(self) -> None:
         """Serve requests until the kernel ends the connection."""
@@ -77,9 +77,8 @@ class Connection:
 
     def _serve_one(self) -> _Got:
         """Receive one request, if there is one, and serve it."""
-        view = memoryview(self._buffer)
         try:
-            length = os.readv(self._fd, [view])
+            length = os.readv(self._fd, [self._view])
         except BlockingIOError:
             return _Got.NOTHING
         except OSError as error:
@@ -89,7 +88,7 @@ class Connection:
             if error.errno == errno.ENODEV:
                 return _Got.END
             raise
-        self.receive(view[:length])
+        self.receive(self._view[:length])
         return _Got.REQUEST
 
     def receive(self, message: memoryview) -> None:

@@ -87,7 +87,7 @@ class CuseTransport:
         self._fd = fd
         self._connection = Connection(fd, self._dispatch)
         self._endpoint = DeviceEndpoint(device, self._connection.send, probe=probe)
-        device.after_wakes.append(partial(self._connection.serve_who_was_told, self._endpoint))
+        device.on_notified.append(partial(self._connection.serve_who_was_told, self._endpoint))
         self._ready = trio.Event()
         self._made_node = False
 

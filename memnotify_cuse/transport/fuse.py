@@ -43,7 +43,7 @@ class FuseTransport:
         self._connection = Connection(mount.fd, self.dispatch)
         self._send = self._connection.send
         self._endpoint = DeviceEndpoint(device, self._send, probe=probe)
-        device.after_wakes.append(partial(self._connection.serve_who_was_told, self._endpoint))
+        device.on_notified.append(partial(self._connection.serve_who_was_told, self._endpoint))
         self._control_fs = ControlFs(control)
         self._backlog: deque[bytes] = deque()
         self._backlog_grew = trio.Event()

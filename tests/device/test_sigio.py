@@ -28,7 +28,7 @@ class Bench:
         self.device = Device(page_kb=4, policy=policy)
         self.woken: list[OpenFile] = []
         self.notified = 0
-        self.device.on_notified = self._count
+        self.device.on_notified.append(self._count)
 
     def open(self, zone: ZoneId | None = None) -> OpenFile:
         return self.device.open(0, zone, self.woken.append)

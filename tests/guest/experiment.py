@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from memnotify_cuse.kernel.lru_gen import read_lru_gen
+from tests.support.reclaim.counters import read_vmstat
 
 MIB: Final = 1 << 20
 READY_S: Final = 120.0
@@ -121,31 +122,34 @@ class Program:
     log: Log
 
     def wait_ready(self) -> None:
-        deadline = time.monotonic() + READY_S
-        while not self.log.lines("ready"):
-            assert self.process.poll() is None, f"{self.log.path.name} ended: {self.log.path.read_text()}"
-            assert time.monotonic() < deadline, f"{self.log.path.name} is not ready"
-            time.sleep(0.1)
+        wait_until_ready(self.process, self.log.path, lambda _text: bool(self.log.lines("ready")))
+
+
+def wait_until_ready(process: subprocess.Popen[bytes], log: Path, is_ready: Callable[[str], bool]) -> None:
+    """Wait until what `process` has written to `log` says that it is ready; AssertionError with all of it if not."""
+    deadline = time.monotonic() + READY_S
+    while not is_ready(text := log.read_text(errors="replace")):
+        assert process.poll() is None, f"{log.name}: it ended: {text}"
+        assert time.monotonic() < deadline, f"{log.name}: it is not ready: {text}"
+        time.sleep(0.1)
+
+
+def moments(watch: Log) -> dict[str, int]:
+    """When anonymous pages were first scanned, and when the OOM killer first struck; without what did not happen."""
+    found: dict[str, int] = {}
+    first: list[str] | None = None
+    for time_ns, text in watch.lines("vmstat"):
+        counters = text.split()
+        first = first or counters
+        if counters[0] != first[0]:
+            found.setdefault("first_anon_scan_ns", time_ns)
+        if counters[3] != first[3]:
+            found.setdefault("oom_kill_ns", time_ns)
+    return found
 
 
 def lru() -> str:
     return "mglru" if read_lru_gen() else "classic"
-
-
-def vmstat(name: str) -> int:
-    for line in Path("/proc/vmstat").read_text().splitlines():
-        key, value = line.split()
-        if key == name:
-            return int(value)
-    raise KeyError(name)
-
-
-def meminfo_kb(name: str) -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        key, value = line.split()[:2]
-        if key == f"{name}:":
-            return int(value)
-    raise KeyError(name)
 
 
 def calm_down() -> None:
@@ -158,7 +162,8 @@ def calm_down() -> None:
             subprocess.run(["swapon", swap], check=True)
     quiet, last, deadline = 0, -1, time.monotonic() + 30
     while quiet < 5 and time.monotonic() < deadline:
-        scanned = vmstat("pgscan_kswapd") + vmstat("pgscan_direct")
+        counters = read_vmstat()
+        scanned = counters["pgscan_kswapd"] + counters["pgscan_direct"]
         quiet = quiet + 1 if scanned == last else 0
         last = scanned
         time.sleep(0.1)
@@ -172,13 +177,13 @@ class Experiment:
         self.workload = workload
         self._stack = ExitStack()
         self._number = 0
-        self._kept = place.results / "logs" / f"{len(list(place.results.glob('logs/*'))):02}-{_file_name(workload)}"
+        self._kept = place.results / "logs" / f"{len(list(place.results.glob('logs/*'))):02}-{file_name(workload)}"
 
     def __enter__(self) -> Experiment:
         # Whoever is to be killed, it is not the one who writes it down; `start` sets its programs back.
         Path("/proc/self/oom_score_adj").write_text("-1000")
         calm_down()
-        self.kills_before = vmstat("oom_kill")
+        self.kills_before = read_vmstat()["oom_kill"]
         self.watch = self.start("watch", str(WATCH_MS), oom_score_adj=-1000)
         self.watch.wait_ready()
         if self.place.recording:
@@ -194,16 +199,12 @@ class Experiment:
 
     def _record(self) -> None:
         file = self.place.logs / "0-recording.jsonl.gz"
-        log = Log(self.place.logs / "0-record.log")
-        with log.path.open("wb") as output:
+        log = self.place.logs / "0-record.log"
+        with log.open("wb") as output:
             command = [sys.executable, "-m", "memnotify_cuse", "record", str(file)]
             process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         self._stack.callback(_stop, process)
-        deadline = time.monotonic() + READY_S
-        while b"recording: " not in log.path.read_bytes():
-            assert process.poll() is None, f"the recorder ended: {log.path.read_text()}"
-            assert time.monotonic() < deadline, f"the recorder is not ready: {log.path.read_text()}"
-            time.sleep(0.1)
+        wait_until_ready(process, log, lambda text: "recording: " in text)
 
     def start(
         self, name: str, *arguments: str, oom_score_adj: int = 0, environment: Mapping[str, str] | None = None
@@ -253,24 +254,7 @@ class Experiment:
 
     @property
     def oom_kills(self) -> int:
-        return vmstat("oom_kill") - self.kills_before
-
-    def first_anon_ns(self) -> int | None:
-        """When the kernel first scanned anonymous pages, as `watch` saw it."""
-        first: int | None = None
-        for time_ns, text in self.watch.log.lines("vmstat"):
-            anon = int(text.split()[0])
-            if first is None:
-                first = anon
-            elif anon > first:
-                return time_ns
-        return None
-
-    def first_kill_ns(self) -> int | None:
-        for time_ns, text in self.watch.log.lines("vmstat"):
-            if int(text.split()[3]) > self.kills_before:
-                return time_ns
-        return None
+        return read_vmstat()["oom_kill"] - self.kills_before
 
     def stall_ms(self) -> float:
         """The longest time between two lines of `watch`, which says something every tenth look at least."""
@@ -280,10 +264,12 @@ class Experiment:
     def times(self, listener: Program) -> dict[str, float | int | None]:
         """How often a listener was told, and when for the first time."""
         notices = [time_ns for time_ns, _ in listener.log.lines("notice")]
+        first_ns = notices[0] if notices else None
+        happened = moments(self.watch.log)
         return {
             "notified": len(notices),
-            "first_notice_ms": _ms(notices[0] if notices else None, self.first_anon_ns()),
-            "lead_ms": _ms(self.first_kill_ns(), notices[0] if notices else None),
+            "first_notice_ms": _ms(first_ns, happened.get("first_anon_scan_ns")),
+            "lead_ms": _ms(happened.get("oom_kill_ns"), first_ns),
         }
 
     def row(
@@ -334,7 +320,8 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         end(process)
 
 
-def _file_name(workload: str) -> str:
+def file_name(workload: str) -> str:
+    """The workload, as it stands in the names of files."""
     return workload.replace(" ", "-")
 
 

@@ -1,9 +1,9 @@
 """Runs experiments inside a guest, one after the other; each row is written at once.
 
-    python -m tests.guest.run [--record] off:cold on:cold onlookers:hot speed:64 peers:cold cache:stream cache:all hover churn
+    python -m tests.guest.run [--record] off:cold on:cold onlookers:hot speed:64 peers:cold cache:all hover churn
 
 With --record, what the scanner sees in each of them is recorded, and nobody listens to anything but the device.
-"""  # noqa: E501
+"""
 
 from __future__ import annotations
 

@@ -16,9 +16,10 @@ from typing import Final
 
 from benchmarks.stats import summarise
 from memnotify_cuse.cli.statusfile import parse_status
-from tests.guest.experiment import RATE_MIB_S, READY_S, RUN_S, Experiment, Place, Program, Row, meminfo_kb
+from tests.guest.experiment import MIB, RATE_MIB_S, RUN_S, Experiment, Place, Program, Row, wait_until_ready
 from tests.guest.listeners import DEVICE, peers
 from tests.guest.loads import CACHE_LOADS
+from tests.support.reclaim.counters import meminfo_bytes
 
 CACHE_PART: Final = 0.4
 """Of the memory available, what the cache holds; the allocator wants what is left and more than half of the cache."""
@@ -36,7 +37,7 @@ STATUS: Final = Path("/run/mem_notify/status")
 
 def sizes() -> tuple[int, int]:
     """MiB of the cache, and of what the allocator wants, for the memory available now."""
-    available = meminfo_kb("MemAvailable") // 1024
+    available = meminfo_bytes("MemAvailable") // MIB
     cache = int(available * CACHE_PART)
     return cache, int(available - cache + cache * WANTED_OF_CACHE)
 
@@ -85,7 +86,7 @@ def onlookers(place: Place, workload: str, rate_mib_s: int = RATE_MIB_S) -> Row:
 def churn(place: Place, seconds: int, rate_mib_s: int = 8) -> Row:
     """The 2008 patch's first outside tester, on a small machine without swap: a slow client, told again and again."""
     with Experiment(place, "churn") as experiment:
-        available = meminfo_kb("MemAvailable") // 1024
+        available = meminfo_bytes("MemAvailable") // MIB
         cache = available // 2
         holder = experiment.hold(cache, DEVICE, step_kb=SMALL_STEP_KB, react_ms=SLOW_MS, refill_mib=cache)
         holder.wait_ready()
@@ -104,7 +105,7 @@ def churn(place: Place, seconds: int, rate_mib_s: int = 8) -> Row:
 def hover(place: Place, seconds: int = HOVER_S) -> Row:
     """A load at the threshold: somebody takes as much as somebody else gives back, a step at each notice."""
     with Experiment(place, "hover") as experiment:
-        available = meminfo_kb("MemAvailable") // 1024
+        available = meminfo_bytes("MemAvailable") // MIB
         cache = int(available * CACHE_PART)
         holder = experiment.hold(cache, DEVICE, step_kb=HOVER_STEP_KB)
         holder.wait_ready()
@@ -128,7 +129,7 @@ def page_cache(place: Place, workload: str = "stream") -> Row:
     """Page cache alone is wanted, more than there is memory: nobody is to be told. See `CACHE_LOADS`."""
     with Experiment(place, workload) as experiment:
         listeners = _listen(experiment)
-        CACHE_LOADS[workload](place, meminfo_kb("MemTotal") // 1024)
+        CACHE_LOADS[workload](place, meminfo_bytes("MemTotal") // MIB)
         row = experiment.row(device=True, listener="onlookers", told=listeners["device"], allocator=None, held=False)
         row.others = _others(experiment, listeners)
         return row
@@ -162,11 +163,7 @@ def server(logs: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
             stderr=output,
         )
     try:
-        deadline = time.monotonic() + READY_S
-        while b"ready: " not in log.read_bytes():
-            assert process.poll() is None, f"the server ended: {log.read_text()}"
-            assert time.monotonic() < deadline, f"the server is not ready: {log.read_text()}"
-            time.sleep(0.1)
+        wait_until_ready(process, log, lambda text: "ready: " in text)
         yield process
         assert process.poll() is None, f"the server ended with {process.returncode}: {log.read_text()}"
     finally:

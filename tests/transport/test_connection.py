@@ -30,7 +30,7 @@ class Bench:
         self.device = Device(4)
         self.connection = Connection(ours.fileno(), self._dispatch)
         self.endpoint = DeviceEndpoint(self.device, self.connection.send)
-        self.device.after_wakes.append(lambda: self.connection.serve_who_was_told(self.endpoint))
+        self.device.on_notified.append(lambda: self.connection.serve_who_was_told(self.endpoint))
 
     def _dispatch(self, header: wire.Header, message: memoryview) -> None:
         if header.opcode == wire.Opcode.OPEN:

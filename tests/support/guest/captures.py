@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from memnotify_cuse.scanner.recordfile import Recording, RecordingWriter
 from memnotify_cuse.scanner.sample import Sample
-from tests.guest.experiment import Log
+from tests.guest.experiment import Log, file_name, moments
 from tests.support.guest.boot import Guest, Shape
 from tests.support.guest.disk import PROJECT
 from tests.support.guest.kernel import GuestUnavailableError
@@ -46,7 +46,7 @@ def capture(guest: Guest, work_disk: Path, name: str) -> int:
     logs = sorted((results / "logs").iterdir()) if lines else []
     for folder, line in zip(logs, lines, strict=False):
         row = json.loads(line)
-        keep(folder, row, FIXTURES / f"{name}-{row['workload'].replace(' ', '-')}.jsonl.gz")
+        keep(folder, row, FIXTURES / f"{name}-{file_name(row['workload'])}.jsonl.gz")
     print(f"captures: {name}: {len(lines)} recordings, exit code {code}", flush=True)
     if code != 0:
         log = results / "output.log"
@@ -73,20 +73,6 @@ def without_events(sample: Sample) -> Sample:
     if sample.events is None:
         return sample
     return replace(sample, events=tuple(event for event in sample.events if event.anon))
-
-
-def moments(watch: Log) -> dict[str, int]:
-    """When anonymous pages were first scanned, and when the OOM killer first struck; without what did not happen."""
-    found: dict[str, int] = {}
-    first: list[str] | None = None
-    for time_ns, text in watch.lines("vmstat"):
-        counters = text.split()
-        first = first or counters
-        if counters[0] != first[0]:
-            found.setdefault("first_anon_scan_ns", time_ns)
-        if counters[3] != first[3]:
-            found.setdefault("oom_kill_ns", time_ns)
-    return found
 
 
 def main(arguments: list[str] | None = None) -> int:
