@@ -174,8 +174,9 @@ def _shortfalls(rows: Sequence[Row]) -> str:
     ]
     short += [
         wrapped(
-            f"- {_machine(row['swap'], row['lru'])}, at the threshold: {row['oom_kills']} killed. "
-            f"Before that no program got to run for {row['stall_ms'] / 1000:.0f} s, in which the kernel filled the swap with what does not compress."
+            f"- {_machine(row['swap'], row['lru'])}, at the threshold: {row['oom_kills']} killed. Before that no "
+            f"program got to run for {row['stall_ms'] / 1000:.0f} s, in which the kernel filled the swap with what "
+            "does not compress."
         )
         for row in rows
         if row["workload"] == "hover" and row["oom_kills"]
