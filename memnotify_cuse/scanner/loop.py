@@ -121,9 +121,7 @@ class Scanner:
             events = None
         now_ns = time.monotonic_ns()
         if rang and self._is_only_a_beginning(events):
-            if not self._rang_since_ns:
-                self._rang_since_ns = now_ns
-                self._source.prepare()
+            self._rang_since_ns = self._rang_since_ns or now_ns
             left_s = WATCHFUL_S - (now_ns - self._rang_since_ns) / 1e9
             if left_s > 0:
                 self._cadence.rang(now_ns)

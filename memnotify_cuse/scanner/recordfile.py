@@ -91,9 +91,6 @@ class RecordingSource:
         self._source = source
         self._writer = writer
 
-    def prepare(self) -> None:
-        self._source.prepare()
-
     def sample(self, events: tuple[TraceEvent, ...] | None = None) -> Sample:
         sample = self._source.sample(events)
         self._writer.write(sample)

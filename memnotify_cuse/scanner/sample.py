@@ -33,10 +33,6 @@ class Sample:
 class SampleSource(Protocol):
     """Where the scanner's samples come from: the kernel, or somebody who listens in."""
 
-    def prepare(self) -> None:
-        """A sample will be wanted soon, and then in a hurry. Raises the parsers' errors."""
-        ...
-
     def sample(self, events: tuple[TraceEvent, ...] | None = None) -> Sample:
         """A sample of now, with the trace events that the doorbell had."""
         ...
@@ -51,18 +47,13 @@ class Sampler:
         self._meminfo = KernelFile(proc / "meminfo")
         self._swap_space = SwapSpace(proc)
         self._swap: tuple[Meminfo, int] | None = None
-
-    def prepare(self) -> None:
-        """Read everything once for nothing, so that the code for it is in the CPU's caches, and swap is known."""
-        self._read_swap()
-        parse_zoneinfo(self._zoneinfo.read_text(), self._zoneinfo.path)
-        parse_vmstat(self._vmstat.read_text(), self._vmstat.path)
+        self._hurried = False
 
     def sample(self, events: tuple[TraceEvent, ...] | None = None) -> Sample:
         """Read all of it now; `events` are taken over."""
-        # Whether there is swap does not matter once anonymous pages are seen to be scanned, and then time does.
-        hurry = any(event.anon for event in events or ())
-        swap = self._swap if hurry and self._swap is not None else self._read_swap()
+        # What there is of swap does not matter when anonymous pages are first seen to be scanned, and then time does.
+        self._hurried = not self._hurried and any(event.anon for event in events or ())
+        swap = self._swap if self._hurried and self._swap is not None else self._read_swap()
         return Sample(
             time_ns=time.monotonic_ns(),
             zoneinfo=parse_zoneinfo(self._zoneinfo.read_text(), self._zoneinfo.path),

@@ -28,6 +28,11 @@ loop, which would take three times as long as serving it."""
 ANSWER_S: Final = 0.002
 """How long a program that was woken may take until it asks: on a busy machine it has to get a CPU first."""
 
+TURN_S: Final = 0.0001
+"""After so long, what runs on this CPU in our place is interrupted. If that is kswapd, with the program that was woken
+behind it, the scheduler chooses anew when we sleep again, and then it is the program's turn: else kswapd goes on to the
+end of its slice, some milliseconds."""
+
 NO_REPLY: Final = frozenset({wire.Opcode.FORGET, wire.Opcode.INTERRUPT, wire.Opcode.BATCH_FORGET})
 """Requests that the kernel expects no reply to."""
 
@@ -70,9 +75,11 @@ class Connection:
         """
         end_s = time.monotonic() + ANSWER_S
         while endpoint.awaits_looks and (left_s := end_s - time.monotonic()) > 0:
-            got = self._serve_one()
-            if got is _Got.END or (got is _Got.NOTHING and not select.select([self._fd], [], [], left_s)[0]):
-                break
+            match self._serve_one():
+                case _Got.NOTHING:
+                    select.select([self._fd], [], [], min(TURN_S, left_s))
+                case _Got.END:
+                    break
         endpoint.give_up_looks()
 
     def _serve_one(self) -> _Got:

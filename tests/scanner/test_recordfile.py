@@ -84,19 +84,11 @@ def test_every_sample_is_in_the_file_at_once(path: Path) -> None:
 
 def test_a_source_is_listened_in_on(path: Path) -> None:
     class Source:
-        prepared = 0
-
-        def prepare(self) -> None:
-            self.prepared += 1
-
         def sample(self, events: tuple[TraceEvent, ...] | None = None) -> Sample:
             return sample(time_ms=5, events=events)
 
     with RecordingWriter(path, HEADER) as writer:
-        original = Source()
-        source = RecordingSource(original, writer)
-        source.prepare()
-        assert original.prepared == 1
+        source = RecordingSource(Source(), writer)
         assert source.sample() == sample(time_ms=5)
         assert source.sample((shrink(),)) == sample(time_ms=5, events=[shrink()])
     assert list(Recording(path).samples()) == [sample(time_ms=5), sample(time_ms=5, events=[shrink()])]
