@@ -1,7 +1,9 @@
 """How much memory swapping can still win: free swap, less what the swapped pages cost in memory themselves.
 
 A page that goes to a disk makes room for one page. A page that goes to zram, or into zswap's pool, makes room for what
-compression saves; with data that does not compress, that is nothing, however much of the swap is free.
+compression saves; with data that does not compress, that is nothing, however much of the swap is free. Which it will be
+nobody knows before it is done. So zram is not counted on until it has been seen to save something: when the kernel
+finds that it does not, it is too late to tell anybody.
 """
 
 from __future__ import annotations
@@ -16,10 +18,10 @@ from memnotify_cuse.kernel.meminfo import Meminfo
 from memnotify_cuse.kernel.swaps import Swap, ZramStat, parse_mm_stat, parse_swaps
 
 UNKNOWN_COST: Final = 0.5
-"""Memory for a swapped page, as a part of it, before anything was swapped: half is what compressors promise."""
+"""Memory for a page in zram, as a part of it, where that is not to be had: half is what compressors promise."""
 
 PRIOR_BYTES: Final = 16 << 20
-"""So much is taken to be stored at that cost already: the first pages of a device cost more than the others will."""
+"""So much is taken to be stored already, of data that does not compress: few pages say little of the others."""
 CRUMBS_KB: Final = 1024
 CRUMBS_FRACTION: Final = 256
 
@@ -33,7 +35,7 @@ def gain_kb(swaps: Sequence[tuple[Swap, float]]) -> int:
 
 def zram_cost(stat: ZramStat) -> float:
     """The memory that a page takes in a zram device, as a part of a page: 0 to 1."""
-    return min(1.0, (stat.memory_bytes + PRIOR_BYTES * UNKNOWN_COST) / (stat.stored_bytes + PRIOR_BYTES))
+    return min(1.0, (stat.memory_bytes + PRIOR_BYTES) / (stat.stored_bytes + PRIOR_BYTES))
 
 
 def zswap_cost(meminfo: Meminfo) -> float:
