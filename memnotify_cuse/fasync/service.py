@@ -16,6 +16,7 @@ import logging
 import os
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable
 from enum import Enum
 from pathlib import Path
 from typing import Final
@@ -119,11 +120,7 @@ class SigioService:
         if self._flags is not None:
             await self._worker.run(self._flags.update)
         signalled: set[int] = set()
-        unknown = self._worth_a_look()
-        if len(unknown) > BATCH:
-            # The search will take a while, in which those who are known should not have to wait.
-            await self._signal_those_due(signalled)
-        await self._survey(unknown)
+        await self._survey(self._worth_a_look(), meanwhile=lambda: self._signal_those_due(signalled))
         await self._signal_those_due(signalled)
 
     async def _signal_those_due(self, signalled: set[int]) -> None:
@@ -170,11 +167,17 @@ class SigioService:
             old = (old + old)[start : start + SURVEY_BUDGET]
         return new + old
 
-    async def _survey(self, files: list[OpenFile]) -> None:
-        """Look whether `files` have owners, and take note of it."""
+    async def _survey(self, files: list[OpenFile], *, meanwhile: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Look whether `files` have owners, and take note of it.
+
+        Where they are many that takes a while: `meanwhile` is for those who are known by then and should not have to
+        wait.
+        """
         if not files:
             return
         for batch in _batches(files):
+            if meanwhile is not None and len(files) > BATCH:
+                await meanwhile()
             async with self._in_turn:
                 owned = await self._worker.run(self._find_owners, batch)
                 for file in batch:

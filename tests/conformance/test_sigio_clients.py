@@ -15,12 +15,13 @@ from tests.support.sigio import (
     REALTIME,
     SIGIO,
     THREAD,
-    Got,
     NewPuppet,
     Puppet,
     Witness,
     as_root,
     notify_once,
+    notify_until_told,
+    notifying,
     pass_descriptor,
     state_of,
 )
@@ -63,14 +64,13 @@ def test_a_descriptor_that_was_passed_on_and_its_sender_ended(
     sender.ask("handle", REALTIME)
     receiver.ask("handle", REALTIME)
     sender.subscribe(sender_fd, number=REALTIME)
-    notify_once(server, machine)
-    assert (sender.next().fd, receiver.so_far()) == (sender_fd, [])
+    assert [got.fd for got in notify_until_told(server, machine, sender)] == [sender_fd]
+    assert receiver.so_far() == []
     receiver.ask("setown", receiver_fd, receiver.pid)
-    notify_once(server, machine)
-    assert (receiver.next().fd, sender.so_far()) == (receiver_fd, [])
+    assert [got.fd for got in notify_until_told(server, machine, receiver)] == [receiver_fd]
+    assert sender.so_far() == []
     sender.close()
-    notify_once(server, machine)
-    assert receiver.next().fd == receiver_fd
+    assert [got.fd for got in notify_until_told(server, machine, receiver)] == [receiver_fd]
 
 
 def test_the_descriptor_of_an_owner_that_got_the_file_later(
@@ -109,8 +109,7 @@ def test_the_descriptor_of_a_thread_s_process(
         owner_fd = pass_descriptor(ours, owner, open_directory / "socket")
     holder.ask("setsig", holder_fd, REALTIME)
     holder.ask("setownex", holder_fd, THREAD, tid)
-    notify_once(server, machine)
-    got = owner.next()
+    got = notify_until_told(server, machine, owner)[0]
     assert (got.tid, got.fd) == (tid, owner_fd)
 
 
@@ -184,10 +183,7 @@ def test_a_descriptor_whose_number_is_another_file_s_by_now(server: Server, mach
 def test_a_file_on_its_way_through_a_socket_is_told_when_it_arrives(
     server: Server, machine: Machine, puppet: Puppet, open_directory: Path
 ) -> None:
-    """While nobody holds it, nobody can be asked who its owner is; the kernel would know.
-
-    After a search in vain there is none for nine times as long: it may be a later notification that finds it.
-    """
+    """While nobody holds it, nobody can be asked who its owner is; the kernel would know."""
     path = open_directory / "socket"
     puppet.ask("handle", REALTIME)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listening:
@@ -201,15 +197,7 @@ def test_a_file_on_its_way_through_a_socket_is_told_when_it_arrives(
         notify_once(server, machine)
         fd = puppet.number("receive", connected)
     puppet.subscribe(fd, number=REALTIME)
-    got: list[Got] = []
-
-    def told() -> bool:
-        notify_once(server, machine)
-        got.extend(puppet.so_far())
-        return bool(got)
-
-    wait_until(told, "the file found")
-    assert got[0].fd == fd
+    assert notify_until_told(server, machine, puppet)[0].fd == fd
 
 
 def test_a_program_whose_first_thread_has_ended(server: Server, machine: Machine, new_puppet: NewPuppet) -> None:
@@ -268,12 +256,14 @@ def test_a_client_with_a_file_on_a_file_system_that_does_not_answer(
         assert not hung.asked
 
 
-def test_many_files_on_their_way_through_sockets(server: Server, puppet: Puppet, witness: Witness) -> None:
+def test_many_files_on_their_way_through_sockets(server: Server, puppet: Puppet) -> None:
     """Files that nobody holds cannot be found; that they are looked for must not keep others from being told."""
+    fd = puppet.watch(server.device)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         for _ in range(12):
             with many_opened(server.device, 250) as fds:
                 socket.send_fds(ours, [b"x"], fds)
-        witness.sees_notifications(1)
-    wait_until(lambda: open_files(server) == 1, "only the witness's file open")
+        with notifying(server):
+            assert puppet.next().fd == fd
+    wait_until(lambda: open_files(server) == 1, "only the client's file open")

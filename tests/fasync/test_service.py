@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -12,10 +14,14 @@ import pytest
 import trio
 import trio.testing
 
+from memnotify_cuse.board import ZoneState
 from memnotify_cuse.device.device import Device
 from memnotify_cuse.fasync.locate import Locator, Place
-from memnotify_cuse.fasync.service import SigioService
+from memnotify_cuse.fasync.service import BATCH, SigioService
 from memnotify_cuse.fasync.worker import Worker
+from memnotify_cuse.kernel.zoneinfo import ZoneId
+
+NORMAL = ZoneId(0, "Normal")
 
 
 class OnePlace:
@@ -25,10 +31,15 @@ class OnePlace:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self.asked: list[int] = []
 
     @contextmanager
     def descriptor(self, number: int, hints: tuple[int, ...], *, prefer: int = 0) -> Iterator[tuple[Place, int] | None]:
+        self.asked.append(number)
         yield Place(os.getpid(), self._fd), self._fd
+
+    def tgid_of(self, tid: int) -> int:
+        return tid
 
     def forget_all_but(self, numbers: set[int]) -> None:
         pass
@@ -74,3 +85,27 @@ def test_of_two_looks_at_a_file_the_later_one_holds(descriptor: int) -> None:
         assert device.is_subscribed(file)
 
     trio.run(main)
+
+
+def test_who_is_found_is_signalled_before_all_others_were_looked_for(descriptor: int) -> None:
+    """With thousands of files that nobody can be found for, that may take seconds."""
+    asked_at_signal: list[set[int]] = []
+
+    async def main() -> None:
+        device = Device(4)
+        locator = OnePlace(descriptor)
+        service = SigioService(device, cast(Locator, locator), Worker())
+        files = [device.open(0, None, lambda _file: None) for _ in range(3 * BATCH)]
+        signal.signal(signal.SIGIO, lambda *_: asked_at_signal.append(set(locator.asked)))
+        fcntl.fcntl(descriptor, fcntl.F_SETOWN, os.getpid())
+        device.notified((ZoneState(NORMAL, 1, 50, 60, 0, "anon_scan", 1),), time.monotonic_ns())
+        await service._serve_notification()
+        assert set(locator.asked) == {file.number for file in files}
+        assert asked_at_signal
+        assert len(asked_at_signal[0]) < len(files)
+
+    before = signal.getsignal(signal.SIGIO)
+    try:
+        trio.run(main)
+    finally:
+        signal.signal(signal.SIGIO, before)

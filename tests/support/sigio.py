@@ -289,6 +289,23 @@ def notify_once(server: Server, machine: Machine) -> None:
     wait_until(lambda: notifications(server) == before + 1, "a notification")
 
 
+def notify_until_told(server: Server, machine: Machine, puppet: Puppet) -> list[Got]:
+    """Have `server` notify until `puppet` is told; its signals.
+
+    Where files are is not known when they were passed on, and after a search of all processes there is none for nine
+    times as long as that took: it may be a later notification that finds one.
+    """
+    got: list[Got] = []
+
+    def told() -> bool:
+        notify_once(server, machine)
+        got.extend(puppet.so_far())
+        return bool(got)
+
+    wait_until(told, "the file found")
+    return got
+
+
 @contextmanager
 def notifying(server: Server) -> Iterator[None]:
     """Notifications for the block, one every 200 ms."""
