@@ -25,7 +25,7 @@ from typing import Final
 
 from benchmarks import lead
 from benchmarks.detection_picture import draw
-from benchmarks.detection_report import Row, write_page
+from benchmarks.detection_report import Row, in_order, write_page
 from tests.support.guest.boot import Guest, Shape
 from tests.support.guest.disk import PROJECT
 from tests.support.guest.kernel import GuestUnavailableError
@@ -141,8 +141,9 @@ def _report(rows: list[Row]) -> int:
     if not rows:
         print("no results yet: run it without --report first")
         return 1
-    write_page(rows)
-    draw(rows)
+    ordered = in_order(rows)
+    write_page(ordered)
+    draw(ordered)
     return 0
 
 

@@ -43,9 +43,10 @@ LISTENERS_ARE: Final = (
 
 
 SINCE_ANON: Final = (
-    "The first notice is counted from the first anonymous page that the kernel looked at (without swap it looks at "
-    "none). In `mixed` that is not yet a shortage: beside a file that is read, reclaim looks at some now and then, and "
-    "page cache serves all the same."
+    "The first notice is counted from the first anonymous page that the kernel looked at when nobody gave anything "
+    "back, and is negative where it came before that (without swap the kernel looks at none). In `mixed` that is not "
+    "yet a shortage: beside a file that is read, reclaim looks at some now and then, and page cache serves all the "
+    "same."
 )
 OF_PAGE_CACHE: Final = (
     "They speak of page cache that is taken for the file that is read all along, no anonymous page being touched, as "
@@ -71,6 +72,11 @@ NATIVE: Final = (
     "watermarks. The lead here is the time from the return from poll() until nothing is left above the high watermark; "
     "the OOM killer would come later still."
 )
+
+
+def in_order(rows: Sequence[Row]) -> list[Row]:
+    """The rows of each kind of machine together, whichever were measured last."""
+    return sorted(rows, key=lambda row: (row["swap"] == "none", row["lru"] != "classic"))
 
 
 def write_page(rows: Sequence[Row]) -> None:
@@ -144,14 +150,14 @@ def _end(row: Row) -> str:
 def _survival(rows: Sequence[Row]) -> Table:
     lines: list[tuple[str, ...]] = []
     for where in all_where(rows):
-        off, on = _find(rows, where, "none"), _find(rows, where, "device")
+        off, on, told = _find(rows, where, "none"), _find(rows, where, "device"), _onlookers(rows, where)
         lines.append(
             (
                 name_of(where),
                 f"{off['oom_kills']} killed" if off else "-",
                 _end(on) if on else "-",
                 str(on["notified"]) if on else "-",
-                _ms(on["first_notice_ms"]) if on else "-",
+                _ms(told["first_notice_ms"]) if told else "-",
                 _ms(on["bystander_ms"].get("median")) if on else "-",
                 _ms(on["bystander_ms"].get("max")) if on else "-",
             )
