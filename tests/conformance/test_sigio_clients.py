@@ -261,7 +261,7 @@ def test_many_files_on_their_way_through_sockets(server: Server, puppet: Puppet)
     fd = puppet.watch(server.device)
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        for _ in range(12):
+        for _ in range(4):
             with many_opened(server.device, 250) as fds:
                 socket.send_fds(ours, [b"x"], fds)
         with notifying(server):
