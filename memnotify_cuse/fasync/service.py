@@ -89,18 +89,20 @@ class SigioService:
 
     async def _survey_after_opens(self) -> None:
         # Only of those that are new: with thousands of open files, one more must not have all of them looked at. But a
-        # program may open many before it sets an owner for the first of them.
+        # program may open many before it sets an owner for the first of them. Nor of those that were opened since: as
+        # long as open() has not returned, nobody has a descriptor, and a search in vain holds up the next one.
         done = 0
         opened: deque[tuple[float, int]] = deque()
         while True:
             await self._opened.wait()
             self._opened = trio.Event()
-            opened.append((trio.current_time(), max((file.number for file in self._device.files), default=done)))
+            newest = max((file.number for file in self._device.files), default=done)
+            opened.append((trio.current_time(), newest))
             while opened[0][0] < trio.current_time() - NEW_FOR_S:
                 done = opened.popleft()[1]
             for delay_s in SURVEY_DELAYS_S:
                 await trio.sleep(delay_s)
-                new = [file for file in self._device.files if file.number > done]
+                new = [file for file in self._device.files if done < file.number <= newest]
                 try:
                     await self._survey([file for file in new if not self._device.is_subscribed(file)])
                 except Exception:

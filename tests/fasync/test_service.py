@@ -17,7 +17,7 @@ import trio.testing
 from memnotify_cuse.board import ZoneState
 from memnotify_cuse.device.device import Device
 from memnotify_cuse.fasync.locate import Locator, Place
-from memnotify_cuse.fasync.service import BATCH, SigioService
+from memnotify_cuse.fasync.service import BATCH, SURVEY_DELAYS_S, SigioService
 from memnotify_cuse.fasync.worker import Worker
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 
@@ -109,3 +109,32 @@ def test_who_is_found_is_signalled_before_all_others_were_looked_for(descriptor:
         trio.run(main)
     finally:
         signal.signal(signal.SIGIO, before)
+
+
+class AtOnce:
+    """In place of the thread: no thread."""
+
+    async def run(self, call: Callable[..., Any], *args: Any) -> Any:  # noqa: ANN401
+        return call(*args)
+
+
+def test_nobody_is_looked_for_whose_open_has_just_begun(descriptor: int) -> None:
+    """It may not have returned, so that nobody has the descriptor; a search in vain would hold up the next one."""
+
+    async def main() -> None:
+        device = Device(4)
+        locator = OnePlace(descriptor)
+        service = SigioService(device, cast(Locator, locator), cast(Worker, AtOnce()))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(service._survey_after_opens)
+            await trio.sleep(1)
+            first = device.open(0, None, lambda _file: None)
+            await trio.sleep(SURVEY_DELAYS_S[0] / 2)
+            second = device.open(0, None, lambda _file: None)
+            await trio.sleep(sum(SURVEY_DELAYS_S))
+            assert set(locator.asked) == {first.number}
+            await trio.sleep(2 * sum(SURVEY_DELAYS_S))
+            assert set(locator.asked) == {first.number, second.number}
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
