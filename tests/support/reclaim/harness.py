@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+from memnotify_cuse.scanner.outlook import KEPT_NS
 from tests.support.reclaim.counters import (
     BOOST,
     CPU_LISTS,
@@ -50,6 +51,9 @@ from tests.support.reclaim.counters import (
 )
 from tests.support.reclaim.holder import Holder
 from tests.support.reclaim.putback import Undo, add_zram, restore_leftovers, start_ticks
+
+FORGOTTEN_S = 1.5 * KEPT_NS / 1e9
+"""After so long a server does not reckon any more with how fast memory was taken."""
 
 
 def supported() -> str | None:
@@ -115,6 +119,7 @@ class RealReclaim:
         self._swap_bytes = swap_bytes if swap else 0
         self._undo: Undo | None = None
         self._holders: list[Holder] = []
+        self._held_s = 0.0
         self._episode: Episode | None = None
         self._before: dict[str, int] = {}
         self._ended = threading.Event()
@@ -143,7 +148,7 @@ class RealReclaim:
             self._initialise_all_memory()
             for size_bytes, hot in zip(self._sizes, (False, True), strict=True):
                 if size_bytes or not hot:
-                    self._holders.append(Holder(size_bytes, hot=hot))
+                    self._hold(size_bytes, hot=hot)
         except BaseException:
             self.close()
             raise
@@ -397,11 +402,13 @@ class RealReclaim:
     ) -> Iterator[Episode]:
         """From rest: a machine made small whose high watermark is `margin_bytes` below its free memory.
 
-        Nothing is reclaimed yet; what the `with` block then allocates decides whether page cache is enough.
+        Nothing is reclaimed yet; what the `with` block then allocates decides whether page cache is enough. The memory
+        held was taken too long ago to be told of as the rate at which memory goes.
         """
         if self._undo is None:
             raise ReclaimError("not set up: use RealReclaim as a context manager")
         self.rest()
+        time.sleep(max(0.0, self._held_s + FORGOTTEN_S - time.monotonic()))
         self._before = read_vmstat()
         self._episode = result = Episode(begin_ns=time.monotonic_ns())
         self._watch(max_s)
@@ -451,7 +458,11 @@ class RealReclaim:
 
     def fill(self, size_bytes: int) -> None:
         """Hold this much more cold memory, until the context ends."""
-        self._holders.append(Holder(size_bytes, hot=False))
+        self._hold(size_bytes, hot=False)
+
+    def _hold(self, size_bytes: int, *, hot: bool) -> None:
+        self._holders.append(Holder(size_bytes, hot=hot))
+        self._held_s = time.monotonic()
 
 
 def _exit_on_signal(number: int, frame: FrameType | None) -> None:
