@@ -48,7 +48,7 @@ def notify_at_once(server: Server, machine: Machine) -> None:
 def test_one_notification_signals_a_sixteenth_and_one_and_everybody_has_a_turn(
     server: Server, machine: Machine, puppet: Puppet
 ) -> None:
-    """Their guard time of 8 s is longer than all of this takes, or the round would begin anew."""
+    """Where all of this takes longer than their guard time, 8 s, the round begins anew."""
     fds = [puppet.watch(server.device, number=REALTIME) for _ in range(WATCHERS)]
     told: list[int] = []
     started_s = time.monotonic()
@@ -56,9 +56,11 @@ def test_one_notification_signals_a_sixteenth_and_one_and_everybody_has_a_turn(
         notify_at_once(server, machine)
         for _ in range(min(AT_ONCE, WATCHERS - len(told))):
             told.append(puppet.next().fd)
-        assert puppet.so_far() == []
-    if time.monotonic() - started_s < GUARD_STEP_S * WATCHERS:
-        assert told == fds
+        others = puppet.so_far()
+        in_time = time.monotonic() - started_s < GUARD_STEP_S * WATCHERS
+        assert len(others) < AT_ONCE
+        assert not (others and in_time)
+    assert told == fds or not in_time
 
 
 def test_the_guard_time_is_200_ms_for_each_open_file(server: Server, machine: Machine, puppet: Puppet) -> None:
