@@ -355,11 +355,16 @@ class RealReclaim:
 
     @contextlib.contextmanager
     def episode(self, *, max_s: float = 3.0) -> Iterator[Episode]:
-        """Rest, then reclaim for as long as the `with` block runs, at most `max_s`; then fill in the counters."""
+        """Rest, then reclaim for as long as the `with` block runs, at most `max_s`; then fill in the counters.
+
+        It does not end before anonymous pages were scanned: a program may be told while page cache is still taken.
+        """
         self.rest()
         running = self.begin(max_s=max_s)
         try:
             yield running
+            while not running.end_ns and read_vmstat()["pgscan_anon"] == self._before["pgscan_anon"]:
+                time.sleep(0.005)
         except BaseException:
             self._end_if_running()
             raise
