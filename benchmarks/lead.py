@@ -23,13 +23,13 @@ from benchmarks.stats import first_between
 from memnotify_cuse.kernel.zoneinfo import read_zoneinfo
 from memnotify_cuse.scanner.outlook import left_pages
 from tests.support.reclaim import GIB, MIB, PAGE_BYTES, RealReclaim
+from tests.support.reclaim.harness import FORGOTTEN_S
 
 WAYS: Final = ((64, 1), (256, 1), (1024, 1), (0, 1), (0, min(4, os.cpu_count() or 1)))
 """MiB/s (0: as fast as they can), and how many processes take it together."""
 RUNS: Final = 3
 MARGIN_BYTES: Final = 2 * GIB
 KEEP_BYTES: Final = 7 * GIB
-CALM_S: Final = 3.0
 TAKE_LIMIT_S: Final = 120.0
 
 
@@ -63,7 +63,7 @@ def _run(
         listening(listen, "poll", str(device)) as listener,
     ):
         # The server has to have seen that nothing moves: what was set aside a moment ago is no rate.
-        time.sleep(CALM_S)
+        time.sleep(FORGOTTEN_S)
         mib = left_pages(list(read_zoneinfo().zones)) * PAGE_BYTES // MIB
         begin_ns = time.monotonic_ns()
         command = [str(take), str(mib), str(rate), str(processes)]

@@ -7,7 +7,7 @@ syscalls:sys_enter_fcntl.
 
 A notification is served in three steps: find and verify in the worker thread, note down in the device who is told,
 send in the worker thread. Files that nobody has looked at since they were opened, and some of those that had no owner,
-are looked at before that; where they are many, those who are known to have one are signalled first.
+are looked at before that; where they are many, whoever is known by then is signalled meanwhile.
 """
 
 from __future__ import annotations
