@@ -11,7 +11,7 @@ import signal
 
 import pytest
 
-from tests.support.mounted import LIMIT_S, wait_until
+from tests.support.mounted import LIMIT_S, state_of, wait_until
 from tests.support.sigio import (
     BAND,
     GROUP,
@@ -27,7 +27,6 @@ from tests.support.sigio import (
     PuppetError,
     Source,
     as_root,
-    state_of,
 )
 
 pytestmark = pytest.mark.mount

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.hungfile import HungFile
-from tests.support.mounted import LIMIT_S, Machine, many_opened, open_files, opened, wait_until
+from tests.support.mounted import LIMIT_S, Machine, many_opened, open_files, opened, state_of, wait_until
 from tests.support.server import Server
 from tests.support.sigio import (
     REALTIME,
@@ -23,7 +23,6 @@ from tests.support.sigio import (
     notify_until_told,
     notifying,
     pass_descriptor,
-    state_of,
 )
 from tests.support.stage import TELLS_ALL, Setup
 

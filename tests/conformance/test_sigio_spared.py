@@ -6,9 +6,9 @@ import signal
 
 import pytest
 
-from tests.support.mounted import LIMIT_S, wait_until
+from tests.support.mounted import LIMIT_S, state_of, wait_until
 from tests.support.server import Server
-from tests.support.sigio import GROUP, PROCESS, REALTIME, SIGIO, THREAD, NewPuppet, Puppet, Witness, state_of
+from tests.support.sigio import GROUP, PROCESS, REALTIME, SIGIO, THREAD, NewPuppet, Puppet, Witness
 from tests.support.stage import TELLS_ALL, Setup
 
 pytestmark = pytest.mark.mount

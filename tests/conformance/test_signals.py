@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -18,6 +17,7 @@ from tests.support.mounted import (
     open_files,
     opened,
     revents,
+    state_of,
     wait_for_watchers,
     wait_until,
 )
@@ -27,15 +27,6 @@ from tests.support.server import Lines, Server
 pytestmark = pytest.mark.mount
 
 READERS = 200
-
-
-def state_of(thread: int) -> str:
-    """The state letter of a thread, "" if it is gone."""
-    try:
-        text = Path(f"/proc/{thread}/stat").read_text()
-    except FileNotFoundError:
-        return ""
-    return text.rpartition(")")[2].split()[0]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])

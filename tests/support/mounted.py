@@ -136,6 +136,15 @@ def notifications(server: Server) -> int:
     return int(facts(server)["notifications"])
 
 
+def state_of(task: int) -> str:
+    """The state letter of a process or thread, "" if it is gone: also if it went while its file was read."""
+    try:
+        text = Path(f"/proc/{task}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    return text.rpartition(")")[2].split()[0]
+
+
 def wait_for_watchers(server: Server, count: int) -> None:
     """Return once `count` open files have somebody asleep on them."""
     wait_until(lambda: watchers(server) == count, f"{count} watchers, last {watchers(server)}")

@@ -314,12 +314,3 @@ def notifying(server: Server) -> Iterator[None]:
         yield
     finally:
         server.simulate(seconds=0)
-
-
-def state_of(pid: int) -> str:
-    """The state letter of a process, "" if it is gone."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return ""
-    return text.rpartition(")")[2].split()[0]
