@@ -13,6 +13,7 @@ Two sets of watermarks are used (mm/vmscan.c, prepare_scan_control() and get_sca
 
 - **episode:** low and high are above free + file pages. The kernel's own test "file LRU + free <= high" then
   says that file pages cannot help, and reclaim turns to anonymous pages at once.
+  Where others use gigabytes of the largest zone, the ones below it are closed by their lowmem reserve instead.
 - **stream:** high is below free + file pages, so that dropping page cache is enough, as on a machine that reads
   a file larger than its memory. (Not one anonymous page scanned is more than the kernel promises: when file
   pages were refaulted since kswapd last ran, it begins with a sample of the anonymous ones.)

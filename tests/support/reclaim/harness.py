@@ -37,6 +37,7 @@ from tests.support.reclaim.counters import (
     VM,
     ZRAM_CONTROL,
     ReclaimError,
+    ZonePages,
     available_bytes,
     huge_page_bytes,
     kswapd_gave_up,
@@ -213,15 +214,25 @@ class RealReclaim:
     # -- watermarks
 
     def _raise_for_episode(self) -> None:
-        """Low above the free pages of every zone, min at most 85 % of them in the largest."""
+        """Low above the free pages of every zone that counts, min at most 95 % of them in the largest."""
         zones = pressed_zones(read_zones())
         largest = max(zones, key=lambda zone: zone.managed_pages)
-        fullest = max(zone.free_pages / zone.managed_pages for zone in zones)
-        min_share = max(0.05, fullest - EPISODE_LOW_ABOVE_MIN + 0.03)
-        if min_share > 0.95 * largest.free_pages / largest.managed_pages:
+        most = 0.95 * largest.free_pages / largest.managed_pages
+        if _episode_min_share(zones) > most:
+            # What others use lies in the largest zone, while those below it are free.
+            self._close_zones_below(largest)
+            zones = [zone for zone in zones if zone.zone == largest.zone]
+        min_share = _episode_min_share(zones)
+        if min_share > most:
             raise ReclaimError(f"zone {largest.zone} has too few free pages: an episode would not be safe")
         write_sysctl(SCALE, EPISODE_SCALE)
         self._write_min_share(min_share)
+
+    def _close_zones_below(self, largest: ZonePages) -> None:
+        """Ordinary allocations get nothing from them, however much is free, and kswapd does not reckon with them."""
+        lower_zones = ("DMA", "DMA32", "Normal", "HighMem").index(largest.zone)
+        ratios = read_sysctl(RESERVE_RATIO).split()
+        write_sysctl(RESERVE_RATIO, " ".join(["1"] * lower_zones + ratios[lower_zones:]))
 
     def _raise_for_stream(self, margin_bytes: int, keep_bytes: int) -> None:
         """High below free + file pages by `margin_bytes`, in a machine made small: `keep_bytes` stay free.
@@ -236,9 +247,7 @@ class RealReclaim:
         largest = max(zones, key=lambda zone: zone.managed_pages)
         if largest.free_pages * PAGE_BYTES < keep_bytes:
             raise ReclaimError(f"zone {largest.zone} has too little free memory to stream a file")
-        lower_zones = ("DMA", "DMA32", "Normal", "HighMem").index(largest.zone)
-        ratios = read_sysctl(RESERVE_RATIO).split()
-        write_sysctl(RESERVE_RATIO, " ".join(["1"] * lower_zones + ratios[lower_zones:]))
+        self._close_zones_below(largest)
         spare_bytes = largest.free_pages * PAGE_BYTES - keep_bytes
         huge_pages = int(read_sysctl(HUGE_PAGES)) + spare_bytes // huge_page_bytes()
         write_sysctl(HUGE_PAGES, huge_pages)
@@ -468,6 +477,12 @@ class RealReclaim:
     def _hold(self, size_bytes: int, *, hot: bool) -> None:
         self._holders.append(Holder(size_bytes, hot=hot))
         self._held_s = time.monotonic()
+
+
+def _episode_min_share(zones: list[ZonePages]) -> float:
+    """The share of its pages that min has to be for low to be above what is free in each of `zones`."""
+    fullest = max(zone.free_pages / zone.managed_pages for zone in zones)
+    return max(0.05, fullest - EPISODE_LOW_ABOVE_MIN + 0.03)
 
 
 def _exit_on_signal(number: int, frame: FrameType | None) -> None:
