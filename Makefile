@@ -50,7 +50,7 @@ bench: ## measure latency, round trip, rest and wake-up beside their peers (root
 	@packaging/setup.sh dev
 	.venv/bin/python -m benchmarks
 
-detection: ## measure who is told when memory runs out, and who survives (qemu; about an hour and a half)
+detection: ## measure who is told when memory runs out, and who survives (qemu; about two hours)
 	@packaging/setup.sh report
 	.venv/bin/python -m benchmarks.detection
 

@@ -101,8 +101,8 @@ def main(arguments: list[str] | None = None) -> int:
         "--peers",
         nargs="*",
         choices=WORKLOADS,
-        default=["cold", "hot"],
-        help="where clients listen to something else, too (default: cold hot; each takes about ten minutes a guest)",
+        default=WORKLOADS,
+        help="where clients listen to something else, too (default: all; each takes about ten minutes a guest)",
     )
     parser.add_argument("--boots", nargs="+", metavar="NAME", help=f"only these, or {LEAD}; --list names them")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="guests at a time")
