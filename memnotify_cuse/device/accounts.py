@@ -1,0 +1,116 @@
+"""What each user holds of something that there is only so much of: open files, held reads, places in a queue.
+
+A user may hold up to a bound of its own, and never more than a share of what is left. The share is what keeps a stock
+from being emptied by many users together: the fuller it is, the less each may take, and the next one to come still gets
+something (the *dynamic thresholds* of shared switch buffers, Choudhury and Hahne 1998). A reserve is for root alone.
+
+The user ids of a user namespace belong to the user who made it, where the kernel says who that is (`count_to`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+ROOT_UID = 0
+
+
+class OverBoundError(Exception):
+    """Nothing more for this user. `per_user`: the user holds its share; else the stock as a whole is used up."""
+
+    def __init__(self, *, per_user: bool) -> None:
+        super().__init__("the user's share is used up" if per_user else "all is used up")
+        self.per_user = per_user
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How much there is in all, how much one user may hold, and what is kept back for root.
+
+    A user other than root may hold no more than 1/`share_divisor` of what is left beside the reserve.
+    """
+
+    total: int
+    per_user: int
+    root_reserve: int
+    share_divisor: int = 4
+
+
+class Users:
+    """Whose a user id is: its own, unless it is known to belong to the user namespace of another user."""
+
+    def __init__(self) -> None:
+        self._owners: dict[int, int] = {}
+        self._learned: list[Callable[[int, int], None]] = []
+
+    def of(self, uid: int) -> int:
+        """The user that `uid` is counted to."""
+        return self._owners.get(uid, uid)
+
+    def knows(self, uid: int) -> bool:
+        return uid in self._owners
+
+    def on_learned(self, call: Callable[[int, int], None]) -> None:
+        """Have `call(uid, owner)` called when an id is found to be another user's."""
+        self._learned.append(call)
+
+    def count_to(self, uid: int, owner: int) -> None:
+        """Count `uid` to `owner` from now on. Root's namespaces are many users', and its ids stay their own."""
+        if self._owners.get(uid) == owner:
+            return
+        self._owners[uid] = owner if owner != ROOT_UID else uid
+        if self._owners[uid] != uid:
+            for call in self._learned:
+                call(uid, owner)
+
+    def forget_all_but(self, uids: set[int]) -> None:
+        """Drop what is known of ids that nothing is held by: there are as many as an attacker likes."""
+        self._owners = {uid: owner for uid, owner in self._owners.items() if uid in uids}
+
+
+class Account:
+    """How much each user holds of one stock. Users are those of `Users.of`."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self.bounds = bounds
+        self._held: Counter[int] = Counter()
+        self.held = 0
+
+    @property
+    def users(self) -> int:
+        """How many users hold something."""
+        return len(self._held)
+
+    def of(self, user: int) -> int:
+        """How much `user` holds."""
+        return self._held[user]
+
+    def take(self, user: int) -> None:
+        """One more for `user`, or `OverBoundError`."""
+        bounds = self.bounds
+        if user == ROOT_UID:
+            left = bounds.total - self.held
+            share = bounds.per_user
+        else:
+            left = bounds.total - bounds.root_reserve - self.held
+            share = min(bounds.per_user, left // bounds.share_divisor)
+        if left <= 0:
+            raise OverBoundError(per_user=False)
+        if self._held[user] >= max(share, 1):
+            raise OverBoundError(per_user=True)
+        self._held[user] += 1
+        self.held += 1
+
+    def give_back(self, user: int) -> None:
+        """One less for `user`."""
+        self.held -= 1
+        self._held[user] -= 1
+        if not self._held[user]:
+            del self._held[user]
+
+    def move(self, user: int, owner: int) -> None:
+        """What `user` holds is counted to `owner`, over its bound if need be."""
+        held = self._held.pop(user, 0)
+        if held:
+            self._held[owner] += held
