@@ -1,87 +1,77 @@
-"""The server: wires scanner, board, device and transport together. Nothing else does."""
+"""The server: wires scanner, board, device and transport together. Nothing else does.
+
+It is forked by the keeper, which has made the mounts and hands over their connections. It opens what it reads, and then
+gives up its rights; from then on it waits for nothing but the kernel and its own clock.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import signal
-import sys
+import socket
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
-from enum import Enum
+from collections.abc import Callable, Collection
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import trio
 
 from memnotify_cuse import __version__
 from memnotify_cuse.board import Board
+from memnotify_cuse.config import Config, ServeError, SigioMode
 from memnotify_cuse.control import Control, ServerFacts
+from memnotify_cuse.device.accounts import Users
 from memnotify_cuse.device.device import Device
-from memnotify_cuse.device.policy import Policy
-from memnotify_cuse.fasync.locate import Locator
-from memnotify_cuse.fasync.service import SigioMode, SigioService, device_id
+from memnotify_cuse.fasync.attention import Attention
+from memnotify_cuse.fasync.pool import HelperPool
+from memnotify_cuse.fasync.service import SigioService
 from memnotify_cuse.fasync.strict import AsyncFlags
-from memnotify_cuse.fasync.worker import Worker
-from memnotify_cuse.kernel.errors import KernelFileError, NoKernelMemoryError
-from memnotify_cuse.kernel.files import read_kernel_text
+from memnotify_cuse.keeper.channel import Channel, Message
+from memnotify_cuse.keeper.rights import Identity, reduce_child
+from memnotify_cuse.kernel.capabilities import Capability, die_with_parent
+from memnotify_cuse.kernel.errors import KernelFileError, KernelFileGoneError, NoKernelMemoryError
 from memnotify_cuse.kernel.lru_gen import read_lru_gen
-from memnotify_cuse.kernel.tracefs import find_tracefs
-from memnotify_cuse.notify_service import notify_service
-from memnotify_cuse.residency import be_first_in_line, settle
-from memnotify_cuse.scanner.doorbell import open_doorbell, open_trace
+from memnotify_cuse.kernel.tracefs import TracePipe
+from memnotify_cuse.residency import Realtime, settle, warn_of_refusals
+from memnotify_cuse.scanner.doorbell import Doorbell, TraceDoorbell, open_psi
 from memnotify_cuse.scanner.errors import RecordingError
 from memnotify_cuse.scanner.fillrate import measure_fill_kb_per_s
 from memnotify_cuse.scanner.late import LateDoorbell
 from memnotify_cuse.scanner.loop import Scanner
 from memnotify_cuse.scanner.machine import Machine
 from memnotify_cuse.scanner.sample import Sampler
-from memnotify_cuse.transport.cuse import CuseTransport, cuse_problem, open_cuse
-from memnotify_cuse.transport.endpoint import Probe
+from memnotify_cuse.transport.cuse import CuseTransport
 from memnotify_cuse.transport.fuse import FuseTransport
-from memnotify_cuse.transport.mount import DeviceNode, MountError, mount_control
 
 if TYPE_CHECKING:
-    from memnotify_cuse.scanner.recordfile import Recording
     from memnotify_cuse.scanner.replay import Replay
 
 log = logging.getLogger(__name__)
 
-STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-STRICT_PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0)
-"""A start in a short shortage of memory gets over it; in a longer one whoever started the server has to know."""
-
-
-class ServeError(Exception):
-    """The server cannot start; the message is one line for the user."""
-
-
-class NodeKind(Enum):
-    """What the device is: a character device, a FUSE file shown at its path, or the first where that can be had."""
-
-    AUTO = "auto"
-    CUSE = "cuse"
-    FUSE = "fuse"
-
 
 @dataclass(frozen=True, slots=True)
-class Config:
-    """What `serve` was asked for. `device` None makes no node outside the mount.
+class Given:
+    """What the keeper hands over. `fuse_fd` and `cuse_fd` (None: no character device) are the connections.
 
-    `replay` is a recording to take the samples from, in place of `proc`; `headroom_kb` None measures it.
+    `trace` is None where there is none, which may come to be (`trace_may_come`); `flags_trace` is for mode `strict`.
+    `refused` is what the keeper was not permitted to do for the server.
     """
 
-    device: Path | None
-    mount: Path
-    node: NodeKind = NodeKind.AUTO
-    proc: Path = Path("/proc")
-    replay: Path | None = None
-    policy: Policy = field(default_factory=Policy)
-    sigio: SigioMode = SigioMode.OWNER
-    headroom_kb: int | None = None
+    keeper_pid: int
+    channel: Channel
+    fuse_fd: int
+    cuse_fd: int | None
+    node: str
+    trace: TracePipe | None
+    trace_may_come: bool
+    flags_trace: TracePipe | None
+    identity: Identity | None
+    keep: Collection[Capability]
+    refused: tuple[str, ...] = ()
 
 
 class _BoardClock:
@@ -103,208 +93,177 @@ class _BoardClock:
             board.tick(time.monotonic_ns())
 
 
-def serve(config: Config) -> None:
-    """Serve until SIGTERM or SIGINT, which are ignored from then on. Raises ServeError if that cannot start."""
-    try:
-        trio.run(_serve, config)
-    except (MountError, RecordingError) as error:
-        raise ServeError(str(error)) from None
-    except BaseExceptionGroup as group:
-        expected, unexpected = group.split((ServeError, MountError, RecordingError))
-        if expected is None or unexpected is not None:
-            raise
-        raise ServeError(str(_first(expected))) from None
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error = group.exceptions[0]
-    return _first(error) if isinstance(error, BaseExceptionGroup) else error
-
-
-async def _serve(config: Config) -> None:
-    recording = _open_recording(config.replay) if config.replay else None
-    machine = recording.header.machine if recording else _this_machine()
-    device = Device(machine.page_kb, config.policy)
-    clock = _BoardClock()
-    board = Board(device, clock.poke)
-    # The signals are the outer ones: a second signal must not end the server while it cleans up.
-    with _stop_signals() as signals, ExitStack() as stack:
+def serve(config: Config, given: Given) -> int:
+    """Serve until the keeper says stop; the exit code. What keeps it from starting is told to the keeper."""
+    with ExitStack() as stack:
         try:
-            scanner: Scanner | Replay
-            if recording is not None:
-                scanner = _open_replay(board, recording, config.headroom_kb)
-                zoneinfo = scanner.zoneinfo
-            else:
-                scanner = _open_scanner(config, board, machine, stack)
-                zoneinfo = partial(read_kernel_text, config.proc / "zoneinfo")
-            scanner.first_scan()
-        except KernelFileError as error:
-            raise ServeError(str(error)) from error
-        node: dict[str, str] = {}
-        facts = ServerFacts(
+            server = _Server(config, given, stack)
+        except (ServeError, KernelFileError, RecordingError) as error:
+            given.channel.send("failed", str(error))
+            return 2
+        not_locked = settle()
+        reduce_child(given.identity, given.keep)
+        # Changing the user undoes this, so it comes after that.
+        die_with_parent(given.keeper_pid, signal.SIGKILL)
+        warn_of_refusals([not_locked, *given.refused, server.realtime.check()])
+        trio.run(server.run)
+    return 0
+
+
+class _Server:
+    """All rooms of the server. Made with the rights that it starts with, run without them."""
+
+    def __init__(self, config: Config, given: Given, stack: ExitStack) -> None:
+        self._given = given
+        self._channel = given.channel
+        self._go = trio.Event()
+        self._trace_answers: list[Callable[[Message], None]] = []
+        self.realtime = Realtime()
+        self._clock = _BoardClock()
+        self._open_scanner(config, stack)
+        identifiers: set[int] = set()
+        self._transports: list[tuple[FuseTransport | CuseTransport, str]] = []
+        if given.cuse_fd is not None and config.device is not None:
+            cuse = CuseTransport(config.device.name, given.cuse_fd, self._device, identifiers)
+            cuse.on_made = partial(self._channel.send, "cuse")
+            self._transports.append((cuse, "the character device"))
+        self._pool = HelperPool(self._channel.send, identifiers)
+        self._service: SigioService | None = None
+        if config.sigio is not SigioMode.OFF:
+            flags = AsyncFlags(given.flags_trace) if given.flags_trace is not None else None
+            self._service = SigioService(self._device, self._pool, flags)
+        control = Control(self._board, self._device, self._facts(config), self._zoneinfo)
+        fuse = FuseTransport(given.fuse_fd, self._device, control, identifiers)
+        self._transports.insert(0, (fuse, "the control file system"))
+        for transport, _ in self._transports:
+            transport.on_flood(self.realtime.flood)
+
+    def _open_scanner(self, config: Config, stack: ExitStack) -> None:
+        """Open what the scanner reads, first of all, so that no client can take these descriptors away."""
+        if config.replay is not None:
+            # Only a server that replays is to have in memory what that takes.
+            from memnotify_cuse.scanner.recordfile import Recording
+            from memnotify_cuse.scanner.replay import Replay
+
+            recording = Recording(config.replay)
+            self._machine = recording.header.machine
+            self._make_board(config)
+            replay = Replay(self._board, recording, config.headroom_kb)
+            self._scanner: Scanner | Replay = replay
+            self._zoneinfo = replay.zoneinfo
+        else:
+            sampler = Sampler(config.proc)
+            stack.callback(sampler.close)
+            self._machine = Machine(mglru=bool(read_lru_gen()), page_kb=os.sysconf("SC_PAGE_SIZE") // 1024)
+            self._make_board(config)
+            doorbell: Doorbell | None
+            doorbell = TraceDoorbell(self._given.trace) if self._given.trace is not None else open_psi(config.proc)
+            scanner = Scanner(
+                self._board,
+                sampler,
+                doorbell,
+                self._machine,
+                LateDoorbell(self._ask_for_trace) if self._given.trace_may_come else None,
+                headroom_kb=config.headroom_kb,
+                fill_kb_per_s=measure_fill_kb_per_s(),
+                on_active=self.realtime.need,
+            )
+            stack.callback(scanner.close)
+            self._scanner = scanner
+            self._zoneinfo = sampler.zoneinfo_text
+        self._scanner.first_scan()
+
+    def _make_board(self, config: Config) -> None:
+        self._device = Device(self._machine.page_kb, config.policy, Users())
+        self._board = Board(self._device, self._clock.poke)
+
+    def _facts(self, config: Config) -> ServerFacts:
+        node = {"node": self._given.node}
+        scanner = self._scanner
+        return ServerFacts(
             fixed={
-                "pid": str(os.getpid()),
+                "pid": str(self._given.keeper_pid),
                 "version": __version__,
                 "sigio": config.sigio.value,
-                "lru": "mglru" if machine.mglru else "classic",
+                "lru": "mglru" if self._machine.mglru else "classic",
             },
-            changing=lambda: {**node, "doorbell": scanner.doorbell_name, "samples": str(scanner.samples)},
+            changing=lambda: {
+                **node,
+                "doorbell": scanner.doorbell_name,
+                "samples": str(scanner.samples),
+                "server_pid": str(os.getpid()),
+                "helpers": str(self._pool.helpers),
+                "realtime": str(int(self.realtime.held)),
+            },
         )
-        mount = await trio.to_thread.run_sync(mount_control, config.mount)
-        stack.callback(mount.close)
-        worker = Worker()
-        stack.callback(worker.close)
-        probe = Probe(worker.thread_id)
-        transport = FuseTransport(mount, device, Control(board, device, facts, zoneinfo), probe)
+
+    async def run(self) -> None:
+        """Serve until the keeper says stop, or is gone, or a connection ends."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(clock.run, board)
-            nursery.start_soon(_serve_transport, transport, "the control file system", nursery.cancel_scope)
-            node.update(await _make_node(config, device, probe, nursery, stack))
-            if config.sigio is not SigioMode.OFF:
-                paths = [config.mount / "mem_notify", *([config.device] if config.device else [])]
-                devices = {await worker.run(device_id, path) for path in paths}
-                locator = Locator(probe, devices)
-                flags = await _open_flags(locator, stack) if config.sigio is SigioMode.STRICT else None
-                nursery.start_soon(SigioService(device, locator, worker, flags).run)
-            settle()
-            await worker.run(_hurry)
-            await _announce(config, node["node"])
-            # Not earlier: nobody could be told of a recording's first seconds.
-            nursery.start_soon(scanner.run)
-            async for number in signals:
-                log.info("stopping: %s", signal.Signals(number).name)
-                break
-            notify_service("STOPPING=1")
+            nursery.start_soon(self._clock.run, self._board)
+            for transport, what in self._transports:
+                nursery.start_soon(self._serve_transport, transport, what, nursery.cancel_scope)
+            if self._service is not None:
+                nursery.start_soon(self._pool.run)
+                nursery.start_soon(self._service.run)
+            nursery.start_soon(self._scan)
+            self._channel.send("up")
+            await self._listen_to_keeper()
             nursery.cancel_scope.cancel()
 
+    async def _scan(self) -> None:
+        # Not earlier: nobody could be told of a recording's first seconds.
+        await self._go.wait()
+        await self._scanner.run()
 
-@contextmanager
-def _stop_signals() -> Iterator[AsyncIterator[int]]:
-    """Receive SIGTERM and SIGINT; once the block is left without an error they are ignored for good.
+    async def _serve_transport(
+        self, transport: FuseTransport | CuseTransport, what: str, scope: trio.CancelScope
+    ) -> None:
+        await transport.serve()
+        log.warning("%s was taken away from outside; stopping", what)
+        scope.cancel()
 
-    trio's receiver hands what nobody asked it for to the handlers from before, and Python restores the default ones
-    while it ends: either way a second signal would end a server that has cleaned up with an exit code other than 0.
-    """
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    # Blocked, so that none is lost until the receiver is there.
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    try:
-        for number in STOP_SIGNALS:
-            signal.signal(number, lambda _number, _frame: None)
-        with trio.open_signal_receiver(*STOP_SIGNALS) as signals:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-            yield signals
-    except BaseException:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        raise
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+    async def _listen_to_keeper(self) -> None:
+        """Take in what the keeper sends, until it says stop."""
+        while True:
+            await trio.lowlevel.wait_readable(self._channel)
+            try:
+                message = self._channel.receive()
+            except EOFError:
+                return
+            match message:
+                case None:
+                    continue
+                case Message("stop"):
+                    return
+                case Message("go"):
+                    self._go.set()
+                case Message("helper", pid, (sock, page)):
+                    attention = Attention(page)
+                    os.close(page)
+                    self._pool.add(int(pid), socket.socket(fileno=sock), attention)
+                case Message("trace" | "no-trace"):
+                    for answer in self._trace_answers:
+                        answer(message)
+                    self._trace_answers.clear()
+                case _:
+                    log.error("the keeper said what was not understood: %s", message.word)
 
+    async def _ask_for_trace(self) -> Doorbell:
+        answered = trio.Event()
+        answers: list[Message] = []
 
-def _this_machine() -> Machine:
-    return Machine(mglru=bool(read_lru_gen()), page_kb=os.sysconf("SC_PAGE_SIZE") // 1024)
+        def take(message: Message) -> None:
+            answers.append(message)
+            answered.set()
 
-
-def _open_scanner(config: Config, board: Board, machine: Machine, stack: ExitStack) -> Scanner:
-    """The scanner of this machine."""
-    sampler = Sampler(config.proc)
-    stack.callback(sampler.close)
-    doorbell, trace_may_come = open_doorbell(config.proc)
-    late = LateDoorbell(open_trace) if trace_may_come else None
-    scanner = Scanner(
-        board,
-        sampler,
-        doorbell,
-        machine,
-        late,
-        headroom_kb=config.headroom_kb,
-        fill_kb_per_s=measure_fill_kb_per_s(),
-    )
-    stack.callback(scanner.close)
-    return scanner
-
-
-# Only a server that replays is to have in memory what that takes.
-
-
-def _open_recording(path: Path) -> Recording:
-    from memnotify_cuse.scanner.recordfile import Recording
-
-    return Recording(path)
-
-
-def _open_replay(board: Board, recording: Recording, headroom_kb: int | None) -> Replay:
-    from memnotify_cuse.scanner.replay import Replay
-
-    return Replay(board, recording, headroom_kb)
-
-
-def _hurry() -> None:
-    # `settle` has said so if it is not permitted.
-    with suppress(OSError):
-        be_first_in_line()
-
-
-async def _make_node(
-    config: Config, device: Device, probe: Probe, nursery: trio.Nursery, stack: ExitStack
-) -> dict[str, str]:
-    """Make the device node that was asked for; what `server` says of it."""
-    if config.device is None:
-        return {"node": "none"}
-    if not _takes_cuse(config):
-        shown = await trio.to_thread.run_sync(DeviceNode, config.device, config.mount / "mem_notify")
-        stack.callback(shown.close)
-        return {"node": "fuse"}
-    fd = await trio.to_thread.run_sync(open_cuse, config.device)
-    transport = CuseTransport(config.device, fd, device, probe)
-    stack.callback(transport.close)
-    nursery.start_soon(_serve_transport, transport, "the character device", nursery.cancel_scope)
-    await transport.wait_ready()
-    major, minor = transport.number
-    return {"node": "cuse", "major": str(major), "minor": str(minor)}
-
-
-def _takes_cuse(config: Config) -> bool:
-    if config.node is not NodeKind.AUTO:
-        return config.node is NodeKind.CUSE
-    return config.device is not None and config.device.parent == Path("/dev") and cuse_problem() is None
-
-
-async def _open_flags(locator: Locator, stack: ExitStack) -> AsyncFlags:
-    tracefs = find_tracefs()
-    if tracefs is None:
-        raise ServeError("--sigio strict needs tracefs, which is not mounted, or not for us to see")
-    pauses = iter(STRICT_PAUSES_S)
-    while True:
-        try:
-            flags = AsyncFlags(tracefs, locator)
-            break
-        except KernelFileError as error:
-            pause_s = next(pauses, None) if isinstance(error, NoKernelMemoryError) else None
-            if pause_s is None:
-                raise ServeError(f"--sigio strict: {error}") from error
-        await trio.sleep(pause_s)
-    stack.callback(flags.close)
-    return flags
-
-
-async def _serve_transport(transport: FuseTransport | CuseTransport, what: str, scope: trio.CancelScope) -> None:
-    await transport.serve()
-    log.warning("%s was taken away from outside; stopping", what)
-    scope.cancel()
-
-
-async def _announce(config: Config, node: str) -> None:
-    """Say that the device can be opened, once it can."""
-    device = config.device or config.mount / "mem_notify"
-
-    def try_open() -> None:
-        os.close(os.open(device, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
-
-    try:
-        await trio.to_thread.run_sync(try_open, abandon_on_cancel=True)
-    except OSError as error:
-        raise ServeError(f"{device}: cannot be opened: {error.strerror}") from error
-    print(f"ready: device={device} mount={config.mount} node={node}", file=sys.stderr, flush=True)
-    notify_service("READY=1")
+        self._trace_answers.append(take)
+        self._channel.send("trace")
+        await answered.wait()
+        match answers[0]:
+            case Message("trace", path, (pipe, switch)):
+                return TraceDoorbell(TracePipe(Path(path), pipe, switch))
+            case Message(_, why):
+                again, _, reason = why.partition(" ")
+                kind = NoKernelMemoryError if again == "again" else KernelFileGoneError
+                raise kind("trace", reason)

@@ -16,7 +16,7 @@ from memnotify_cuse.kernel.errors import KernelFileError, KernelFileGoneError
 from memnotify_cuse.kernel.files import read_kernel_text
 from memnotify_cuse.kernel.lru_gen import read_lru_gen
 from memnotify_cuse.kernel.zoneinfo import ZoneId
-from memnotify_cuse.residency import settle
+from memnotify_cuse.residency import Realtime, settle, warn_of_refusals
 from memnotify_cuse.scanner.doorbell import open_doorbell
 from memnotify_cuse.scanner.errors import RecordingError
 from memnotify_cuse.scanner.loop import Scanner
@@ -73,7 +73,7 @@ async def _record(config: Config) -> Recorded:
         stack.callback(sampler.close)
         # A machine that cannot be sampled must not cost the user the file that is to be replaced.
         sampler.sample()
-        doorbell, _ = open_doorbell(config.proc)
+        doorbell = open_doorbell(config.proc)
         if doorbell is not None:
             stack.callback(doorbell.close)
         header = Header(
@@ -84,10 +84,12 @@ async def _record(config: Config) -> Recorded:
         writer = RecordingWriter(config.file, header, replace=config.replace)
         board = Board(_Nobody())
         with writer:
-            scanner = Scanner(board, RecordingSource(sampler, writer), doorbell, header.machine)
+            realtime = Realtime()
+            source = RecordingSource(sampler, writer)
+            scanner = Scanner(board, source, doorbell, header.machine, on_active=realtime.need)
             scanner.first_scan()
             # As the server: or it would see less, and later, just when there is something to see.
-            settle()
+            warn_of_refusals([settle(), realtime.check()])
             print(f"recording: file={config.file} doorbell={header.doorbell}", file=sys.stderr, flush=True)
             with trio.move_on_after(float("inf") if config.seconds is None else config.seconds):
                 async with trio.open_nursery() as nursery:

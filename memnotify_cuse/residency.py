@@ -1,8 +1,9 @@
-"""Keeping the server's memory small and in memory, out of the OOM killer's way, and ahead of others for a CPU.
+"""Keeping the server's memory small and in memory, and ahead of others for a CPU while that is needed.
 
-A server that must act when memory is short must not wait for its own pages. So it locks what it uses: not the
-whole of every library that it has loaded, but each page from its first use on (MCL_ONFAULT). Pages of program files
-that only the start needed are let go first; should one be needed again, it comes from the page cache.
+A server that must act when memory is short must not wait for its own pages. So it locks what it uses once it is set up:
+not the whole of every library that it has loaded, but each page from its first use on (MCL_ONFAULT). Pages of program
+files that only the start needed are let go first; should one be needed again, it comes from the page cache. What comes
+later is not locked, since clients can make it grow.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import ctypes
 import gc
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +20,6 @@ from memnotify_cuse.kernel import libc
 
 log = logging.getLogger(__name__)
 
-OOM_SCORE_ADJ = -900
 REALTIME_PRIORITY = 1
 
 
@@ -27,35 +28,82 @@ class _Mapping(NamedTuple):
     length: int
 
 
-def settle() -> None:
-    """Call once all is set up, in the thread that serves. What is not permitted is one warning, not a failure."""
+def settle() -> str | None:
+    """Call once all is set up: let go of what only that needed, and lock the rest. What is not permitted, None if all
+    is.
+    """
     gc.collect()
     gc.freeze()
     _release_start_up_memory()
-    refused = []
-    for what, attempt in (
-        ("memory locked", libc.lock_memory),
-        ("oom_score_adj lowered", _lower_oom_score),
-        ("real-time priority", be_first_in_line),
-    ):
-        try:
-            attempt()
-        except OSError as error:
-            refused.append(f"{what} ({error.strerror})")
-    if refused:
-        log.warning("not permitted, so it may be late when memory is short: %s", ", ".join(refused))
+    try:
+        libc.lock_memory()
+    except OSError as error:
+        return f"memory locked ({error.strerror})"
+    return None
 
 
-def be_first_in_line() -> None:
-    """Let this thread run before ordinary programs: while memory is reclaimed the CPUs are busy.
+def warn_of_refusals(refusals: Iterable[str | None]) -> None:
+    """One warning that names what was not permitted, if anything was."""
+    named = [refused for refused in refusals if refused]
+    if named:
+        log.warning("not permitted, so it may be late when memory is short: %s", ", ".join(named))
 
-    It does little each time, and the kernel keeps some time for others (sched_rt_runtime_us). Raises OSError.
+
+class Realtime:
+    """Real-time priority for this thread, while the kernel reclaims or a zone is under pressure, and not at rest.
+
+    While memory is reclaimed the CPUs are busy. The server does little each time, and the kernel keeps some time for
+    others (sched_rt_runtime_us); where clients ask so much of it that it would do more, it is an ordinary process
+    meanwhile.
     """
-    os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(REALTIME_PRIORITY))
+
+    def __init__(self) -> None:
+        self._needed = False
+        self._flooded = False
+        self._held = False
+        self._permitted = True
+
+    def check(self) -> str | None:
+        """What is not permitted, None if all is. To be called with the rights that the server will keep."""
+        try:
+            _set_realtime(held=True)
+            _set_realtime(held=False)
+        except OSError as error:
+            self._permitted = False
+            return f"real-time priority ({error.strerror})"
+        return None
+
+    @property
+    def held(self) -> bool:
+        return self._held
+
+    def need(self, needed: bool) -> None:
+        """Whether the kernel reclaims, or a zone is under pressure."""
+        self._needed = needed
+        self._apply()
+
+    def flood(self, flooded: bool) -> None:
+        """Whether clients ask more than is good for others."""
+        self._flooded = flooded
+        self._apply()
+
+    def _apply(self) -> None:
+        wanted = self._needed and not self._flooded
+        if wanted == self._held or not self._permitted:
+            return
+        try:
+            _set_realtime(held=wanted)
+        except OSError as error:
+            self._permitted = False
+            log.warning("real-time priority is not permitted any more: %s", error.strerror)
+            return
+        self._held = wanted
 
 
-def _lower_oom_score() -> None:
-    Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE_ADJ))
+def _set_realtime(*, held: bool) -> None:
+    # Who is not root may not take the flag away again, and must repeat it.
+    policy, priority = (os.SCHED_RR, REALTIME_PRIORITY) if held else (os.SCHED_OTHER, 0)
+    os.sched_setscheduler(0, policy | os.SCHED_RESET_ON_FORK, os.sched_param(priority))
 
 
 def _release_start_up_memory() -> None:

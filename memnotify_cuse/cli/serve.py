@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import re
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memnotify_cuse.cli.common import DEFAULT_DEVICE, DEFAULT_MOUNT, EXIT_OK, CommandError
+from memnotify_cuse.cli.common import DEFAULT_DEVICE, DEFAULT_MOUNT, CommandError
 
 if TYPE_CHECKING:
     from memnotify_cuse.cli.main import Subparsers
@@ -26,7 +24,7 @@ examples:
                                                     the same, fed from a recording
 
 Prints "ready: device=... mount=... node=..." on stderr once the device can be opened.
-exit codes: 0 stopped by SIGTERM or SIGINT; 2 it could not start.
+exit codes: 0 stopped by SIGTERM or SIGINT; 1 the server ended by itself; 2 it could not start.
 """
 
 
@@ -96,11 +94,12 @@ def _headroom_kb(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Serve; errors that keep it from starting are CommandError."""
-    from memnotify_cuse.daemon import Config, NodeKind, ServeError, serve
+    from memnotify_cuse.config import Config, NodeKind, ServeError, SigioMode
     from memnotify_cuse.device.policy import Policy
-    from memnotify_cuse.fasync.service import SigioMode
+    from memnotify_cuse.keeper.keeper import serve
+    from memnotify_cuse.logstream import log_to_stderr
 
-    logging.basicConfig(stream=sys.stderr, level=args.log_level.upper(), format="memnotify: %(levelname)s: %(message)s")
+    log_to_stderr(args.log_level)
     device = None if args.node == "none" or not args.device else Path(args.device).absolute()
     if device is None and args.node in ("cuse", "fuse"):
         raise CommandError(f"--node {args.node} makes a device, and --device '' says that there is to be none")
@@ -118,7 +117,6 @@ def run(args: argparse.Namespace) -> int:
         headroom_kb=args.headroom,
     )
     try:
-        serve(config)
+        return serve(config)
     except ServeError as error:
         raise CommandError(str(error)) from None
-    return EXIT_OK

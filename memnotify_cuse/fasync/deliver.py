@@ -1,7 +1,9 @@
-"""From an open file's owner to signals sent. Runs in the worker thread only.
+"""From an open file's owner to signals sent. Runs in a helper only.
 
-Every target is held by a pidfd from before it is checked until it was signalled, so a process id that is used again
-is never hit.
+Every target is held by a pidfd from before it is looked at until it was signalled, so a process id that is used again
+is never hit; a thread by one of its own (PIDFD_THREAD, Linux 6.9), or, on older kernels, compared by its start time.
+Whether it may be signalled is asked through that pidfd as the last thing before the signal: a program that has become
+another user's in the meantime, by exec of a set-uid program, is not signalled.
 """
 
 from __future__ import annotations
@@ -14,130 +16,173 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-from memnotify_cuse.fasync.locate import Place
-from memnotify_cuse.fasync.rules import effective_signal, may_signal, would_die
+from memnotify_cuse.fasync.look import LeftOutError, Looker
+from memnotify_cuse.fasync.rules import effective_signal, is_handled, may_signal, would_die
 from memnotify_cuse.kernel.errors import KernelFileError
 from memnotify_cuse.kernel.fileowner import FileOwner, OwnerKind, file_owner
-from memnotify_cuse.kernel.pidfd import send_sigio, send_sigio_to_thread
-from memnotify_cuse.kernel.process import read_thread_status
-from memnotify_cuse.kernel.sigwait import awaited_signals
+from memnotify_cuse.kernel.pidfd import (
+    Credentials,
+    credentials,
+    open_thread,
+    send_sigio,
+    send_sigio_to_thread,
+)
+from memnotify_cuse.kernel.process import ThreadStatus, read_start_time, read_thread_status
+from memnotify_cuse.kernel.sigwait import waits_for_signals
 
 log = logging.getLogger(__name__)
 
 BAND: Final = select.POLLIN | select.POLLRDNORM
+MAX_THREADS: Final = 256
+"""A process with more threads, in which the signal is neither caught nor ignored, is taken to die of it."""
 
 
-@dataclass(slots=True, eq=False)
+class Sent(NamedTuple):
+    """How many were signalled, and the last member of a group that was looked at (0: all of them were)."""
+
+    count: int
+    last_member: int
+
+
+class NoOwnerError(Exception):
+    """The file has no owner, or another one by now."""
+
+
+@dataclass(slots=True)
 class Delivery:
-    """One signal that is ready to be sent: to the process of `pidfd`, or to its thread `tid` (0: none)."""
+    """Signals the owner of the file behind `fd`, whose descriptor in the process that holds it is `descriptor`."""
 
-    pidfd: int
-    pid: int
-    tid: int
-    signal: int
+    looker: Looker
+    fd: int
     descriptor: int
+    opener_uid: int
     spare: bool
-    proc: Path
 
-    def send(self) -> None:
-        """Send it and let go of the process; one that has ended meanwhile is no error."""
+    def send(self, *, after_pid: int, most: int) -> Sent:
+        """Signal the owner; of a group at most `most` members, of those with ids above `after_pid`.
+
+        Raises NoOwnerError.
+        """
+        owner = file_owner(self.fd)
+        if owner is None:
+            raise NoOwnerError
+        if owner.kind is not OwnerKind.GROUP:
+            return Sent(int(self._send_to(owner, owner.id)), 0)
+        members = list(_members(self.looker.proc, owner.id, after_pid, most))
+        count = sum(self._send_to(owner, member) for member in members)
+        return Sent(count, members[-1] if len(members) == most else 0)
+
+    def _send_to(self, owner: FileOwner, task: int) -> bool:
         try:
-            self._send(self.signal)
-        except OSError as error:
-            if error.errno == errno.EAGAIN and self.signal != signal.SIGIO:
-                # The queue of real-time signals is full: the kernel falls back to SIGIO, too (send_sigio_to_task()).
-                self._try_sigio()
-            elif error.errno != errno.ESRCH:
-                log.info("process %d could not be signalled: %s", self.pid, error.strerror)
+            status = self.looker.status(task)
+            if owner.kind is OwnerKind.THREAD:
+                return self._send_to_thread(owner, task, status)
+            pidfd = os.pidfd_open(status.tgid)
+        except (KernelFileError, LeftOutError, OSError):
+            return False
+        try:
+            return self._checked_send(owner, pidfd, status.tgid, 0)
+        except (KernelFileError, OSError) as error:
+            _say(error, task)
+            return False
         finally:
-            self.drop()
+            os.close(pidfd)
 
-    def drop(self) -> None:
-        """Let go of the process without signalling it."""
-        if self.pidfd >= 0:
-            os.close(self.pidfd)
-            self.pidfd = -1
-
-    def _try_sigio(self) -> None:
-        if self.spare and _is_deadly(signal.SIGIO, self.pid, self.tid, self.proc):
-            return
+    def _send_to_thread(self, owner: FileOwner, tid: int, status: ThreadStatus) -> bool:
+        thread = open_thread(tid)
+        if thread is not None:
+            try:
+                return self._checked_send(owner, thread, status.tgid, tid)
+            finally:
+                os.close(thread)
+        # Held by its process, and within that told from a later thread of the same id by when it began.
+        started = read_start_time(tid, self.looker.proc)
+        pidfd = os.pidfd_open(status.tgid)
         try:
-            self._send(signal.SIGIO)
+            return self._checked_send(owner, pidfd, status.tgid, tid, started)
+        finally:
+            os.close(pidfd)
+
+    def _checked_send(self, owner: FileOwner, pidfd: int, pid: int, tid: int, started: int | None = None) -> bool:
+        """Look at the target, which `pidfd` holds from now on, and signal it if it may be."""
+        # Asked again, now that it is held: what it was before may have been another's.
+        status = read_thread_status(tid or pid, self.looker.proc)
+        number = effective_signal(owner)
+        if not self._may(owner, Credentials(status.real_uid, status.effective_uid, status.saved_uid)):
+            return False
+        if self.spare and self._is_deadly(number, status, pid, tid):
+            return False
+        if file_owner(self.fd) != owner:
+            raise NoOwnerError
+        try:
+            return self._send_now(owner, pidfd, pid, tid, number, started)
         except OSError as error:
-            log.info("process %d could not be signalled: %s", self.pid, error.strerror)
+            if error.errno != errno.EAGAIN or number == signal.SIGIO:
+                raise
+        # The queue of real-time signals is full: the kernel falls back to SIGIO, too (send_sigio_to_task()).
+        if self.spare and self._is_deadly(signal.SIGIO, read_thread_status(tid or pid, self.looker.proc), pid, tid):
+            return False
+        return self._send_now(owner, pidfd, pid, tid, signal.SIGIO, started)
 
-    def _send(self, number: int) -> None:
-        if self.tid:
-            send_sigio_to_thread(self.pid, self.tid, number, descriptor=self.descriptor, band=BAND)
+    def _send_now(self, owner: FileOwner, pidfd: int, pid: int, tid: int, number: int, started: int | None) -> bool:
+        """Ask whether it may be signalled, and signal it. Nothing may come between the two."""
+        if started is not None and read_start_time(tid, self.looker.proc) != started:
+            return False
+        users = credentials(pidfd)
+        if users is None:
+            status = read_thread_status(tid or pid, self.looker.proc)
+            users = Credentials(status.real_uid, status.effective_uid, status.saved_uid)
+        if not self._may(owner, users):
+            return False
+        if started is None:
+            send_sigio(pidfd, number, descriptor=self.descriptor, band=BAND)
         else:
-            send_sigio(self.pidfd, number, descriptor=self.descriptor, band=BAND)
+            send_sigio_to_thread(pid, tid, number, descriptor=self.descriptor, band=BAND)
+        return True
 
+    def _may(self, owner: FileOwner, users: Credentials) -> bool:
+        return may_signal(owner, self.opener_uid, real_uid=users.real_uid, saved_uid=users.saved_uid)
 
-def prepare(fd: int, place: Place, opener_uid: int, *, spare: bool, proc: Path = Path("/proc")) -> list[Delivery]:
-    """The signals that a notification of the file behind `fd` asks for, each to somebody who may be sent it.
-
-    `place` is where the descriptor was found, `opener_uid` who opened the file. With `spare`, programs that the
-    signal would end are left out.
-    """
-    owner = file_owner(fd)
-    if owner is None:
-        return []
-    deliveries = []
-    for pid, tid in _members(owner, proc):
+    def _is_deadly(self, number: int, status: ThreadStatus, pid: int, tid: int) -> bool:
+        """Whether the signal would end process `pid`: in its thread `tid`, or (0) in any that could take it."""
+        if is_handled(number, status):
+            return False
+        if tid:
+            return self._is_deadly_in(number, tid)
         try:
-            pidfd = os.pidfd_open(pid)
+            threads = os.listdir(self.looker.proc / str(pid) / "task")
+        except OSError:
+            return False
+        return len(threads) > MAX_THREADS or any(self._is_deadly_in(number, int(thread)) for thread in threads)
+
+    def _is_deadly_in(self, number: int, tid: int) -> bool:
+        proc = self.looker.proc
+        try:
+            status = read_thread_status(tid, proc)
+        except KernelFileError:
+            return False
+        return would_die(number, status) and would_die(number, status, waits_for_signals=waits_for_signals(tid, proc))
+
+
+def _say(error: Exception, task: int) -> None:
+    if not isinstance(error, KernelFileError | ProcessLookupError):
+        log.debug("process %d could not be signalled: %s", task, error)
+
+
+def _members(proc: Path, group: int, after_pid: int, most: int) -> Iterator[int]:
+    """The processes of a group, in the order of their ids."""
+    found = 0
+    for pid in sorted(int(entry) for entry in os.listdir(proc) if entry.isdigit()):
+        if pid <= after_pid:
+            continue
+        try:
+            if os.getpgid(pid) != group:
+                continue
         except OSError:
             continue
-        try:
-            status = read_thread_status(tid or pid, proc)
-        except KernelFileError:
-            os.close(pidfd)
-            continue
-        number = effective_signal(owner)
-        # Asked again, now that the process is held: an owner that ended in between is none any more.
-        unchanged = file_owner(fd) == owner
-        allowed = may_signal(owner, opener_uid, status)
-        deadly = spare and _is_deadly(number, pid, tid, proc)
-        if unchanged and allowed and not deadly:
-            deliveries.append(Delivery(pidfd, pid, tid, number, place.descriptor, spare, proc))
-        else:
-            os.close(pidfd)
-    return deliveries
-
-
-def _is_deadly(number: int, pid: int, tid: int, proc: Path) -> bool:
-    """Whether the signal would end process `pid`: in its thread `tid`, or (0) in any that could take it."""
-    try:
-        threads = [tid] if tid else [int(entry) for entry in os.listdir(proc / str(pid) / "task")]
-    except OSError:
-        return False
-    return any(_is_deadly_in(number, thread, proc) for thread in threads)
-
-
-def _is_deadly_in(number: int, tid: int, proc: Path) -> bool:
-    try:
-        status = read_thread_status(tid, proc)
-    except KernelFileError:
-        return False
-    return would_die(number, status) and would_die(number, status, awaited_signals(tid, proc))
-
-
-def _members(owner: FileOwner, proc: Path) -> Iterator[tuple[int, int]]:
-    """Process and thread (0: the process as a whole) of each that the owner stands for."""
-    if owner.kind in (OwnerKind.PROCESS, OwnerKind.THREAD):
-        try:
-            # The id of any thread will do for its process.
-            tgid = read_thread_status(owner.id, proc).tgid
-        except KernelFileError:
+        yield pid
+        found += 1
+        if found == most:
             return
-        yield tgid, owner.id if owner.kind == OwnerKind.THREAD else 0
-    else:
-        for entry in os.listdir(proc):
-            if entry.isdigit():
-                try:
-                    if os.getpgid(int(entry)) == owner.id:
-                        yield int(entry), 0
-                except OSError:
-                    continue

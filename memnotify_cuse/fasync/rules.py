@@ -17,29 +17,39 @@ def effective_signal(owner: FileOwner) -> int:
     return owner.signal or signal.SIGIO
 
 
-def may_signal(owner: FileOwner, opener_uid: int, target: ThreadStatus) -> bool:
-    """Whether who set the owner may have `target` signalled: sigio_perm() of fs/fcntl.c.
+def may_signal(owner: FileOwner, opener_uid: int, *, real_uid: int, saved_uid: int) -> bool:
+    """Whether who set the owner may have a process of these users signalled: sigio_perm() of fs/fcntl.c.
 
     Where the kernel does not tell who that was, it is taken to be who opened the file.
     """
-    allowed = (target.saved_uid, target.real_uid)
+    allowed = (saved_uid, real_uid)
     if owner.uid is None or owner.euid is None:
         # Root may have passed the file on to somebody who then set the owner: root's right is not passed on.
         return opener_uid in allowed
     return owner.euid == 0 or owner.euid in allowed or owner.uid in allowed
 
 
-def would_die(signal_number: int, target: ThreadStatus, awaited: int = 0) -> bool:
-    """Whether the signal would end `target`: not caught, ignored, blocked or waited for, and its default is to end.
-
-    Many a program becomes owner before it installs its handler, or never does. `awaited` is the mask of the signals
-    that it waits for in sigwaitinfo.
+def is_handled(signal_number: int, target: ThreadStatus) -> bool:
+    """Whether the process of `target` does not die of the signal in any of its threads: caught, ignored, or harmless.
     """
+    if signal_number in _IGNORED_BY_DEFAULT:
+        return True
+    return bool((target.signals.caught | target.signals.ignored) & 1 << (signal_number - 1))
+
+
+def would_die(signal_number: int, target: ThreadStatus, *, waits_for_signals: bool = False) -> bool:
+    """Whether the signal would end `target`: not caught, ignored or blocked, and its default is to end.
+
+    Many a program becomes owner before it installs its handler, or never does. A thread that waits in sigwaitinfo is
+    taken to wait for this signal among others: which ones stands in its memory only, which is not read.
+    """
+    if waits_for_signals:
+        return False
     if signal_number in _IGNORED_BY_DEFAULT:
         return False
     blocked = target.signals.blocked
     if blocked & _LIBRARY_S_OWN == _LIBRARY_S_OWN:
         # Only a C library blocks these, with all others, and for a moment: during fork or posix_spawn.
         blocked = 0
-    taken_care_of = target.signals.caught | target.signals.ignored | blocked | awaited
+    taken_care_of = target.signals.caught | target.signals.ignored | blocked
     return not taken_care_of & 1 << (signal_number - 1)

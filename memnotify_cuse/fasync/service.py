@@ -5,32 +5,29 @@ nothing. It does keep F_SETOWN and F_SETSIG in the open file, where they can be 
 armed as soon as it has an owner; in mode `strict` when O_ASYNC was set on it, learned from the trace event
 syscalls:sys_enter_fcntl.
 
-A notification is served in three steps: find and verify in the worker thread, note down in the device who is told,
-send in the worker thread. Files that nobody has looked at since they were opened, and some of those that had no owner,
-are looked at before that; where they are many, whoever is known by then is signalled meanwhile.
+The looking and the signalling is done by helper processes (`pool`). What they find is remembered here: the place of
+each open file, which the helper verifies before it signals. At a notification each user is served in a task of its own,
+and the pool takes users in turn: first those who are known, then files that were never looked at, and some of those
+that had no owner. Where a file cannot be found with those who opened and used it, all processes are searched, ever so
+often.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import time
-from collections import deque
-from collections.abc import Awaitable, Callable
-from enum import Enum
-from pathlib import Path
-from typing import Final
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final, TypeVar
 
 import trio
 
 from memnotify_cuse.device.device import Device
 from memnotify_cuse.device.openfile import OpenFile
-from memnotify_cuse.fasync.deliver import Delivery, prepare
-from memnotify_cuse.fasync.locate import Locator
+from memnotify_cuse.fasync.jobs import LISTED_PROCESSES, MAX_JOBS, SEARCH_DESCRIPTORS, Job, Kind, Report, Said, Status
+from memnotify_cuse.fasync.pool import HelperPool
 from memnotify_cuse.fasync.strict import AsyncFlags
-from memnotify_cuse.fasync.worker import Worker
-from memnotify_cuse.kernel.fileowner import FileOwner, OwnerKind, file_owner
-from memnotify_cuse.kernel.statx import FileId, file_id
 
 log = logging.getLogger(__name__)
 
@@ -41,40 +38,60 @@ SURVEY_DELAYS_S: Final = (0.05, 0.5)
 """How long after an open its owner is looked for: programs set it soon after."""
 
 SURVEY_BUDGET: Final = 64
-"""How many files without an owner are looked at again at each notification."""
+"""How many files of a user without an owner are looked at again at each notification."""
+
+SEARCH_REST: Final = 9
+"""After a search in vain, in a process or in all of them, no other for so many times as long, whatever it is for."""
+
+NOT_IN_S: Final = 1.0
+"""How long it is believed that an owner has no descriptor of its own."""
+
+FLAGS_PAUSE_S: Final = 0.02
+"""Least time between two looks at the calls of F_SETFL: each reads no more than one buffer full."""
 
 MAX_ROUNDS: Final = 4
-BATCH: Final = 16
+HELPERS_WITH_OWNERS: Final = 2
+"""As soon as there is somebody to signal, a second helper stands by."""
+
+T = TypeVar("T")
 
 
-class SigioMode(Enum):
-    """When a file is armed: as soon as it has an owner, while O_ASYNC is set, or never."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Descriptor number `descriptor` of process `pid`."""
 
-    OWNER = "owner"
-    STRICT = "strict"
-    OFF = "off"
+    pid: int
+    descriptor: int
 
 
 class SigioService:
     """Serves the owners of `device`'s open files; `run` until cancelled. With `flags` in mode `strict`."""
 
-    def __init__(self, device: Device, locator: Locator, worker: Worker, flags: AsyncFlags | None = None) -> None:
+    def __init__(self, device: Device, pool: HelperPool, flags: AsyncFlags | None = None) -> None:
         self._device = device
-        self._locator = locator
-        self._worker = worker
+        self._pool = pool
         self._flags = flags
         self._wanted = trio.Event()
         self._opened = trio.Event()
+        self._lost = trio.Event()
+        self._places: dict[int, Place] = {}
+        self._elsewhere_until_s: dict[int, float] = {}
         self._seen: set[int] = set()
-        self._rotation = 0
-        self._warned = False
-        # What was found out in the thread is noted down in the same order: of two answers the later one holds.
-        self._in_turn = trio.Lock()
+        self._rotation: dict[int, int] = {}
+        self._told: dict[int, set[int]] = defaultdict(set)
+        self._serving: set[int] = set()
+        self._again: set[int] = set()
+        self._searched: dict[int, float] = {}
+        self._searching: dict[int, trio.Event] = {}
+        self._refused_once = False
+        self._nursery: trio.Nursery | None = None
         device.on_notified.append(lambda: self._wanted.set())
         device.on_open = lambda: self._opened.set()
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._search_everywhere)
             if self._flags is None:
                 nursery.start_soon(self._survey_after_opens)
             else:
@@ -82,10 +99,238 @@ class SigioService:
             while True:
                 await self._wanted.wait()
                 self._wanted = trio.Event()
+                self._begin_notification()
+
+    # Notifications.
+
+    def _begin_notification(self) -> None:
+        if self._flags is not None:
+            self._flags.read()
+        self._told.clear()
+        for user in {file.user for file in self._device.files}:
+            self._serve_soon(user)
+
+    def _serve_soon(self, user: int) -> None:
+        """Serve the user in a task, or once more when the one that runs is done."""
+        if user in self._serving:
+            self._again.add(user)
+        elif self._nursery is not None:
+            self._serving.add(user)
+            self._nursery.start_soon(self._serve, user)
+
+    async def _serve(self, user: int) -> None:
+        try:
+            while True:
+                self._again.discard(user)
                 try:
-                    await self._serve_notification()
+                    await self._serve_user(user)
                 except Exception:
                     log.exception("unexpected error while sending SIGIO; the notification is not repeated")
+                if user not in self._again:
+                    return
+        finally:
+            self._serving.discard(user)
+
+    async def _serve_user(self, user: int) -> None:
+        if self._flags is not None:
+            await self._flags.identify(self._identify)
+        await self._signal_those_due(user)
+        looked_at = self._worth_a_look(user)
+        for batch in _batches(looked_at):
+            if await self._look(user, batch):
+                await self._signal_those_due(user)
+        if self._unplaced(looked_at):
+            self._lost.set()
+
+    async def _signal_those_due(self, user: int) -> None:
+        """Signal the known subscribers of a user whose turn it is."""
+        told = self._told[user]
+        for _ in range(MAX_ROUNDS):
+            # Somebody else's turn comes in place of those who could not be told.
+            due = [file for file in self._device.pick_subscribers(time.monotonic_ns(), told) if file.user == user]
+            if not due:
+                return
+            # In batches: the last of a thousand should not keep the first one waiting.
+            for batch in _batches(due):
+                await self._signal(user, batch, told)
+
+    async def _signal(self, user: int, files: list[OpenFile], told: set[int]) -> None:
+        """Signal the owners of `files`; the numbers of those of which somebody was are added to `told`."""
+        after = dict.fromkeys((file.number for file in files), 0)
+        begun = {}
+        for file in files:
+            token = self._device.signalled(file, time.monotonic_ns())
+            if token is not None:
+                begun[file.number] = token
+        pending = [file for file in files if file.number in begun]
+        told.update(begun)
+        counts: dict[int, int] = defaultdict(int)
+        moved: set[int] = set()
+        while pending:
+            placed = [file for file in pending if await self._has_place(user, file)]
+            jobs = [self._signal_job(file, after[file.number]) for file in placed]
+            results = await self._pool.run_jobs(user, jobs)
+            pending = []
+            for file, reports in zip(placed, results, strict=True):
+                end = self._take_in(file, reports)
+                counts[file.number] += end.count
+                if end.status in (Status.OK, Status.NOBODY) and end.pid:
+                    after[file.number] = end.pid
+                    pending.append(file)
+                elif end.status is Status.GONE and self._places.pop(file.number, None) and file.number not in moved:
+                    # It was there before: with somebody else by now, or behind another number.
+                    moved.add(file.number)
+                    pending.append(file)
+        for file in files:
+            if counts[file.number] or file.number not in begun:
+                continue
+            self._device.not_signalled(file, begun[file.number])
+            armed = file.number in self._places and self._device.is_subscribed(file)
+            # To the end of the queue, or out of it.
+            self._device.subscribe(file, subscribed=False)
+            self._device.subscribe(file, subscribed=armed)
+
+    def _signal_job(self, file: OpenFile, after_pid: int) -> Job:
+        place = self._places[file.number]
+        return Job(
+            Kind.SIGNAL,
+            number=file.number,
+            pid=place.pid,
+            descriptor=place.descriptor,
+            opener_uid=file.uid,
+            after_pid=after_pid,
+            spare=self._flags is None or self._flags.is_guess(file.number),
+            elsewhere=trio.current_time() < self._elsewhere_until_s.get(file.number, 0.0),
+        )
+
+    def _take_in(self, file: OpenFile, reports: list[Report]) -> Report:
+        """Note down what a helper says of `file` after it was to signal its owner; the last report."""
+        *found, end = reports
+        self._note_places(found, moves=True)
+        place = self._places.get(file.number)
+        if not found and end.owner_pid and place is not None and end.owner_pid != place.pid:
+            self._elsewhere_until_s[file.number] = trio.current_time() + NOT_IN_S
+        if end.status is Status.NO_OWNER:
+            self._device.subscribe(file, subscribed=False)
+        self._note_refusal(end, place.pid if place else 0)
+        return end
+
+    async def _has_place(self, user: int, file: OpenFile) -> bool:
+        if file.number not in self._places and self._is_open(file):
+            await self._look(user, [file])
+        return file.number in self._places
+
+    # Looking.
+
+    def _worth_a_look(self, user: int) -> list[OpenFile]:
+        """A user's files that were never looked at, and a few of those that had no owner, in turn."""
+        files = [file for file in self._device.files if file.user == user and not self._device.is_subscribed(file)]
+        if self._flags is not None:
+            return [file for file in files if self._flags.may_be_set(file.number)]
+        new = [file for file in files if file.number not in self._seen]
+        old = [file for file in files if file.number in self._seen]
+        if len(old) > SURVEY_BUDGET:
+            start = self._rotation.get(user, 0) % len(old)
+            self._rotation[user] = start + SURVEY_BUDGET
+            old = (old + old)[start : start + SURVEY_BUDGET]
+        return new + old
+
+    async def _look(self, user: int, files: list[OpenFile]) -> bool:
+        """Look whether `files` have owners, and take note of it; True if there is a new subscriber."""
+        before = self._device.subscribers
+        known = [file for file in files if file.number in self._places]
+        jobs = [
+            Job(Kind.SEARCH, pid=place.pid, descriptor=place.descriptor, count=1) for place in self._places_of(known)
+        ]
+        for file, reports in zip(known, await self._pool.run_jobs(user, jobs), strict=True):
+            if not any(report.said is Said.FOUND and report.number == file.number for report in reports):
+                self._places.pop(file.number, None)
+                self._device.subscribe(file, subscribed=False)
+            self._note_places(reports, moves=True)
+        lost = [file for file in files if file.number not in self._places and self._is_open(file)]
+        for tid in {tid: None for file in lost for tid in (file.user_tid, file.opener_tid) if tid}:
+            if any(tid in (file.user_tid, file.opener_tid) for file in self._unplaced(lost)):
+                await self._search_process(user, tid)
+        self._seen.update(file.number for file in files)
+        self._forget_closed()
+        return self._device.subscribers > before
+
+    async def _search_process(self, user: int, tid: int) -> None:
+        """Look at all descriptors of a thread's process, unless that was in vain a moment ago."""
+        searching = self._searching.get(tid)
+        if searching is not None:
+            await searching.wait()
+            return
+        if trio.current_time() < self._searched.get(tid, 0.0):
+            return
+        done = self._searching[tid] = trio.Event()
+        started_s = trio.current_time()
+        try:
+            descriptor = 0
+            while True:
+                job = Job(Kind.SEARCH, pid=tid, descriptor=descriptor, count=SEARCH_DESCRIPTORS)
+                ((*found, end),) = await self._pool.run_jobs(user, [job])
+                self._note_places(found, moves=False)
+                self._note_refusal(end, tid)
+                descriptor = end.descriptor
+                if end.status is not Status.OK or not descriptor:
+                    break
+        finally:
+            now_s = trio.current_time()
+            self._searched = {known: until for known, until in self._searched.items() if until > now_s}
+            self._searched[tid] = now_s + SEARCH_REST * (now_s - started_s)
+            del self._searching[tid]
+            done.set()
+
+    async def _search_everywhere(self) -> None:
+        """Search all processes when a file was not found where it should be; this takes a part of the time only."""
+        while True:
+            await self._lost.wait()
+            self._lost = trio.Event()
+            started_s = trio.current_time()
+            try:
+                async for pid, uid in self._processes():
+                    await self._search_process(uid, pid)
+            except Exception:
+                log.exception("unexpected error while looking for SIGIO subscribers")
+            for user in {file.user for file in self._device.files if self._device.is_subscribed(file)}:
+                self._serve_soon(user)
+            await trio.sleep(SEARCH_REST * (trio.current_time() - started_s))
+
+    async def _processes(self) -> AsyncIterator[tuple[int, int]]:
+        last = 0
+        while True:
+            ((*listed, end),) = await self._pool.run_jobs(0, [Job(Kind.PROCESSES, pid=last, count=LISTED_PROCESSES)])
+            for report in listed:
+                yield report.pid, report.uid
+            last = end.pid
+            if end.status is not Status.OK or not last:
+                return
+
+    def _note_places(self, reports: Iterable[Report], *, moves: bool) -> None:
+        """Take note of where files were found, and whether they have owners. `moves`: in place of where they were."""
+        files = {file.number: file for file in self._device.files} if reports else {}
+        for report in reports:
+            file = files.get(report.number) if report.said is Said.FOUND else None
+            if file is None:
+                continue
+            if moves or file.number not in self._places:
+                self._places[file.number] = Place(report.pid, report.descriptor)
+            armed = report.owned and (self._flags is None or self._flags.may_be_set(file.number))
+            self._device.subscribe(file, subscribed=armed)
+        if self._device.subscribers:
+            self._pool.want(HELPERS_WITH_OWNERS)
+
+    def _note_refusal(self, end: Report, pid: int) -> None:
+        if end.status is Status.REFUSED and not self._refused_once:
+            self._refused_once = True
+            log.warning(
+                "no SIGIO for process %d and others like it: this server may not look at their descriptors "
+                "(CAP_SYS_PTRACE; see memnotify doctor). poll and read are not affected",
+                pid,
+            )
+
+    # After opens, and after F_SETFL.
 
     async def _survey_after_opens(self) -> None:
         # Only of those that are new: with thousands of open files, one more must not have all of them looked at. But a
@@ -102,162 +347,80 @@ class SigioService:
                 done = opened.popleft()[1]
             for delay_s in SURVEY_DELAYS_S:
                 await trio.sleep(delay_s)
-                new = [file for file in self._device.files if done < file.number <= newest]
-                try:
-                    await self._survey([file for file in new if not self._device.is_subscribed(file)])
-                except Exception:
-                    log.exception("unexpected error while looking for SIGIO subscribers")
+                new: dict[int, list[OpenFile]] = defaultdict(list)
+                for file in self._device.files:
+                    if done < file.number <= newest and not self._device.is_subscribed(file):
+                        new[file.user].append(file)
+                async with trio.open_nursery() as nursery:
+                    for user, files in new.items():
+                        nursery.start_soon(self._survey, user, files)
+
+    async def _survey(self, user: int, files: list[OpenFile]) -> None:
+        try:
+            for file in {file.uid: file for file in files if not self._device.users.knows(file.uid)}.values():
+                await self._learn_owner(user, file)
+            for batch in _batches(files):
+                await self._look(user, batch)
+        except Exception:
+            log.exception("unexpected error while looking for SIGIO subscribers")
+
+    async def _learn_owner(self, user: int, file: OpenFile) -> None:
+        """Whether the user is one of another's user namespace."""
+        ((end,),) = await self._pool.run_jobs(user, [Job(Kind.OWNER, pid=file.opener_tid)])
+        if end.status is Status.OK:
+            self._device.users.count_to(file.uid, end.uid)
+        elif end.status is Status.NO_OWNER:
+            self._device.users.count_to(file.uid, file.uid)
 
     async def _follow_flags(self, flags: AsyncFlags) -> None:
         while True:
             await trio.lowlevel.wait_readable(flags.fileno())
             try:
-                if await self._worker.run(flags.update):
-                    await self._survey([file for file in self._device.files if flags.is_set(file.number)])
+                flags.read()
+                await flags.identify(self._identify)
+                for user in {file.user for file in self._device.files if flags.may_be_set(file.number)}:
+                    files = [each for each in self._worth_a_look(user) if flags.may_be_set(each.number)]
+                    for batch in _batches(files):
+                        await self._look(user, batch)
             except Exception:
                 log.exception("unexpected error while following O_ASYNC")
-                await trio.sleep(1)
+            # A program may call fcntl as fast as it can.
+            await trio.sleep(FLAGS_PAUSE_S)
 
-    async def _serve_notification(self) -> None:
-        if self._flags is not None:
-            await self._worker.run(self._flags.update)
-        signalled: set[int] = set()
-        await self._survey(self._worth_a_look(), meanwhile=lambda: self._signal_those_due(signalled))
-        await self._signal_those_due(signalled)
-
-    async def _signal_those_due(self, signalled: set[int]) -> None:
-        """Signal the known subscribers whose turn it is, and add them to those `signalled`."""
-        for _ in range(MAX_ROUNDS):
-            wanted = self._device.pick_subscribers(time.monotonic_ns(), signalled)
-            if not wanted:
-                break
-            # In batches: the last of a thousand should not keep the first one waiting.
-            for batch in _batches(wanted):
-                async with self._in_turn:
-                    signalled |= await self._signal_batch(batch)
-            # Somebody else's turn comes in place of those who could not be told.
-
-    async def _signal_batch(self, files: list[OpenFile]) -> set[int]:
-        """Signal the owners of `files`; the numbers of those of which somebody was."""
-        ready = await self._worker.run(self._prepare_all, files)
-        now_ns = time.monotonic_ns()
-        to_send: list[Delivery] = []
-        to_drop: list[Delivery] = []
-        told = set()
-        for file, armed, deliveries in ready:
-            if deliveries and self._device.signalled(file, now_ns):
-                to_send += deliveries
-                told.add(file.number)
-                continue
-            to_drop += deliveries
-            # To the end of the queue, or out of it.
-            self._device.subscribe(file, subscribed=False)
-            self._device.subscribe(file, subscribed=armed)
-        await self._worker.run(_send_all, to_send, to_drop)
-        return told
-
-    def _worth_a_look(self) -> list[OpenFile]:
-        """Files that were never looked at, and a few of those that had no owner, in turn."""
-        files = [file for file in self._device.files if not self._device.is_subscribed(file)]
-        if self._flags is not None:
-            return [file for file in files if self._flags.is_set(file.number)]
-        new = [file for file in files if file.number not in self._seen]
-        old = [file for file in files if file.number in self._seen]
-        if len(old) > SURVEY_BUDGET:
-            start = self._rotation % len(old)
-            self._rotation += SURVEY_BUDGET
-            old = (old + old)[start : start + SURVEY_BUDGET]
-        return new + old
-
-    async def _survey(self, files: list[OpenFile], *, meanwhile: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Look whether `files` have owners, and take note of it.
-
-        Where they are many that takes a while: `meanwhile` is for those who are known by then and should not have to
-        wait.
+    async def _identify(self, user: int, tid: int, descriptor: int) -> tuple[int | None, int]:
+        """The number of the open file behind a thread's descriptor, None if it is not of ours; and the thread's user.
         """
-        if not files:
+        job = Job(Kind.SEARCH, pid=tid, descriptor=descriptor, count=1)
+        ((*found, end),) = await self._pool.run_jobs(user, [job])
+        self._note_places(found, moves=True)
+        return (found[0].number if found else None), end.uid
+
+    # What is remembered.
+
+    def _is_open(self, file: OpenFile) -> bool:
+        return self._device.is_open(file)
+
+    def _places_of(self, files: Iterable[OpenFile]) -> Iterator[Place]:
+        return (self._places[file.number] for file in files)
+
+    def _unplaced(self, files: Collection[OpenFile]) -> list[OpenFile]:
+        return [file for file in files if file.number not in self._places and self._is_open(file)]
+
+    def _forget_closed(self) -> None:
+        """Drop what is known of files that are closed, now and then."""
+        if len(self._seen) + len(self._places) <= 3 * self._device.open_files + 64:
             return
-        for batch in _batches(files):
-            if meanwhile is not None and len(files) > BATCH:
-                await meanwhile()
-            async with self._in_turn:
-                owned = await self._worker.run(self._find_owners, batch)
-                for file in batch:
-                    self._device.subscribe(file, subscribed=file.number in owned)
-        self._warn_once()
-        open_numbers = {file.number for file in self._device.files}
-        self._seen = (self._seen | {file.number for file in files}) & open_numbers
-        await self._worker.run(self._forget_all_but, open_numbers)
-
-    def _warn_once(self) -> None:
-        if self._locator.unreachable is not None and not self._warned:
-            self._warned = True
-            log.warning(
-                "no SIGIO for process %d and others like it: this server may not look at their descriptors "
-                "(CAP_SYS_PTRACE; see memnotify doctor). poll and read are not affected",
-                self._locator.unreachable,
-            )
-
-    def _forget_all_but(self, open_numbers: set[int]) -> None:
-        self._locator.forget_all_but(open_numbers)
+        numbers = {file.number for file in self._device.files}
+        self._seen &= numbers
+        for known in [number for number in self._places if number not in numbers]:
+            del self._places[known]
+        now_s = trio.current_time()
+        self._elsewhere_until_s = {
+            number: until for number, until in self._elsewhere_until_s.items() if number in numbers and until > now_s
+        }
         if self._flags is not None:
-            self._flags.forget_all_but(open_numbers)
-
-    def _find_owners(self, files: list[OpenFile]) -> set[int]:
-        owned = set()
-        for file in files:
-            with self._locator.descriptor(file.number, _hints(file)) as found:
-                if found is not None and self._is_armed(file, file_owner(found[1])):
-                    owned.add(file.number)
-        return owned
-
-    def _prepare_all(self, files: list[OpenFile]) -> list[tuple[OpenFile, bool, list[Delivery]]]:
-        """For each file whether it is armed, and the signals that are ready to be sent."""
-        ready = []
-        for file in files:
-            armed, deliveries = False, list[Delivery]()
-            prefer = 0
-            with self._locator.descriptor(file.number, _hints(file)) as found:
-                if found is not None:
-                    place, fd = found
-                    owner = file_owner(fd)
-                    armed = self._is_armed(file, owner)
-                    if owner is not None and owner.kind in (OwnerKind.PROCESS, OwnerKind.THREAD):
-                        prefer = self._locator.tgid_of(owner.id) or 0
-                    if prefer == place.pid:
-                        prefer = 0
-                    if armed and not prefer:
-                        deliveries = prepare(fd, place, file.uid, spare=self._flags is None)
-            if armed and prefer:
-                with self._locator.descriptor(file.number, _hints(file), prefer=prefer) as found:
-                    if found is not None:
-                        deliveries = prepare(found[1], found[0], file.uid, spare=self._flags is None)
-            ready.append((file, armed, deliveries))
-        return ready
-
-    def _is_armed(self, file: OpenFile, owner: FileOwner | None) -> bool:
-        return owner is not None and (self._flags is None or self._flags.is_set(file.number))
+            self._flags.forget_all_but(numbers)
 
 
-def _batches(files: list[OpenFile]) -> list[list[OpenFile]]:
-    return [files[start : start + BATCH] for start in range(0, len(files), BATCH)]
-
-
-def _send_all(to_send: list[Delivery], to_drop: list[Delivery]) -> None:
-    for delivery in to_send:
-        delivery.send()
-    for delivery in to_drop:
-        delivery.drop()
-
-
-def _hints(file: OpenFile) -> tuple[int, ...]:
-    return (file.user_tid, file.opener_tid)
-
-
-def device_id(path: Path) -> FileId:
-    """What tells our files from others. Sends a request to the file system: not for the thread that serves it."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        return file_id(fd)
-    finally:
-        os.close(fd)
+def _batches(files: list[T]) -> list[list[T]]:
+    return [files[start : start + MAX_JOBS] for start in range(0, len(files), MAX_JOBS)]

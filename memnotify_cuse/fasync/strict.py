@@ -11,15 +11,25 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Final, NamedTuple
 
-from memnotify_cuse.fasync.locate import Locator
-from memnotify_cuse.kernel.tracefs import TraceInstance
+import trio
 
-EVENT: Final = "syscalls/sys_enter_fcntl"
+from memnotify_cuse.kernel.tracefs import TracePipe
+
 F_SETFL: Final = 4
+EVENTS: Final[Mapping[str, str]] = {"syscalls/sys_enter_fcntl": f"cmd == {F_SETFL}"}
+"""The event, and what is let through of it."""
+
+MAX_DESCRIPTORS: Final = 64
+MAX_THREADS: Final = 1024
+"""How many descriptors of a thread, and how many threads, may wait to be looked into."""
+
+_LONGEST_LINE_BYTES: Final = 512
+
+Look = Callable[[int, int, int], Awaitable[tuple[int | None, int]]]
+"""Takes a user, a thread and a descriptor; gives the number of the open file, if it is one, and the thread's user."""
 
 # The command name fills the first 16 bytes and can be anything, so it is cut off by position.
 _COMM_BYTES: Final = 16
@@ -45,46 +55,75 @@ def parse_set_flags(data: bytes) -> Iterator[SetFlags]:
 
 
 class AsyncFlags:
-    """Follows O_ASYNC of our open files. `update` is for the worker thread."""
+    """Follows O_ASYNC of our open files, by the calls that `trace` shows.
 
-    def __init__(self, tracefs: Path, locator: Locator) -> None:
-        filters = {EVENT: f"cmd == {F_SETFL}"}
-        self._instance = TraceInstance.create(tracefs, f"memnotify-fcntl-{os.getpid()}", filters)
-        self._locator = locator
+    Calls that come faster than they can be looked into are dropped, by thread first. From then on a file of which
+    nothing is known may have O_ASYNC set: it is taken to have it if it has an owner, as in mode `owner`.
+    """
+
+    def __init__(self, trace: TracePipe) -> None:
+        self._trace = trace
         self._rest = b""
-        self._armed: set[int] = set()
+        self._set: set[int] = set()
+        self._cleared: set[int] = set()
+        self._asked: dict[int, dict[int, int]] = {}
+        self._user_of: dict[int, int] = {}
+        self._lost = False
+        self._one_by_one = trio.Lock()
 
     def fileno(self) -> int:
-        return self._instance.fileno()
+        return self._trace.fileno()
 
-    def is_set(self, number: int) -> bool:
-        """Whether O_ASYNC was last set on open file `number`, and not cleared."""
-        return number in self._armed
+    def may_be_set(self, number: int) -> bool:
+        """Whether O_ASYNC was last set on open file `number`, and not cleared, as far as is known."""
+        return number in self._set or (self._lost and number not in self._cleared)
 
-    def update(self) -> bool:
-        """Take in what was asked for since the last time; True if it concerned a file of ours."""
-        changed = False
-        while data := self._instance.read():
-            lines = (self._rest + data).split(b"\n")
-            self._rest = lines.pop()
-            for request in parse_set_flags(b"\n".join(lines)):
-                changed |= self._take(request)
-        return changed
+    def is_guess(self, number: int) -> bool:
+        """Whether O_ASYNC was not seen to be set."""
+        return number not in self._set
+
+    def read(self) -> None:
+        """Take in what was asked for since the last time, one buffer full at most. Of a descriptor the last call
+        counts.
+        """
+        lines = (self._rest + self._trace.read()).split(b"\n")
+        self._rest = lines.pop()[-_LONGEST_LINE_BYTES:]
+        text = b"\n".join(lines)
+        if b" EVENTS]" in text:
+            self._lost = True
+        for request in parse_set_flags(text):
+            descriptors = self._asked.setdefault(request.tid, {})
+            descriptors.pop(request.descriptor, None)
+            descriptors[request.descriptor] = request.flags
+            if len(descriptors) > MAX_DESCRIPTORS:
+                del descriptors[next(iter(descriptors))]
+                self._lost = True
+        while len(self._asked) > MAX_THREADS:
+            del self._asked[next(iter(self._asked))]
+            self._lost = True
+
+    async def identify(self, look: Look) -> None:
+        """Find out with `look` which open files were meant by what was read."""
+        async with self._one_by_one:
+            asked, self._asked = self._asked, {}
+            if len(self._user_of) > MAX_THREADS:
+                self._user_of.clear()
+            async with trio.open_nursery() as nursery:
+                for tid, descriptors in asked.items():
+                    nursery.start_soon(self._identify_of, look, tid, descriptors)
+
+    async def _identify_of(self, look: Look, tid: int, descriptors: dict[int, int]) -> None:
+        for descriptor, flags in descriptors.items():
+            # A thread of which no user is known has turns of its own.
+            number, uid = await look(self._user_of.get(tid, -tid), tid, descriptor)
+            self._user_of[tid] = uid
+            if number is None:
+                continue
+            now, before = (self._set, self._cleared) if flags & os.O_ASYNC else (self._cleared, self._set)
+            now.add(number)
+            before.discard(number)
 
     def forget_all_but(self, numbers: set[int]) -> None:
         """Drop what is known of files that are closed."""
-        self._armed &= numbers
-
-    def close(self) -> None:
-        self._instance.close()
-
-    def _take(self, request: SetFlags) -> bool:
-        pid = self._locator.tgid_of(request.tid)
-        number = self._locator.place_in(pid, request.descriptor) if pid is not None else None
-        if number is None:
-            return False
-        if request.flags & os.O_ASYNC:
-            self._armed.add(number)
-        else:
-            self._armed.discard(number)
-        return True
+        self._set &= numbers
+        self._cleared &= numbers

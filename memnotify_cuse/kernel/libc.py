@@ -17,7 +17,6 @@ MS_BIND = 4096
 MNT_DETACH = 2
 UMOUNT_NOFOLLOW = 8
 MCL_CURRENT = 1
-MCL_FUTURE = 2
 MCL_ONFAULT = 4
 MADV_DONTNEED = 4
 
@@ -44,8 +43,8 @@ def unmount(target: str) -> None:
 
 
 def lock_memory() -> None:
-    """mlockall(2) of all that is in use, now and later; pages are locked as they are first touched."""
-    _checked(_libc.mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT), None)
+    """mlockall(2) of all that is mapped now; pages are locked as they are first touched."""
+    _checked(_libc.mlockall(MCL_CURRENT | MCL_ONFAULT), None)
 
 
 def drop_clean_pages(start: int, length: int) -> None:

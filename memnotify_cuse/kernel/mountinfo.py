@@ -3,8 +3,9 @@ r"""/proc/self/mountinfo: what is mounted where.
     36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
     (1)(2)(3)   (4)   (5)      (6)      (7)   (8) (9)   (10)         (11)
 
-Field 5 is the mount point, with space, tab, newline and backslash as \040, \011, \012, \134; after the hyphen come
-file system type and source. Source: fs/proc_namespace.c, show_mountinfo().
+Field 3 is the device, major and minor, as in stat's st_dev. Field 5 is the mount point, with space, tab, newline and
+backslash as \040, \011, \012, \134; after the hyphen come file system type and source. Source: fs/proc_namespace.c,
+show_mountinfo().
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One mount: its mount point, file system type (with a subtype, as in `fuse.sshfs`) and source."""
+    """One mount: its mount point, file system type (with a subtype, as in `fuse.sshfs`), source and device."""
 
     mount_point: str
     fstype: str
     source: str
+    major: int = 0
+    minor: int = 0
 
 
 def parse_mountinfo(text: str, path: str = "/proc/self/mountinfo") -> list[Mount]:
@@ -34,7 +37,9 @@ def parse_mountinfo(text: str, path: str = "/proc/self/mountinfo") -> list[Mount
         fields = line.split(" ")
         try:
             separator = fields.index("-", 6)
-            mounts.append(Mount(_unescape(fields[4]), fields[separator + 1], _unescape(fields[separator + 2])))
+            major, minor = map(int, fields[2].split(":"))
+            kind, source = fields[separator + 1], _unescape(fields[separator + 2])
+            mounts.append(Mount(_unescape(fields[4]), kind, source, major, minor))
         except (ValueError, IndexError):
             raise MalformedKernelFileError(path, number, "not a mount") from None
     return mounts

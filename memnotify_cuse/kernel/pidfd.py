@@ -5,16 +5,21 @@
     int pidfd_send_signal(int pidfd, int sig, siginfo_t *info, unsigned flags)            5.1   kernel/signal.c
     int rt_tgsigqueueinfo(pid_t tgid, pid_t tid, int sig, siginfo_t *info)                2.6.31
 
-pidfd_getfd needs the right to attach to the process (ptrace(2): same user and, where Yama is on, a descendant;
-or CAP_SYS_PTRACE). The numbers of the system calls from 424 on are the same on every architecture.
+    int ioctl(int pidfd, PIDFD_GET_INFO, struct pidfd_info *)                             6.13  fs/pidfs.c
+
+A pidfd of a thread that is not the first of its process needs the flag PIDFD_THREAD (6.9). pidfd_getfd needs the right
+to attach to the process (ptrace(2): same user and, where Yama is on, a descendant; or CAP_SYS_PTRACE). The numbers of
+the system calls from 424 on are the same on every architecture.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
+import fcntl
 import os
 import struct
-from typing import Final
+from typing import Final, NamedTuple
 
 PIDFD_GETFD: Final = 438
 PIDFD_SEND_SIGNAL: Final = 424
@@ -22,12 +27,51 @@ PIDFD_SEND_SIGNAL: Final = 424
 SI_SIGIO: Final = -5
 """si_code of a queued SIGIO (include/uapi/asm-generic/siginfo.h). Only the kernel itself may send POLL_IN."""
 
+PIDFD_THREAD: Final = os.O_EXCL
+
+_INFO_CREDENTIALS: Final = 1 << 1
+# struct pidfd_info, include/uapi/linux/pidfd.h: u64 mask, cgroupid; u32 pid, tgid, ppid, ruid, rgid, euid, egid, suid,
+# sgid, fsuid, fsgid; s32 exit_code.
+_INFO: Final = struct.Struct("=QQ11Ii")
+_IOC_READ_WRITE: Final = 3
+PIDFD_GET_INFO: Final = _IOC_READ_WRITE << 30 | _INFO.size << 16 | 0xFF << 8 | 11
+
 _SIGINFO_BYTES: Final = 128
 # si_signo, si_errno, si_code; then, aligned to a long, si_band (long) and si_fd (int).
 _SIGIO: Final = struct.Struct("@iiil i".replace(" ", ""))
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
+
+
+class Credentials(NamedTuple):
+    """The users of a process, in our user namespace."""
+
+    real_uid: int
+    effective_uid: int
+    saved_uid: int
+
+
+def open_thread(tid: int) -> int | None:
+    """A pidfd of thread `tid`; None where the kernel has none of single threads. OSError: ESRCH."""
+    try:
+        return os.pidfd_open(tid, PIDFD_THREAD)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return None
+        raise
+
+
+def credentials(pidfd: int) -> Credentials | None:
+    """The users of the task behind `pidfd`, at this moment; None where the kernel does not tell. OSError: ESRCH."""
+    info = _INFO.pack(_INFO_CREDENTIALS, *(0,) * 13)
+    try:
+        mask, _, _, _, _, real, _, effective, _, saved, *_ = _INFO.unpack(fcntl.ioctl(pidfd, PIDFD_GET_INFO, info))
+    except OSError as error:
+        if error.errno in (errno.ENOTTY, errno.EINVAL):
+            return None
+        raise
+    return Credentials(real, effective, saved) if mask & _INFO_CREDENTIALS else None
 
 
 def get_descriptor(pidfd: int, descriptor: int) -> int:

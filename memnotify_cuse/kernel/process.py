@@ -96,3 +96,24 @@ def read_thread_status(tid: int, proc: Path = Path("/proc")) -> ThreadStatus:
     """
     path = proc / str(tid) / "status"
     return parse_thread_status(read_kernel_text(path), str(path))
+
+
+_START_TIME_FIELD = 22
+
+
+def parse_start_time(text: str, path: str = "/proc/TID/stat") -> int:
+    """When a thread began, in clock ticks since boot: field 22 of /proc/TID/stat. Raises MalformedKernelFileError.
+
+    The name, field 2, stands in parentheses and can be anything, parentheses included.
+    """
+    words = text.rpartition(")")[2].split()
+    try:
+        return int(words[_START_TIME_FIELD - 3])
+    except (IndexError, ValueError):
+        raise MalformedKernelFileError(path, 1, "no start time") from None
+
+
+def read_start_time(tid: int, proc: Path = Path("/proc")) -> int:
+    """Read and parse <proc>/TID/stat. Raises KernelFileGoneError or MalformedKernelFileError."""
+    path = proc / str(tid) / "stat"
+    return parse_start_time(read_kernel_text(path), str(path))

@@ -1,16 +1,18 @@
-"""Whether a thread is waiting for a signal in sigwaitinfo(2), from /proc/TID/syscall and /proc/TID/mem.
+"""Whether a thread is waiting for signals in sigwaitinfo(2), from /proc/TID/syscall.
 
     128 0x7ffc6e2a1b90 0x7ffc6e2a1b10 0x0 0x8 0x0 0x0 0x7ffc6e2a1a98 0x7f3f2f0a1c27
 
 The number of the system call, its six arguments, stack pointer and program counter; "running" while it is in none.
 Source: fs/proc/base.c, proc_pid_syscall(). During the wait the kernel takes the signals waited for out of the thread's
 blocked ones (kernel/signal.c, do_sigtimedwait()), so SigBlk in /proc/TID/status looks as if they would do harm.
+
+The set itself stands in the thread's memory, and reading that can wait for as long as the thread's owner likes: the
+page may be one of a file on a file system of its own. So it is not read.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 from typing import Final
 
@@ -21,25 +23,17 @@ _NUMBERS: Final = {
     (_RT_SIGTIMEDWAIT | _RT_SIGTIMEDWAIT_OTHERS).get(os.uname().machine, 137),
     _RT_SIGTIMEDWAIT_TIME64,
 }
-_SIGSET_BYTES: Final = 8
 
 
-def parse_sigwait_address(text: str) -> int | None:
-    """The address of the set of signals that a thread waits for, None if it does something else."""
+def is_sigwait(text: str) -> bool:
+    """Whether the text of /proc/TID/syscall is that of a thread in sigwaitinfo."""
     words = text.split()
-    if len(words) != 9 or not words[0].isdigit() or int(words[0]) not in _NUMBERS:
-        return None
-    return int(words[1], 16)
+    return len(words) == 9 and words[0].isascii() and words[0].isdigit() and int(words[0]) in _NUMBERS
 
 
-def awaited_signals(tid: int, proc: Path = Path("/proc")) -> int:
-    """The signals that thread `tid` awaits in sigwaitinfo, as a mask (bit N-1: signal N); 0 if it cannot be told."""
+def waits_for_signals(tid: int, proc: Path = Path("/proc")) -> bool:
+    """Whether thread `tid` is in sigwaitinfo; False if it cannot be told. May wait while the process is in exec."""
     try:
-        address = parse_sigwait_address((proc / str(tid) / "syscall").read_text())
-        if address is None:
-            return 0
-        with (proc / str(tid) / "mem").open("rb", buffering=0) as memory:
-            memory.seek(address)
-            return int.from_bytes(memory.read(_SIGSET_BYTES), sys.byteorder)
-    except (OSError, ValueError, OverflowError):
-        return 0
+        return is_sigwait((proc / str(tid) / "syscall").read_text())
+    except (OSError, ValueError):
+        return False

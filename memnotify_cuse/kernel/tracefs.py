@@ -79,17 +79,59 @@ def mount_tracefs(path: Path = Path(TRACEFS_CANDIDATES[0])) -> None:
         raise KernelFileGoneError(str(path), _reason("tracefs cannot be mounted", error)) from error
 
 
+class TracePipe:
+    """What a trace instance is used by: its trace_pipe, to be polled and read, and its tracing_on.
+
+    Both are open files, so that a process may use them that could not open them. `path` is the instance's. Every error
+    is a KernelFileGoneError that names the file.
+    """
+
+    def __init__(self, path: Path, pipe: int, switch: int) -> None:
+        self.path = path
+        self.pipe = pipe
+        self.switch = switch
+
+    def fileno(self) -> int:
+        """The descriptor of trace_pipe: readable when there is an event."""
+        if self.pipe < 0:
+            raise KernelFileGoneError(str(self.path / "trace_pipe"), "closed")
+        return self.pipe
+
+    def read(self) -> bytes:
+        """What has arrived, for `TraceParser.feed()`; b"" when there is nothing. Never waits."""
+        try:
+            return os.read(self.fileno(), _READ_BYTES)
+        except BlockingIOError:
+            return b""
+        except OSError as error:
+            raise KernelFileGoneError(str(self.path / "trace_pipe"), _reason("cannot be read", error)) from error
+
+    def set_tracing(self, on: bool) -> None:
+        """Let the instance record or not; what it has recorded stays readable."""
+        try:
+            os.write(self.switch, b"1" if on else b"0")
+        except OSError as error:
+            raise _failure(self.path / "tracing_on", "cannot be written", error) from error
+
+    def close(self) -> None:
+        """Close both files; closing them twice does nothing. The instance stays."""
+        for fd in (self.pipe, self.switch):
+            if fd >= 0:
+                os.close(fd)
+        self.pipe = self.switch = -1
+
+
 class TraceInstance:
     """A trace instance with the reclaim events enabled; make one with `create()`, and `close()` removes it.
 
-    `events` names those that this kernel has. `fileno()` is the trace_pipe, to be polled. Every error is a
-    KernelFileGoneError that names the file; a NoKernelMemoryError may have passed when `create()` is tried again.
+    `events` names those that this kernel has. `pipe` is what it is used by. Every error is a KernelFileGoneError that
+    names the file; a NoKernelMemoryError may have passed when `create()` is tried again.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.events: tuple[str, ...] = ()
-        self._fd = -1
+        self.pipe = TracePipe(path, -1, -1)
         self._closed = False
 
     @classmethod
@@ -110,25 +152,6 @@ class TraceInstance:
             raise
         return instance
 
-    def fileno(self) -> int:
-        """The descriptor of trace_pipe: readable when there is an event."""
-        if self._fd < 0:
-            raise KernelFileGoneError(str(self.path / "trace_pipe"), "closed")
-        return self._fd
-
-    def read(self) -> bytes:
-        """What has arrived, for `TraceParser.feed()`; b"" when there is nothing. Never waits."""
-        try:
-            return os.read(self.fileno(), _READ_BYTES)
-        except BlockingIOError:
-            return b""
-        except OSError as error:
-            raise KernelFileGoneError(str(self.path / "trace_pipe"), _reason("cannot be read", error)) from error
-
-    def set_tracing(self, on: bool) -> None:
-        """Let the instance record or not; what it has recorded stays readable."""
-        self._write("tracing_on", "1" if on else "0")
-
     def close(self) -> None:
         """Disable the events and remove the instance; closing it twice does nothing."""
         if self._closed:
@@ -138,9 +161,7 @@ class TraceInstance:
             # The instance is about to go, and its events with it.
             with contextlib.suppress(KernelFileGoneError):
                 self._write(f"events/{event}/enable", "0")
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self.pipe.close()
         _remove(self.path)
 
     def __enter__(self) -> TraceInstance:
@@ -173,12 +194,16 @@ class TraceInstance:
             self.events = tuple(found)
         if not found:
             raise KernelFileGoneError(str(self.path / "events" / "vmscan"), "this kernel has no reclaim tracepoints")
-        pipe = self.path / "trace_pipe"
+        self.pipe.pipe = self._open("trace_pipe", os.O_RDONLY | os.O_NONBLOCK)
+        self.pipe.switch = self._open("tracing_on", os.O_WRONLY)
+        self.pipe.set_tracing(True)
+
+    def _open(self, name: str, flags: int) -> int:
+        file = self.path / name
         try:
-            self._fd = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            return os.open(file, flags | os.O_CLOEXEC)
         except OSError as error:
-            raise _failure(pipe, "cannot be opened", error) from error
-        self.set_tracing(True)
+            raise _failure(file, "cannot be opened", error) from error
 
     def _write(self, name: str, value: str) -> None:
         file = self.path / name

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import select
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
@@ -18,6 +19,7 @@ from memnotify_cuse.kernel.trace import TraceEvent, TraceParser
 from memnotify_cuse.kernel.tracefs import (
     TRACEFS_CANDIDATES,
     TraceInstance,
+    TracePipe,
     find_tracefs,
     mount_tracefs,
     remove_stale_instances,
@@ -54,18 +56,19 @@ class TraceDoorbell:
 
     name = "tracefs"
 
-    def __init__(self, instance: TraceInstance) -> None:
-        self._instance = instance
+    def __init__(self, pipe: TracePipe, close: Callable[[], None] | None = None) -> None:
+        self._pipe = pipe
+        self._close = close or pipe.close
         self._parser = TraceParser()
         self._paused = False
 
     def fileno(self) -> int:
-        return self._instance.fileno()
+        return self._pipe.fileno()
 
     def drain(self) -> tuple[TraceEvent, ...] | None:
         events: list[TraceEvent] = []
         for _ in range(MAX_READS):
-            data = self._instance.read()
+            data = self._pipe.read()
             if not data:
                 break
             if not self._paused:
@@ -76,11 +79,11 @@ class TraceDoorbell:
         if paused != self._paused:
             if not paused:
                 self.drain()
-            self._instance.set_tracing(not paused)
+            self._pipe.set_tracing(not paused)
             self._paused = paused
 
     def close(self) -> None:
-        self._instance.close()
+        self._close()
 
 
 class PsiDoorbell:
@@ -108,35 +111,44 @@ class PsiDoorbell:
         os.close(self._trigger)
 
 
-class Opened(NamedTuple):
-    """A doorbell, and whether it is not the trace only because memory was short: `late.LateDoorbell` is for that."""
+class FirstTrace(NamedTuple):
+    """A trace instance, or None; and whether there is none only because memory was short: `late` is for that."""
 
-    bell: Doorbell | None
-    trace_may_come: bool = False
+    instance: TraceInstance | None
+    may_come: bool = False
 
 
-def open_doorbell(proc: Path) -> Opened:
-    """The best doorbell that this kernel and our rights allow; None, with a warning, if there is none."""
-    trace_may_come = False
+def open_first_trace() -> FirstTrace:
+    """A trace instance of our own, if this kernel and our rights allow for one; else a warning."""
     try:
-        return Opened(TraceDoorbell(_open_first_trace()))
+        return FirstTrace(_open_first_trace())
     except NoKernelMemoryError as error:
-        trace_may_come = True
         log.warning("no trace events yet: %s", error)
+        return FirstTrace(None, may_come=True)
     except (KernelFileError, OSError) as error:
         # Root can have them; if not, something is wrong.
         log.log(logging.WARNING if os.geteuid() == 0 else logging.INFO, "no trace events: %s", error)
+        return FirstTrace(None)
+
+
+def open_psi(proc: Path) -> Doorbell | None:
+    """A PSI trigger; None, with a warning, if there is none."""
     try:
-        psi = PsiDoorbell(open_memory_trigger(proc, stall_us=PSI_STALL_US, window_us=PSI_WINDOW_US))
+        return PsiDoorbell(open_memory_trigger(proc, stall_us=PSI_STALL_US, window_us=PSI_WINDOW_US))
     except (KernelFileError, OSError) as error:
         log.warning("neither trace events nor a PSI trigger can be had; relying on a timer: %s", error)
-        return Opened(None, trace_may_come)
-    return Opened(psi, trace_may_come)
+        return None
 
 
-def open_trace() -> Doorbell:
-    """The trace alone, where it was only memory that it wanted for. Raises KernelFileError."""
-    return TraceDoorbell(TraceInstance.create(_find_tracefs()))
+def open_doorbell(proc: Path) -> Doorbell | None:
+    """The best doorbell that this kernel and our rights allow; None, with a warning, if there is none."""
+    trace = open_first_trace().instance
+    return TraceDoorbell(trace.pipe, trace.close) if trace is not None else open_psi(proc)
+
+
+def open_trace() -> TraceInstance:
+    """A trace instance where it was only memory that it wanted for. Raises KernelFileError."""
+    return TraceInstance.create(_find_tracefs())
 
 
 def _open_first_trace() -> TraceInstance:

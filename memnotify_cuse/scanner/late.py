@@ -7,7 +7,8 @@ trace for its life otherwise.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
@@ -22,20 +23,20 @@ LONGEST_PAUSE_S: Final = 600.0
 
 
 class LateDoorbell:
-    """Opens a doorbell with `open_bell`, in a thread (the kernel takes some 50 ms), while `run` runs.
+    """Opens a doorbell with `open_bell`, which is somebody else's work, while `run` runs.
 
     `ask` says that now would be a good time; it has no timer of its own, which would wake a machine at rest.
     """
 
-    def __init__(self, open_bell: Callable[[], Doorbell]) -> None:
+    def __init__(self, open_bell: Callable[[], Awaitable[Doorbell]]) -> None:
         self._open_bell = open_bell
         self._bell: Doorbell | None = None
         self._asked = trio.Event()
-        self._not_before_s = trio.current_time() + FIRST_PAUSE_S
+        self._not_before_s = math.inf
 
     def ask(self) -> None:
         """Let it be tried, unless the last attempt was only just now."""
-        if trio.current_time() >= self._not_before_s:
+        if self._not_before_s < math.inf and trio.current_time() >= self._not_before_s:
             self._asked.set()
 
     def take(self) -> Doorbell | None:
@@ -51,12 +52,12 @@ class LateDoorbell:
 
     async def run(self) -> None:
         """Until there is one, or a failure that does not pass."""
+        self._not_before_s = trio.current_time() + FIRST_PAUSE_S
         pause_s = 2 * FIRST_PAUSE_S
         while True:
             await self._asked.wait()
             try:
-                # Not abandoned when the server stops: what the thread makes has to be removed.
-                self._bell = await trio.to_thread.run_sync(self._open_bell)
+                self._bell = await self._open_bell()
                 return
             except NoKernelMemoryError as error:
                 log.debug("still no trace events: %s", error)

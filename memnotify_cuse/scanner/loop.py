@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Final
 
 import trio
@@ -34,7 +35,8 @@ SILENCE_S: Final = 0.001
 class Scanner:
     """Feeds `board` from `source`. `first_scan` must have succeeded before `run`.
 
-    `doorbell`, and `late` if there is to be a better one, are closed by `close`.
+    `doorbell`, and `late` if there is to be a better one, are closed by `close`. `on_active` is called with whether the
+    kernel reclaims, or a zone is under pressure.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Scanner:
         *,
         headroom_kb: int | None = None,
         fill_kb_per_s: int = FASTEST_FILL_KB_PER_S,
+        on_active: Callable[[bool], None] = lambda _active: None,
     ) -> None:
         self._board = board
         self._source = source
@@ -56,6 +59,7 @@ class Scanner:
         self._cadence = Cadence(doorbell is not None, machine.page_kb, fill_kb_per_s)
         self._delay_s = WATCHFUL_S
         self._raised = False
+        self._on_active = on_active
         self._pause_s = 0.0
         self._rang_since_ns = 0
         self._mglru = machine.mglru
@@ -113,6 +117,8 @@ class Scanner:
 
     def _look(self, *, rang: bool) -> None:
         """Sample, unless it rang only to say that reclaim begins: then the news is about to come, and has priority."""
+        if rang:
+            self._on_active(True)
         events = self._drain()
         better = self._late.take() if self._late is not None and not rang else None
         if better is not None:
@@ -162,7 +168,9 @@ class Scanner:
             zones=sample.zoneinfo.zones,
             outlooks=scan.outlooks.values(),
         )
-        if self._late is not None and not self._raised and not self._cadence.is_active(sample.time_ns):
+        active = self._raised or self._cadence.is_active(sample.time_ns)
+        self._on_active(active)
+        if self._late is not None and not active:
             self._late.ask()
         self._one_node = len(sample.zoneinfo.nodes) == 1
         if not self._raised:

@@ -48,15 +48,21 @@ class Sampler:
         self._swap_space = SwapSpace(proc)
         self._swap: tuple[Meminfo, int] | None = None
         self._hurried = False
+        self._text = ""
+
+    def zoneinfo_text(self) -> str:
+        """The text of zoneinfo that was read last."""
+        return self._text
 
     def sample(self, events: tuple[TraceEvent, ...] | None = None) -> Sample:
         """Read all of it now; `events` are taken over."""
         # What there is of swap does not matter when anonymous pages are first seen to be scanned, and then time does.
         self._hurried = not self._hurried and any(event.anon for event in events or ())
         swap = self._swap if self._hurried and self._swap is not None else self._read_swap()
+        self._text = self._zoneinfo.read_text()
         return Sample(
             time_ns=time.monotonic_ns(),
-            zoneinfo=parse_zoneinfo(self._zoneinfo.read_text(), self._zoneinfo.path),
+            zoneinfo=parse_zoneinfo(self._text, self._zoneinfo.path),
             vmstat=parse_vmstat(self._vmstat.read_text(), self._vmstat.path),
             meminfo=swap[0],
             events=events,

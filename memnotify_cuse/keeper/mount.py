@@ -1,8 +1,8 @@
 """Mounting the control file system, and showing its device at a path of its own.
 
 As root the mount is made with mount(2); an ordinary user's by fusermount3, which passes the descriptor of
-/dev/fuse back over a socket (`_FUSE_COMMFD`, as in libfuse's lib/mount.c). Nothing here waits on the mounted file
-system from the thread that serves it.
+/dev/fuse back over a socket (`_FUSE_COMMFD`, as in libfuse's lib/mount.c). What may wait on the mounted file system
+is done in a process of its own (`children.apart`), which holds nothing of its connection.
 
 A server killed with SIGKILL leaves its mounts behind, dead ("Transport endpoint is not connected"): the next one
 recognises them by their file system type and removes them.
@@ -19,17 +19,23 @@ import socket
 import stat
 import subprocess
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
+from memnotify_cuse.keeper.children import ApartError, apart
 from memnotify_cuse.kernel import libc
 from memnotify_cuse.kernel.mountinfo import mount_at
+from memnotify_cuse.kernel.statx import FileId
 
 log = logging.getLogger(__name__)
 
 FSTYPE = "fuse.memnotify"
 SOURCE = "memnotify"
 DEV_FUSE = "/dev/fuse"
-PROBE_TIMEOUT_S = 3.0
+PROBE_S = 3.0
+SHOW_S = 20.0
+UNMOUNT_S = 0.4
+"""Stopping may take two seconds in all."""
 
 
 class MountError(Exception):
@@ -56,58 +62,107 @@ def mount_control(mount_point: Path) -> ControlMount:
     return ControlMount(mount_point, fd, lock, made=made)
 
 
+def check_paths(device: Path | None, mount_point: Path) -> None:
+    """Refuse what could not be served, or not be ended again. MountError."""
+    if device is None:
+        return
+    for one, other, what in ((device, mount_point, "the device"), (mount_point, device, "the mount point")):
+        if one == other or other in one.parents:
+            raise MountError(f"{one}: {what} cannot be at or below {other}, which is to be mounted over")
+
+
 class ControlMount:
-    """The mounted control file system. `fd` is the connection to the kernel, non-blocking."""
+    """The mounted control file system. `fd` is the connection to the kernel, non-blocking, until it is released."""
 
     def __init__(self, path: Path, fd: int, lock: int, *, made: bool) -> None:
         self.path = path
         self.fd = fd
         self._lock = lock
         self._made = made
+        mounted = mount_at(path)
+        if mounted is None:
+            raise MountError(f"{path}: the mount is gone already")
+        self.device = FileId(False, mounted.major, mounted.minor)
+
+    def release_connection(self) -> None:
+        """Close the connection here: it is another process's now."""
+        os.close(self.fd)
+        self.fd = -1
+
+    def release_lock(self) -> None:
+        """Close the directory under the mount here: it is another process's to hold."""
+        os.close(self._lock)
+        self._lock = -1
 
     def close(self) -> None:
-        """Unmount, end the connection (waiting programs get an error at once) and remove what was made."""
+        """Unmount, let go of the connection and remove what was made."""
         _unmount(self.path)
         for fd in (self.fd, self._lock):
-            os.close(fd)
+            if fd >= 0:
+                os.close(fd)
+        self.fd = self._lock = -1
         if self._made:
             with suppress(OSError):
                 self.path.rmdir()
 
 
 class DeviceNode:
-    """`node`, a file of the control file system, shown at `path` by a bind mount on a placeholder."""
+    """`node`, a file of the control file system, shown at `path` by a bind mount on a placeholder.
+
+    Only a placeholder that this server made is removed, or one that was found under a dead mount of ours. An empty file
+    that was there before is mounted over, and stays.
+    """
 
     def __init__(self, path: Path, node: Path) -> None:
-        remove_if_dead(path)
+        left_behind = remove_if_dead(path)
         existing = mount_at(path)
         if existing is not None:
             raise MountError(f"{path}: something is mounted there already ({existing.fstype})")
         self.path = path
-        self._make_placeholder()
+        made = self._make_placeholder()
+        self._ours = self._identity() if made or left_behind else None
         try:
-            libc.mount(str(node), str(path), None, libc.MS_BIND)
-        except OSError as error:
+            # The kernel asks for `node`, and so for an answer of the server's.
+            apart(partial(_bind, node, path), SHOW_S, str(path))
+        except ApartError as error:
             self._remove_placeholder()
-            raise MountError(f"{path}: cannot show the device there: {error.strerror}") from error
+            raise MountError(f"{path}: cannot show the device there: {error}") from error
 
     def close(self) -> None:
         _unmount(self.path)
         self._remove_placeholder()
 
-    def _make_placeholder(self) -> None:
+    def _make_placeholder(self) -> bool:
+        """Whether it had to be made."""
         try:
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o444))
         except FileExistsError:
             left = self.path.lstat()
             if not stat.S_ISREG(left.st_mode) or left.st_size:
                 raise MountError(f"{self.path}: exists and is not a placeholder of ours") from None
+            return False
         except OSError as error:
             raise MountError(f"{self.path}: cannot make the device there: {error.strerror}") from error
+        return True
+
+    def _identity(self) -> tuple[int, int]:
+        placeholder = self.path.lstat()
+        return placeholder.st_dev, placeholder.st_ino
 
     def _remove_placeholder(self) -> None:
+        if self._ours is None:
+            return
         with suppress(OSError):
-            self.path.unlink()
+            # Somebody may have put another file there.
+            if mount_at(self.path) is None and self._identity() == self._ours:
+                self.path.unlink()
+
+
+def _bind(node: Path, path: Path) -> None:
+    try:
+        libc.mount(str(node), str(path), None, libc.MS_BIND)
+    except OSError as error:
+        raise MountError(error.strerror) from None
 
 
 def remove_if_dead(path: Path) -> bool:
@@ -126,7 +181,8 @@ def remove_if_dead(path: Path) -> bool:
 
 def clear_placeholder(path: Path) -> None:
     """Remove what a killed server left at `path`: dead mounts, and the empty file under them."""
-    remove_if_dead(path)
+    if not remove_if_dead(path):
+        return
     with suppress(FileNotFoundError):
         left = path.lstat()
         if stat.S_ISREG(left.st_mode) and not left.st_size and mount_at(path) is None:
@@ -134,20 +190,20 @@ def clear_placeholder(path: Path) -> None:
 
 
 def _is_dead(path: Path) -> bool:
-    """Whether the mount at `path` has lost its server: asked by another process, which may be left hanging."""
-    with subprocess.Popen(
-        ["stat", "-f", "--", str(path)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "LC_ALL": "C"},
-    ) as probe:
-        try:
-            _, complaint = probe.communicate(timeout=PROBE_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            probe.kill()
-            return False
-    return os.strerror(errno.ENOTCONN).encode() in complaint or b"not connected" in complaint
+    """Whether the mount at `path` has lost its server."""
+    try:
+        answer = apart(partial(_statfs_error, path), PROBE_S, str(path))
+    except ApartError:
+        return False
+    return answer == errno.errorcode[errno.ENOTCONN]
+
+
+def _statfs_error(path: Path) -> str:
+    try:
+        os.statvfs(path)
+    except OSError as error:
+        return errno.errorcode.get(error.errno or 0, "")
+    return ""
 
 
 def _make_directory(path: Path) -> bool:
@@ -235,4 +291,6 @@ def _unmount(path: Path) -> None:
                 log.warning("%s: cannot unmount: %s", path, error.strerror)
         return
     helper = shutil.which("fusermount3") or "fusermount3"
-    subprocess.run([helper, "-u", "-z", "--", str(path)], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    command = [helper, "-u", "-z", "--", str(path)]
+    with suppress(subprocess.TimeoutExpired, OSError):
+        subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=UNMOUNT_S)

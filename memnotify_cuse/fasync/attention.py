@@ -1,0 +1,46 @@
+"""The page in which a helper notes whom it is about to touch, so that the server knows who held it up.
+
+A helper that hangs can say nothing any more. So it writes the process, and its user, into memory that it shares with
+the server before each step that may wait.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from typing import Final, NamedTuple
+
+PAGE_BYTES: Final = 4096
+UNKNOWN_UID: Final = 0xFFFFFFFF
+_TOUCHED: Final = struct.Struct("=iI")
+
+
+class Touched(NamedTuple):
+    """Process `pid` (0: none) of the real user `uid` (UNKNOWN_UID: it was being asked)."""
+
+    pid: int
+    uid: int
+
+
+def make_page() -> int:
+    """A descriptor of a new page."""
+    fd = os.memfd_create("memnotify-attention", os.MFD_CLOEXEC)
+    os.ftruncate(fd, PAGE_BYTES)
+    return fd
+
+
+class Attention:
+    """The page behind `fd`, which can be closed afterwards."""
+
+    def __init__(self, fd: int) -> None:
+        self._page = mmap.mmap(fd, PAGE_BYTES)
+
+    def note(self, pid: int, uid: int) -> None:
+        _TOUCHED.pack_into(self._page, 0, pid, uid)
+
+    def read(self) -> Touched:
+        return Touched(*_TOUCHED.unpack_from(self._page, 0))
+
+    def close(self) -> None:
+        self._page.close()

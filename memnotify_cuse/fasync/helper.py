@@ -1,0 +1,207 @@
+"""The SIGIO helper: a process that touches other processes, for the server, which must not wait for any of them.
+
+It holds nothing of the connection to the kernel, remembers nothing of one job in the next, and can be killed at any
+moment. It is single-threaded and imports neither trio nor pyfuse3.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import sys
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Final
+
+from memnotify_cuse.fasync.attention import Attention
+from memnotify_cuse.fasync.deliver import Delivery, NoOwnerError
+from memnotify_cuse.fasync.jobs import (
+    FANOUT_MEMBERS,
+    LISTED_PROCESSES,
+    MAX_JOBS,
+    MESSAGE_BYTES,
+    SEARCH_DESCRIPTORS,
+    Job,
+    JobError,
+    Kind,
+    Report,
+    Said,
+    Status,
+    decode_jobs,
+    encode_report,
+)
+from memnotify_cuse.fasync.look import Here, LeftOutError, Looker, RefusedError, held
+from memnotify_cuse.kernel.errors import KernelFileError
+from memnotify_cuse.kernel.fileowner import FileOwner, OwnerKind, file_owner
+from memnotify_cuse.kernel.process import read_thread_status
+from memnotify_cuse.kernel.statx import FileId
+
+_NS_GET_PARENT: Final = 0xB702
+_NS_GET_OWNER_UID: Final = 0xB704
+"""include/uapi/linux/nsfs.h."""
+
+
+class Helper:
+    """Does jobs with `looker`."""
+
+    def __init__(self, looker: Looker) -> None:
+        self._looker = looker
+        self._done: dict[Kind, Callable[[Job], Iterator[Report]]] = {
+            Kind.SEARCH: self._search,
+            Kind.SIGNAL: self._signal,
+            Kind.PROCESSES: self._processes,
+            Kind.OWNER: self._owner,
+        }
+
+    def do(self, job: Job) -> Iterator[Report]:
+        """The reports of a job, END last."""
+        if job.kind is Kind.LEAVE_OUT:
+            key = job.opener_uid or -job.pid
+            (self._looker.left_out.add if job.count else self._looker.left_out.discard)(key)
+            return
+        try:
+            yield from self._done[job.kind](job)
+        except LeftOutError:
+            yield Report(Said.END, job.id, Status.LEFT_OUT)
+        except RefusedError:
+            yield Report(Said.END, job.id, Status.REFUSED)
+        except NoOwnerError:
+            yield Report(Said.END, job.id, Status.NO_OWNER)
+        except (KernelFileError, OSError):
+            yield Report(Said.END, job.id, Status.GONE)
+        finally:
+            self._looker.leave()
+
+    def _search(self, job: Job) -> Iterator[Report]:
+        process = self._looker.process(job.pid)
+        end = min(job.descriptor + min(job.count, SEARCH_DESCRIPTORS), process.table_size)
+        if process.pid == os.getpid():
+            end = 0
+        with held(process.pid) as pidfd:
+            if pidfd is None:
+                yield Report(Said.END, job.id, Status.GONE)
+                return
+            for descriptor in range(job.descriptor, end):
+                with self._looker.at(process.pid, pidfd, descriptor) as here:
+                    if here is not None:
+                        yield self._found(job, here, process.uid)
+        more = end if end < process.table_size and end else 0
+        yield Report(Said.END, job.id, pid=process.pid, uid=process.uid, descriptor=more)
+
+    def _found(self, job: Job, here: Here, uid: int) -> Report:
+        owner = file_owner(here.fd)
+        return Report(
+            Said.FOUND,
+            job.id,
+            owned=owner is not None,
+            number=here.number,
+            pid=here.pid,
+            descriptor=here.descriptor,
+            uid=uid,
+            owner_pid=self._owner_pid(owner),
+        )
+
+    def _signal(self, job: Job) -> Iterator[Report]:
+        process = self._looker.process(job.pid)
+        with held(process.pid) as pidfd:
+            if pidfd is None:
+                yield Report(Said.END, job.id, Status.GONE)
+                return
+            with self._looker.at(process.pid, pidfd, job.descriptor) as here:
+                if here is None or here.number != job.number:
+                    yield Report(Said.END, job.id, Status.GONE)
+                    return
+                owner = file_owner(here.fd)
+                owner_pid = self._owner_pid(owner)
+                if owner_pid not in (0, process.pid) and not job.elsewhere:
+                    # si_fd is to be the descriptor's number in the process that is signalled.
+                    better = self._in_owner(owner_pid, job.number)
+                    if better is not None:
+                        yield better._replace(id=job.id)
+                        here = here._replace(pid=better.pid, descriptor=better.descriptor)
+                delivery = Delivery(self._looker, here.fd, here.descriptor, job.opener_uid, job.spare)
+                sent = delivery.send(after_pid=job.after_pid, most=FANOUT_MEMBERS)
+        yield Report(
+            Said.END,
+            job.id,
+            Status.OK if sent.count else Status.NOBODY,
+            owned=True,
+            pid=sent.last_member,
+            uid=process.uid,
+            count=sent.count,
+            owner_pid=owner_pid,
+        )
+
+    def _in_owner(self, pid: int, number: int) -> Report | None:
+        """Where the owner itself has the file, None if it has it not, or we may not look."""
+        search = Job(Kind.SEARCH, pid=pid, count=SEARCH_DESCRIPTORS)
+        try:
+            return next((each for each in self._search(search) if each.number == number and number), None)
+        except (LeftOutError, RefusedError, KernelFileError, OSError):
+            return None
+
+    def _owner_pid(self, owner: FileOwner | None) -> int:
+        if owner is None or owner.kind is OwnerKind.GROUP:
+            return 0
+        try:
+            return read_thread_status(owner.id, self._looker.proc).tgid
+        except KernelFileError:
+            return 0
+
+    def _processes(self, job: Job) -> Iterator[Report]:
+        pids = sorted(int(entry) for entry in os.listdir(self._looker.proc) if entry.isdigit())
+        listed = [pid for pid in pids if pid > job.pid][: min(job.count, LISTED_PROCESSES)]
+        for pid in listed:
+            try:
+                status = self._looker.status(pid)
+            except (KernelFileError, LeftOutError):
+                continue
+            yield Report(Said.PROCESS, job.id, pid=pid, uid=status.real_uid)
+        yield Report(Said.END, job.id, pid=listed[-1] if listed and listed[-1] != pids[-1] else 0)
+
+    def _owner(self, job: Job) -> Iterator[Report]:
+        """Who made the user namespace of a thread."""
+        self._looker.status(job.pid)
+        namespace = os.open(self._looker.proc / str(job.pid) / "ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            own = os.stat("/proc/self/ns/user").st_ino
+            if os.fstat(namespace).st_ino == own:
+                yield Report(Said.END, job.id, Status.NO_OWNER)
+                return
+            namespace = _outermost(namespace, own)
+            uid = int.from_bytes(fcntl.ioctl(namespace, _NS_GET_OWNER_UID, bytes(4)), sys.byteorder)
+        finally:
+            os.close(namespace)
+        yield Report(Said.END, job.id, uid=uid)
+
+
+def _outermost(namespace: int, own: int) -> int:
+    """The user namespace around `namespace` (which is closed) that was made in ours, of inode `own`."""
+    while True:
+        try:
+            parent = fcntl.ioctl(namespace, _NS_GET_PARENT)
+        except OSError:
+            return namespace
+        if os.fstat(parent).st_ino == own:
+            os.close(parent)
+            return namespace
+        os.close(namespace)
+        namespace = parent
+
+
+def run(ours: socket.socket, attention: Attention, devices: Collection[FileId], proc: Path = Path("/proc")) -> int:
+    """Do the jobs that come on `ours` until the server closes it."""
+    helper = Helper(Looker(devices, attention, proc))
+    while message := ours.recv(MESSAGE_BYTES):
+        try:
+            jobs = list(decode_jobs(message))
+        except JobError:
+            return 1
+        for job in jobs[:MAX_JOBS]:
+            for report in helper.do(job):
+                try:
+                    ours.send(encode_report(report))
+                except OSError:
+                    return 0
+    return 0

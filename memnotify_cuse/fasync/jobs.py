@@ -1,0 +1,184 @@
+"""What the server asks of a SIGIO helper, and what it is told: a codec of fixed structures, no I/O.
+
+The two share a sequenced-packet socket. A message from the server holds one or more jobs; the helper does them one
+after the other, and sends one or more reports for each, of which the last one is END. Neither trusts the other beyond
+the form of these.
+
+    SEARCH     process `pid` (any of its threads will do), up to `count` descriptors from `descriptor` on, for open
+    files
+               of ours: a FOUND for each. END: `descriptor` is where to go on, 0 when there are no more.
+    SIGNAL     open file `number`, which was found at `pid`, `descriptor`: signal its owner. END: `count` were
+    signalled;
+               of a group that has more members, `pid` is the last one that was looked at, and `after_pid` of the next
+               job.
+    PROCESSES  the processes with ids above `pid`, up to `count`: a PROCESS for each. END: `pid` is the last one, 0 at
+               the end.
+    OWNER      whose user namespace thread `pid` is in. END: `uid`, if `status` is OK.
+    LEAVE_OUT  no reports: from now on the processes of user `opener_uid` are not touched (`count` 1), or are again (0).
+               Of root's processes it is `pid` alone.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+MAX_JOBS: Final = 16
+"""In one message: the last of a thousand should not keep the first one waiting."""
+
+SEARCH_DESCRIPTORS: Final = 256
+FANOUT_MEMBERS: Final = 32
+LISTED_PROCESSES: Final = 64
+"""How much one job does, so that a user with a lot of it does not keep others waiting."""
+
+
+class Kind(IntEnum):
+    """Kinds of job."""
+
+    SEARCH = 1
+    SIGNAL = 2
+    PROCESSES = 3
+    OWNER = 4
+    LEAVE_OUT = 5
+
+
+class Said(IntEnum):
+    """Kinds of report."""
+
+    END = 1
+    FOUND = 2
+    PROCESS = 3
+
+
+class Status(IntEnum):
+    """How a job ended."""
+
+    OK = 0
+    GONE = 1
+    """The process has ended, or the file is not at that place."""
+    LEFT_OUT = 2
+    """The process is of a user who is left out at present."""
+    REFUSED = 3
+    """The helper may not look at that process."""
+    NO_OWNER = 4
+    HELD_UP = 5
+    """Never sent: the helper was killed while it did this job."""
+    NOBODY = 6
+    """There is an owner, but nobody who may be signalled, or would survive it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One thing to do. `spare`: do not signal who would die of it. `elsewhere`: the owner has no descriptor of its own.
+    """
+
+    kind: Kind
+    id: int = 0
+    number: int = 0
+    pid: int = 0
+    descriptor: int = 0
+    count: int = 0
+    opener_uid: int = 0
+    after_pid: int = 0
+    spare: bool = True
+    elsewhere: bool = False
+
+
+class Report(NamedTuple):
+    """One thing that was found out, about job `id`.
+
+    FOUND: open file `number` is `descriptor` of process `pid`; `owned`: it has an owner, which is process `owner_pid`
+    (0: a group, or not to be seen); `uid` is the real user of the process. PROCESS: `pid` and `uid`.
+    """
+
+    said: Said
+    id: int
+    status: Status = Status.OK
+    owned: bool = False
+    number: int = 0
+    pid: int = 0
+    descriptor: int = 0
+    uid: int = 0
+    count: int = 0
+    owner_pid: int = 0
+
+
+class JobError(ValueError):
+    """A message that holds no whole jobs or reports."""
+
+
+_JOB: Final = struct.Struct("=BBHIQiiiIi")
+_REPORT: Final = struct.Struct("=BBBxIQiiIii")
+_SPARE: Final = 1
+_ELSEWHERE: Final = 2
+MESSAGE_BYTES: Final = 64 * 1024
+
+
+def encode_job(job: Job) -> bytes:
+    flags = (_SPARE if job.spare else 0) | (_ELSEWHERE if job.elsewhere else 0)
+    return _JOB.pack(
+        job.kind,
+        flags,
+        0,
+        job.id,
+        job.number,
+        job.pid,
+        job.descriptor,
+        job.count,
+        job.opener_uid,
+        job.after_pid,
+    )
+
+
+def decode_jobs(message: bytes) -> Iterator[Job]:
+    """The jobs in a message. Raises JobError."""
+    if len(message) % _JOB.size:
+        raise JobError(f"{len(message)} bytes are not whole jobs")
+    for kind, flags, _, ident, number, pid, descriptor, count, uid, after_pid in _JOB.iter_unpack(message):
+        try:
+            known = Kind(kind)
+        except ValueError:
+            raise JobError(f"no job is of kind {kind}") from None
+        if pid < 0 or descriptor < 0 or count < 0 or after_pid < 0:
+            raise JobError("a number below 0")
+        yield Job(
+            known,
+            ident,
+            number,
+            pid,
+            descriptor,
+            count,
+            uid,
+            after_pid,
+            spare=bool(flags & _SPARE),
+            elsewhere=bool(flags & _ELSEWHERE),
+        )
+
+
+def encode_report(report: Report) -> bytes:
+    return _REPORT.pack(
+        report.said,
+        report.status,
+        report.owned,
+        report.id,
+        report.number,
+        report.pid,
+        report.descriptor,
+        report.uid,
+        report.count,
+        report.owner_pid,
+    )
+
+
+def decode_reports(message: bytes) -> Iterator[Report]:
+    """The reports in a message. Raises JobError."""
+    if len(message) % _REPORT.size:
+        raise JobError(f"{len(message)} bytes are not whole reports")
+    for said, status, owned, ident, number, pid, descriptor, uid, count, owner_pid in _REPORT.iter_unpack(message):
+        try:
+            yield Report(Said(said), ident, Status(status), bool(owned), number, pid, descriptor, uid, count, owner_pid)
+        except ValueError:
+            raise JobError(f"a report of kind {said} and status {status}") from None

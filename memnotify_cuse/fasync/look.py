@@ -1,0 +1,158 @@
+"""Looking at other processes' descriptors. Runs in a helper only: any step here may wait for a client.
+
+The server knows its open files by number; fcntl's owner of such a file can be asked through any descriptor of it. So
+one is duplicated out of a process that holds it (pidfd_getfd), and asked by an ioctl which open file it is: the request
+comes to the server, which answers it to its helpers alone. That is exact, however many descriptors there are, and
+whoever got them by fork, dup or a socket.
+
+What may wait, and for whom:
+
+- pidfd_getfd waits while the process is in exec, whose kernel side closes its close-on-exec files; one of them may be
+on
+  a file system whose server does not answer. SIGKILL ends that wait.
+- Closing a duplicate sends FLUSH to the file's server. The descriptor may have been exchanged for one of another file
+  between the look at it and the duplication. SIGKILL does not end that wait once the request was read.
+
+Nothing of the process's memory is read, and none of /proc/PID/{mem,cmdline,environ,maps}, which wait for it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import struct
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from memnotify_cuse.fasync.attention import UNKNOWN_UID, Attention
+from memnotify_cuse.kernel.errors import KernelFileError, MalformedKernelFileError
+from memnotify_cuse.kernel.files import read_kernel_text
+from memnotify_cuse.kernel.pidfd import get_descriptor
+from memnotify_cuse.kernel.process import ThreadStatus, parse_thread_status
+from memnotify_cuse.kernel.statx import FileId, file_id, file_id_at
+from memnotify_cuse.transport.wire import IDENTIFY
+
+_NUMBER: Final = struct.Struct("=Q")
+_DESCRIPTOR_TABLE: Final = re.compile(r"\nFDSize:\t([0-9]{1,10})\n")
+
+
+class LeftOutError(Exception):
+    """The process is of a user who is left out."""
+
+
+class RefusedError(Exception):
+    """We may not look at that process."""
+
+
+class Here(NamedTuple):
+    """A descriptor of ours of open file `number`, a duplicate of `descriptor` of process `pid`."""
+
+    number: int
+    pid: int
+    descriptor: int
+    fd: int
+
+
+class Process(NamedTuple):
+    """A process that is looked at: its id, real user, and how many descriptors its table has room for."""
+
+    pid: int
+    uid: int
+    table_size: int
+
+
+class Looker:
+    """Looks at processes, on `devices` only, and notes in `attention` at whom. `left_out` may change at any time."""
+
+    def __init__(self, devices: Collection[FileId], attention: Attention, proc: Path = Path("/proc")) -> None:
+        self._devices = devices
+        self._attention = attention
+        self.proc = proc
+        self.left_out: set[int] = set()
+
+    def status(self, tid: int) -> ThreadStatus:
+        """The status of a thread that is about to be touched. Raises KernelFileError, LeftOutError."""
+        return self._enter(tid)[0]
+
+    def process(self, tid: int) -> Process:
+        """The process of a thread. Raises KernelFileError (it is gone), LeftOutError."""
+        status, text = self._enter(tid)
+        size = _DESCRIPTOR_TABLE.search(text)
+        if size is None:
+            raise MalformedKernelFileError(f"{self.proc}/{tid}/status", 0, "no line FDSize")
+        return Process(status.tgid, status.real_uid, int(size[1]))
+
+    def leave(self) -> None:
+        """Nobody is touched any more."""
+        self._attention.note(0, UNKNOWN_UID)
+
+    @contextmanager
+    def at(self, pid: int, pidfd: int, descriptor: int) -> Iterator[Here | None]:
+        """A duplicate of a descriptor, None if it is not of an open file of ours. Raises RefusedError."""
+        fd = self._duplicate(pid, pidfd, descriptor)
+        if fd is None:
+            yield None
+            return
+        try:
+            number = identify(fd)
+            yield Here(number, pid, descriptor, fd) if number is not None else None
+        finally:
+            os.close(fd)
+
+    def _enter(self, tid: int) -> tuple[ThreadStatus, str]:
+        path = self.proc / str(tid) / "status"
+        self._attention.note(tid, UNKNOWN_UID)
+        text = read_kernel_text(path)
+        status = parse_thread_status(text, str(path))
+        self._attention.note(status.tgid, status.real_uid)
+        if (status.real_uid or -status.tgid) in self.left_out:
+            raise LeftOutError
+        return status, text
+
+    def _duplicate(self, pid: int, pidfd: int, descriptor: int) -> int | None:
+        """A duplicate, if the descriptor is a file on one of our devices."""
+        try:
+            if file_id_at(f"{self.proc}/{pid}/fd/{descriptor}") not in self._devices:
+                return None
+            fd = get_descriptor(pidfd, descriptor)
+        except PermissionError:
+            raise RefusedError from None
+        except OSError:
+            return None
+        try:
+            ours = file_id(fd) in self._devices
+        except OSError:
+            ours = False
+        if not ours:
+            os.close(fd)
+            return None
+        return fd
+
+
+def identify(fd: int) -> int | None:
+    """Ask the server which open file this is; None if it does not say."""
+    try:
+        (number,) = _NUMBER.unpack(fcntl.ioctl(fd, IDENTIFY, bytes(_NUMBER.size)))
+    except OSError:
+        return None
+    return int(number)
+
+
+@contextmanager
+def held(pid: int) -> Iterator[int | None]:
+    """A pidfd of a process, None if it is gone."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        yield None
+        return
+    try:
+        yield pidfd
+    finally:
+        os.close(pidfd)
+
+
+__all__ = ["Here", "KernelFileError", "LeftOutError", "Looker", "Process", "RefusedError", "held", "identify"]

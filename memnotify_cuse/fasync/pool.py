@@ -1,0 +1,292 @@
+"""The server's side of the SIGIO helpers: jobs are handed out by user in turn, and a helper that hangs is replaced.
+
+A helper has 200 ms for each client. After a few of them the jobs of others go to a second helper, so that a client
+which takes its time delays nobody else; after all of them the helper is killed, the user whose process it was at is
+left out for a while (`leftout`), and what the helper had not begun is done by another. A helper that not even SIGKILL
+ends is the keeper's to abandon.
+
+The keeper starts helpers: one at the beginning, a second one as soon as there is somebody to signal, so that none has
+to be started at a notification.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import socket
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import trio
+
+from memnotify_cuse.fasync.attention import UNKNOWN_UID, Attention, Touched
+from memnotify_cuse.fasync.jobs import (
+    MAX_JOBS,
+    MESSAGE_BYTES,
+    Job,
+    JobError,
+    Kind,
+    Report,
+    Said,
+    Status,
+    decode_reports,
+    encode_job,
+)
+from memnotify_cuse.fasync.leftout import LeftOut, key_of
+
+log = logging.getLogger(__name__)
+
+CLIENT_S: Final = 0.2
+"""How long a helper may take for one client."""
+JOB_S: Final = 1.0
+"""How long it may take for a job with many clients, such as a process group."""
+PATIENCE_S: Final = 0.02
+"""How long others wait for a helper that is at work before another one is used."""
+MAX_HELPERS: Final = 4
+
+
+NOBODY: Final = Touched(0, UNKNOWN_UID)
+
+
+class _Call:
+    """Jobs that somebody waits for, and the reports on each."""
+
+    def __init__(self, count: int) -> None:
+        self.done = trio.Event()
+        self.reports: list[list[Report]] = [[] for _ in range(count)]
+        self.left = count
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """A job in the queue of its user; `index` is its place in its call."""
+
+    user: int
+    job: Job
+    call: _Call
+    index: int
+
+
+@dataclass(slots=True, eq=False)
+class _Helper:
+    """A helper process. `begun_ns` is when it began with the first of its jobs, `touched_ns` with this client."""
+
+    pid: int
+    socket: socket.socket
+    attention: Attention
+    jobs: deque[_Waiting] = field(default_factory=deque)
+    left_out: set[int] = field(default_factory=set)
+    begun_ns: int = 0
+    touched_ns: int = 0
+    touched: Touched = NOBODY
+    impatient: bool = False
+    scope: trio.CancelScope | None = None
+
+
+class HelperPool:
+    """Has jobs done. `ask(word, rest)` is the channel to the keeper; `identifiers` are those who may identify files."""
+
+    def __init__(self, ask: Callable[[str, str], object], identifiers: set[int]) -> None:
+        self._ask = ask
+        self._identifiers = identifiers
+        self._helpers: list[_Helper] = []
+        self._queues: dict[int, deque[_Waiting]] = {}
+        self._wanted = 0
+        self._ids = 0
+        self._left_out = LeftOut()
+        self._nursery: trio.Nursery | None = None
+
+    @property
+    def helpers(self) -> int:
+        return len(self._helpers)
+
+    @property
+    def left_out(self) -> set[int]:
+        """Users whose processes are left out at present, and minus the ids of root's processes that are."""
+        return self._left_out.keys(time.monotonic_ns())
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            for helper in self._helpers:
+                nursery.start_soon(self._listen, helper)
+            await trio.sleep_forever()
+
+    def add(self, pid: int, sock: socket.socket, attention: Attention) -> None:
+        """Take in a helper that the keeper has started."""
+        sock.setblocking(False)
+        helper = _Helper(pid, sock, attention)
+        self._wanted = max(0, self._wanted - 1)
+        self._helpers.append(helper)
+        self._identifiers.add(pid)
+        if self._nursery is not None:
+            self._nursery.start_soon(self._listen, helper)
+        self._hand_out()
+
+    def want(self, count: int) -> None:
+        """Have at least so many helpers."""
+        while self.helpers + self._wanted < min(count, MAX_HELPERS):
+            self._wanted += 1
+            self._ask("helper", "")
+
+    async def run_jobs(self, user: int, jobs: Iterable[Job]) -> list[list[Report]]:
+        """The reports on each of `jobs`, END last, in their order. They are done in the turns of `user`."""
+        listed = list(jobs)
+        if not listed:
+            return []
+        call = _Call(len(listed))
+        queue = self._queues.setdefault(user, deque())
+        for index, job in enumerate(listed):
+            self._ids = (self._ids + 1) & 0xFFFFFFFF
+            queue.append(_Waiting(user, replace(job, id=self._ids), call, index))
+        self.want(1)
+        self._hand_out()
+        await call.done.wait()
+        return call.reports
+
+    def _hand_out(self) -> None:
+        """Give each idle helper the next user's jobs; who waits too long for a busy one gets another."""
+        for helper in self._helpers:
+            if not self._queues:
+                return
+            if not helper.jobs:
+                self._give(helper)
+        if self._queues and all(helper.impatient for helper in self._helpers):
+            self.want(self.helpers + 1)
+
+    def _give(self, helper: _Helper) -> None:
+        user, queue = next(iter(self._queues.items()))
+        # To the end of the line of users.
+        del self._queues[user]
+        while queue and len(helper.jobs) < MAX_JOBS:
+            helper.jobs.append(queue.popleft())
+        if queue:
+            self._queues[user] = queue
+        now_ns = time.monotonic_ns()
+        changes = self._changes(helper, now_ns)
+        try:
+            if changes:
+                helper.socket.send(changes)
+            helper.socket.send(b"".join(encode_job(waiting.job) for waiting in helper.jobs))
+        except OSError as error:
+            log.debug("helper %d: %s", helper.pid, error)
+        self._begin(helper, now_ns)
+
+    def _changes(self, helper: _Helper, now_ns: int) -> bytes:
+        """What the helper has not been told yet of who is left out."""
+        keys = self._left_out.keys(now_ns)
+        if keys == helper.left_out:
+            return b""
+        changed = [(key, 1) for key in keys - helper.left_out] + [(key, 0) for key in helper.left_out - keys]
+        helper.left_out = keys
+        return b"".join(
+            encode_job(Job(Kind.LEAVE_OUT, opener_uid=max(key, 0), pid=max(-key, 0), count=count))
+            for key, count in changed[:MAX_JOBS]
+        )
+
+    def _begin(self, helper: _Helper, now_ns: int) -> None:
+        """The helper begins with the first of its jobs now, if it has any."""
+        helper.begun_ns = helper.touched_ns = now_ns
+        helper.impatient = False
+        if helper.scope is not None:
+            helper.scope.deadline = trio.current_time() + PATIENCE_S if helper.jobs else math.inf
+
+    async def _listen(self, helper: _Helper) -> None:
+        while helper in self._helpers:
+            left_s = math.inf
+            if helper.jobs:
+                allowed_s = CLIENT_S if helper.impatient else PATIENCE_S
+                left_s = allowed_s - (time.monotonic_ns() - helper.touched_ns) / 1e9
+            with trio.CancelScope(deadline=trio.current_time() + max(0.0, left_s)) as helper.scope:
+                await trio.lowlevel.wait_readable(helper.socket)
+            late = helper.scope.cancelled_caught
+            helper.scope = None
+            if not self._receive(helper):
+                self._lose(helper, "ended")
+            elif late and helper.jobs:
+                self._check(helper)
+
+    def _receive(self, helper: _Helper) -> bool:
+        """Take in all reports that have come; False if the helper is gone."""
+        while True:
+            try:
+                message = helper.socket.recv(MESSAGE_BYTES)
+            except BlockingIOError:
+                return True
+            except OSError:
+                return False
+            try:
+                reports = list(decode_reports(message))
+            except JobError:
+                return False
+            if not reports:
+                return False
+            for report in reports:
+                self._take(helper, report)
+
+    def _take(self, helper: _Helper, report: Report) -> None:
+        waiting = helper.jobs[0] if helper.jobs else None
+        if waiting is None or waiting.job.id != report.id:
+            return
+        self._note(waiting, report)
+        if report.said is Said.END:
+            helper.jobs.popleft()
+            self._begin(helper, time.monotonic_ns())
+            if not helper.jobs:
+                self._hand_out()
+
+    def _note(self, waiting: _Waiting, report: Report) -> None:
+        call = waiting.call
+        call.reports[waiting.index].append(report)
+        if report.said is Said.END:
+            call.left -= 1
+            if not call.left:
+                call.done.set()
+
+    def _check(self, helper: _Helper) -> None:
+        """The helper is slow: let others be served by another one, or end it."""
+        now_ns = time.monotonic_ns()
+        if not helper.impatient:
+            helper.impatient = True
+            helper.touched = helper.attention.read()
+            self._hand_out()
+        elif now_ns - helper.touched_ns >= CLIENT_S * 1e9:
+            touched = helper.attention.read()
+            if touched != helper.touched and now_ns - helper.begun_ns < JOB_S * 1e9:
+                helper.touched, helper.touched_ns = touched, now_ns
+                return
+            self._ask("replace", str(helper.pid))
+            self._lose(helper, "held up")
+
+    def _lose(self, helper: _Helper, why: str) -> None:
+        """Do without a helper from now on; its first job, if it had one, has failed, the others are done by another."""
+        self._helpers.remove(helper)
+        self._identifiers.discard(helper.pid)
+        helper.socket.close()
+        touched = helper.attention.read()
+        helper.attention.close()
+        if helper.jobs:
+            first = helper.jobs.popleft()
+            if touched.pid:
+                self._blame(key_of(first.user if touched.uid == UNKNOWN_UID else touched.uid, touched.pid), touched.pid)
+            self._note(first, Report(Said.END, first.job.id, Status.HELD_UP))
+            for waiting in reversed(helper.jobs):
+                self._queues.setdefault(waiting.user, deque()).appendleft(waiting)
+        log.info("SIGIO helper %d %s; another takes its place", helper.pid, why)
+        self.want(1)
+        self._hand_out()
+
+    def _blame(self, key: int, pid: int) -> None:
+        seconds = self._left_out.blame(key, time.monotonic_ns())
+        whose = f"process {-key} of root" if key < 0 else f"the processes of user {key}"
+        log.warning(
+            "process %d did not let SIGIO be delivered within %d ms: %s are left out for %g s",
+            pid,
+            int(CLIENT_S * 1000),
+            whose,
+            seconds,
+        )

@@ -1,0 +1,140 @@
+"""What each process may do: the table of capabilities, and how a process comes down to its row.
+
+| process | capabilities | because |
+|---|---|---|
+| keeper | SYS_ADMIN | it unmounts at the end, and makes and removes trace instances |
+|        | DAC_OVERRIDE | it removes the mount point that it made, whoever owns the folder |
+|        | KILL | it ends its children, which are of another user |
+|        | SETUID, SETGID, SYS_PTRACE, KILL | the helpers that it forks have them, or need them to become what they are
+|
+| server | none | what it needs is opened before it, and its limits are raised |
+|        | SYS_NICE | only where the limit of real-time priority cannot be raised (no CAP_SYS_RESOURCE) |
+| helper | SYS_PTRACE | to duplicate a client's descriptor (pidfd_getfd) |
+|        | KILL | to signal other users' processes |
+
+Server and helpers are of the user `memnotify` where there is one, else of an id that no user has.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import resource
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from memnotify_cuse.kernel.capabilities import (
+    Capability,
+    become_user,
+    bound_to,
+    keep_only,
+    permitted,
+    set_no_new_privs,
+)
+
+log = logging.getLogger(__name__)
+
+USER: Final = "memnotify"
+FIRST_DYNAMIC_UID: Final = 61184
+LAST_DYNAMIC_UID: Final = 65519
+"""Ids that no user has: systemd gives them out to services for as long as these run (DynamicUser=)."""
+
+DESCRIPTORS: Final = 65536
+"""RLIMIT_NOFILE: clients cost the server none, but a bound that is too low for helpers would be a pity."""
+OOM_SCORE_ADJ: Final = -900
+
+KEEPER: Final = frozenset(
+    {
+        Capability.SYS_ADMIN,
+        Capability.DAC_OVERRIDE,
+        Capability.KILL,
+        Capability.SETUID,
+        Capability.SETGID,
+        Capability.SYS_PTRACE,
+    }
+)
+HELPER: Final = frozenset({Capability.SYS_PTRACE, Capability.KILL})
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The user that server and helpers run as; None stays who it is, because it is not root."""
+
+    uid: int
+    gid: int
+
+
+def choose_identity() -> Identity | None:
+    """Who server and helpers are to be. For root only; may ask the name service."""
+    if os.geteuid() != 0:
+        return None
+    import pwd
+
+    try:
+        entry = pwd.getpwnam(USER)
+        return Identity(entry.pw_uid, entry.pw_gid)
+    except KeyError:
+        pass
+    for uid in range(FIRST_DYNAMIC_UID + os.getpid() % 4000, LAST_DYNAMIC_UID + 1):
+        try:
+            pwd.getpwuid(uid)
+        except KeyError:
+            return Identity(uid, uid)
+    return None
+
+
+def raise_limits() -> None:
+    """Raise what the processes forked from here need, as far as that is permitted; `server_keeps` sees what is not."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for wanted in (max(hard, DESCRIPTORS), hard):
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, max(soft, DESCRIPTORS)), wanted))
+            break
+        except (ValueError, OSError):
+            continue
+    try:
+        resource.setrlimit(resource.RLIMIT_RTPRIO, (1, max(1, resource.getrlimit(resource.RLIMIT_RTPRIO)[1])))
+    except (ValueError, OSError) as error:
+        log.debug("RLIMIT_RTPRIO: %s", error)
+
+
+def lower_oom_score() -> None:
+    """Keep the OOM killer away from this process and its children. Raises OSError."""
+    Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE_ADJ))
+
+
+def server_keeps() -> frozenset[Capability]:
+    """The capabilities that the server needs for want of limits."""
+    if resource.getrlimit(resource.RLIMIT_RTPRIO)[0] >= 1:
+        return frozenset()
+    return frozenset({Capability.SYS_NICE})
+
+
+def reduce_keeper() -> None:
+    """Come down to the keeper's row. An ordinary user's keeper has nothing to lose, and needs fusermount3."""
+    if os.geteuid() != 0:
+        return
+    bound = KEEPER | server_keeps()
+    if permitted() >> Capability.SETPCAP & 1:
+        bound_to(bound)
+    keep_only(bound)
+    set_no_new_privs()
+
+
+def reduce_child(identity: Identity | None, keep: Collection[Capability]) -> None:
+    """Become `identity` with only the capabilities `keep`, for good."""
+    if identity is not None:
+        try:
+            become_user(identity.uid, identity.gid, keep)
+        except OSError as error:
+            # A user namespace, as of a container, may have no such id.
+            if error.errno != errno.EINVAL:
+                raise
+            log.warning("user id %d is not to be had here; running as %d without its rights", identity.uid, os.getuid())
+            keep_only(keep)
+    else:
+        keep_only(keep)
+    set_no_new_privs()
