@@ -5,6 +5,10 @@ reclaimed in it; a simulation writes here too, and takes the same way from here 
 and tells its listener about *notifications* (at most one in 200 ms, MEM_NOTIFY_FREQ of the 2008 patch) and
 about zones whose pressure ended. It does no I/O and reads no clock: times are CLOCK_MONOTONIC nanoseconds,
 passed in.
+
+A *rise* is told to everybody: the level of a zone under pressure is above the highest one told in that pressure, or is
+critical at its first notification. A level that swings does not rise at each swing, since the highest one told is kept
+until the level was below it for a while.
 """
 
 from __future__ import annotations
@@ -14,10 +18,13 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from memnotify_cuse.kernel.zoneinfo import ZoneId
-from memnotify_cuse.record import LEVEL_LOW, Record
+from memnotify_cuse.record import LEVEL_CRITICAL, LEVEL_LOW, LEVELS, Record
 
 NOTIFY_INTERVAL_NS: Final = 200_000_000
 """Least time between two notifications, system-wide (`MEM_NOTIFY_FREQ`, HZ/5, of the v6 patch)."""
+
+TOLD_LEVEL_KEPT_NS: Final = 10_000_000_000
+"""How long a zone's level must have been below the highest one told before it can rise to that one again."""
 
 STATUS_IGNORED: Final = -1
 STATUS_CLEAR: Final = 0
@@ -34,6 +41,7 @@ class ZoneState:
     of the zone's protection row; `reason` is the evidence that raised it last and `time_ns` when that was
     seen (None and 0 before the first time); `raised` counts the changes from 0 to 1. `short_pages` is how many pages
     the node as a whole is short of where its pressure ends, beside what the zone is; `level` says what comes next.
+    `rises` is the board's, in a notification: every open file is to be told, since the level has risen.
     """
 
     zone: ZoneId
@@ -46,6 +54,7 @@ class ZoneState:
     raised: int = 0
     short_pages: int = 0
     level: str = LEVEL_LOW
+    rises: bool = False
 
     @property
     def clear_pages(self) -> int:
@@ -81,7 +90,7 @@ class BoardListener(Protocol):
     """Who is told: the device."""
 
     def notified(self, zones: tuple[ZoneState, ...], now_ns: int) -> None:
-        """Anonymous pages of `zones` are being reclaimed; all of them are under pressure."""
+        """Anonymous pages of `zones` are being reclaimed, or their level has risen; all are under pressure."""
 
     def pressure_ended(self, zones: tuple[ZoneId, ...], now_ns: int) -> None:
         """`zones` are no longer under pressure."""
@@ -89,6 +98,31 @@ class BoardListener(Protocol):
 
 class UnknownZoneError(ValueError):
     """A simulation names a zone that does not exist or that is ignored for its size."""
+
+
+class _ToldLevel:
+    """The highest level told in a zone's pressure, as an index of `LEVELS`, and whether it is due to fall."""
+
+    __slots__ = ("_below_since_ns", "_now", "highest")
+
+    def __init__(self, level: int) -> None:
+        self.highest = self._now = level
+        self._below_since_ns: int | None = None
+
+    def follow(self, level: int, now_ns: int) -> None:
+        """Take in the zone's present level."""
+        if self._below_since_ns is not None and now_ns - self._below_since_ns >= TOLD_LEVEL_KEPT_NS:
+            self.highest = self._now
+            self._below_since_ns = None
+        self._now = level
+        if level >= self.highest:
+            self._below_since_ns = None
+        elif self._below_since_ns is None:
+            self._below_since_ns = now_ns
+
+    def tell(self) -> None:
+        """Programs are told of the present level."""
+        self.highest = max(self.highest, self._now)
 
 
 class Board:
@@ -106,6 +140,8 @@ class Board:
         self._simulated_until_ns: dict[ZoneId, int] = {}
         self._simulated: dict[ZoneId, int] = {}
         self._due: dict[ZoneId, None] = {}
+        self._told: dict[ZoneId, _ToldLevel] = {}
+        self._risen: frozenset[ZoneId] = frozenset()
         self._last_notified_ns: int | None = None
         self.notifications = 0
 
@@ -117,7 +153,7 @@ class Board:
     @property
     def deadline_ns(self) -> int | None:
         deadlines = list(self._simulated_until_ns.values())
-        if self._due or self._simulated_until_ns:
+        if self._due or self._risen or self._simulated_until_ns:
             deadlines.append(self._next_slot_ns())
         return min(deadlines, default=None)
 
@@ -159,23 +195,45 @@ class Board:
             if state.under_pressure and not (zone in self._effective and self._effective[zone].under_pressure)
         )
         if ended:
+            for zone in ended:
+                self._told.pop(zone, None)
             self._listener.pressure_ended(ended, now_ns)
+        self._risen = frozenset(zone for zone, state in self._effective.items() if self._rises(state, now_ns))
         slot_open = now_ns >= self._next_slot_ns()
         if slot_open:
             self._due.update(dict.fromkeys(self._simulated_until_ns))
+            self._due.update(dict.fromkeys(self._risen))
         zones = tuple(state for state in map(self._effective.get, self._due) if state and state.under_pressure)
         if slot_open or not zones:
             self._due.clear()
         if slot_open and zones:
-            self._last_notified_ns = now_ns
-            self.notifications += 1
-            self._listener.notified(zones, now_ns)
+            self._notify(zones, now_ns)
+
+    def _notify(self, zones: tuple[ZoneState, ...], now_ns: int) -> None:
+        self._last_notified_ns = now_ns
+        self.notifications += 1
+        marked = tuple(replace(state, rises=True) if state.zone in self._risen else state for state in zones)
+        self._risen = frozenset()
+        for state in zones:
+            self._told.setdefault(state.zone, _ToldLevel(LEVELS.index(state.level))).tell()
+        self._listener.notified(marked, now_ns)
+
+    def _rises(self, state: ZoneState, now_ns: int) -> bool:
+        """Whether `state` has a level that everybody is to be told of."""
+        if not state.under_pressure:
+            return False
+        told = self._told.get(state.zone)
+        if told is None:
+            return state.level == LEVEL_CRITICAL
+        level = LEVELS.index(state.level)
+        told.follow(level, now_ns)
+        return level > told.highest
 
     def _next_slot_ns(self) -> int:
         return 0 if self._last_notified_ns is None else self._last_notified_ns + NOTIFY_INTERVAL_NS
 
     def _overlay(self, state: ZoneState, now_ns: int) -> ZoneState:
-        """`state` with a running simulation laid over it: as if its free pages were at the high watermark.
+        """`state` with a running simulation laid over it: as if its free pages were at the high watermark, level low.
 
         Real pressure wins, so that a simulation never hides what the kernel does.
         """
@@ -189,4 +247,5 @@ class Board:
             reason=REASON_SIMULATED,
             time_ns=now_ns,
             raised=raised,
+            level=LEVEL_LOW,
         )

@@ -38,10 +38,15 @@ class Bounds:
 
 
 class Users:
-    """Whose a user id is: its own, unless it is known to belong to the user namespace of another user."""
+    """Whose a user id is: its own, unless it is known to belong to the user namespace of another user.
+
+    `of` changes by `count_to` alone, and only from the id itself to an owner, until the id is forgotten. So what was
+    taken for `of(uid)` can be given back to `of(uid)`, if all that the id holds is moved when an owner is learned.
+    """
 
     def __init__(self) -> None:
         self._owners: dict[int, int] = {}
+        self._owning: set[int] = set()
         self._learned: list[Callable[[int, int], None]] = []
 
     def of(self, uid: int) -> int:
@@ -52,21 +57,32 @@ class Users:
         return uid in self._owners
 
     def on_learned(self, call: Callable[[int, int], None]) -> None:
-        """Have `call(uid, owner)` called when an id is found to be another user's."""
+        """Have `call(user, owner)` called when all that is counted to `user` is to be counted to `owner`."""
         self._learned.append(call)
 
     def count_to(self, uid: int, owner: int) -> None:
-        """Count `uid` to `owner` from now on. Root's namespaces are many users', and its ids stay their own."""
-        if self._owners.get(uid) == owner:
+        """Count `uid` to `owner` from now on. Root's namespaces are many users', and its ids stay their own.
+
+        An id that is counted to an owner stays with it until it is forgotten, whatever is found of it later.
+        """
+        owner = self.of(owner)
+        if uid == ROOT_UID or owner in (ROOT_UID, uid):
+            self._owners.setdefault(uid, uid)
             return
-        self._owners[uid] = owner if owner != ROOT_UID else uid
-        if self._owners[uid] != uid:
-            for call in self._learned:
-                call(uid, owner)
+        if self.of(uid) != uid:
+            return
+        self._owners[uid] = owner
+        self._owning.add(owner)
+        if uid in self._owning:
+            self._owning.discard(uid)
+            self._owners.update({each: owner for each, user in self._owners.items() if user == uid})
+        for call in self._learned:
+            call(uid, owner)
 
     def forget_all_but(self, uids: set[int]) -> None:
         """Drop what is known of ids that nothing is held by: there are as many as an attacker likes."""
         self._owners = {uid: owner for uid, owner in self._owners.items() if uid in uids}
+        self._owning = {owner for uid, owner in self._owners.items() if owner != uid}
 
 
 class Account:

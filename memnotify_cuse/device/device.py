@@ -1,6 +1,6 @@
-"""The device: open files, who is told when, and what they read. No I/O and no clock.
+"""The device: open files, which of them are told when, and what they read. No I/O and no clock.
 
-A transport opens and closes files, asks `poll` and `read`, and says who waits (`watch`). The board tells the
+A transport opens and closes files, asks `poll` and `read`, and says which are waited on (`watch`). The board tells the
 device about notifications; the device picks the watchers to be told and hands them to the transport's `wake`.
 All times are CLOCK_MONOTONIC nanoseconds.
 """
@@ -8,34 +8,21 @@ All times are CLOCK_MONOTONIC nanoseconds.
 from __future__ import annotations
 
 import itertools
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Collection
+from typing import Final
 
 from memnotify_cuse.board import ZoneState
-from memnotify_cuse.device.openfile import OpenFile
+from memnotify_cuse.device.accounts import Account, Users
+from memnotify_cuse.device.herd import Herd
+from memnotify_cuse.device.openfile import Holder, OpenFile, Signalled
 from memnotify_cuse.device.policy import Policy
+from memnotify_cuse.device.pressure import Pressure
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 
 Wake = Callable[[OpenFile], None]
 
-_Records = dict[ZoneId | None, bytes]
-"""What the open files of each zone (None: of all zones) are told."""
-
-
-class TooManyOpenFilesError(Exception):
-    """An open beyond the bound; `per_user` tells a user's own bound (EMFILE) from the device's (ENFILE)."""
-
-    def __init__(self, *, per_user: bool) -> None:
-        super().__init__("too many open files of one user" if per_user else "too many open files")
-        self.per_user = per_user
-
-
-class _Pressed(NamedTuple):
-    """A zone under pressure. Its record is made once for each notification, which may tell a thousand files."""
-
-    record: bytes
-    missing_pages: int
+_COMPACT_FROM: Final = 1024
+"""The tables of open files are made anew, for their memory, when they had so many and have a quarter of them left."""
 
 
 class Device:
@@ -44,26 +31,30 @@ class Device:
     `page_kb` is the page size in KiB. `wake(file)` is called for a file that was picked, once its record is in
     its queue: the transport ends its blocked reads and poll waits.
 
-    SIGIO is somebody else's to send (`fasync`): `on_open` and `on_notified` say when there may be something to do,
-    `subscribe` takes note of a file that has an owner, and `pick_subscribers` says whose turn it is. Each of
-    `on_notified` is called once all of a notification's watchers were woken.
+    `users` says which user each file is counted to. `account` is what each of them holds; others who keep something for
+    a user (the text files of the control file system) take from it as well.
+
+    `fasync` sends SIGIO: `on_open` and `on_notified` say when there may be something to do, `subscribe` takes note of a
+    file that has an owner, and `pick_subscribers` says whose turn it is. Each of `on_notified` is called once all of a
+    notification's watchers were woken.
     """
 
-    def __init__(self, page_kb: int, policy: Policy | None = None) -> None:
+    def __init__(self, page_kb: int, policy: Policy | None = None, users: Users | None = None) -> None:
         self.policy = policy or Policy()
-        self._page_kb = page_kb
-        self._numbers = itertools.count(1)
-        self._files: dict[int, OpenFile] = {}
-        self._wake: dict[int, Wake] = {}
-        self._open_by_uid: Counter[int] = Counter()
-        self._watchers: dict[int, OpenFile] = {}
-        self._pressed: dict[ZoneId, _Pressed] = {}
-        self._pressed_records: _Records = {}
-        self._subscribers: dict[int, OpenFile] = {}
-        self._last_records: _Records = {}
-        self._last_concerned = 0
+        self.users = users or Users()
+        self.account = Account(self.policy.open_bounds)
         self.on_open: Callable[[], None] = lambda: None
         self.on_notified: list[Callable[[], None]] = []
+        self._numbers = itertools.count(1)
+        self._signals = itertools.count(1)
+        self._files: dict[int, OpenFile] = {}
+        self._most_files = 0
+        self._holders: dict[int, Holder] = {}
+        self._wakes: dict[Wake, Wake] = {}
+        self._unanswered: dict[int, OpenFile] = {}
+        self._pressure = Pressure(page_kb)
+        self._herd = Herd(self.policy, self._pressure, self._guard_passed)
+        self.users.on_learned(self._count_to)
 
     @property
     def files(self) -> list[OpenFile]:
@@ -72,7 +63,7 @@ class Device:
     @property
     def subscribers(self) -> int:
         """Open files whose owner is to get SIGIO, as far as is known."""
-        return len(self._subscribers)
+        return len(self._herd.subscribers)
 
     @property
     def open_files(self) -> int:
@@ -80,19 +71,26 @@ class Device:
 
     @property
     def watchers(self) -> int:
-        """Open files with somebody waiting in poll, select, epoll or a blocked read, as far as is known."""
-        return len(self._watchers)
+        """Open files that are waited on in poll, select, epoll or a blocked read, as far as is known."""
+        return len(self._herd.watchers)
+
+    def open_files_of(self, user: int) -> int:
+        """How many open files are counted to `user`."""
+        holder = self._holders.get(user)
+        return holder.open_files if holder is not None else 0
 
     def open(self, uid: int, zone: ZoneId | None, wake: Wake) -> OpenFile:
-        """A new open file of the device of `zone` (None: of all zones), or `TooManyOpenFilesError`."""
-        if len(self._files) >= self.policy.max_open:
-            raise TooManyOpenFilesError(per_user=False)
-        if self._open_by_uid[uid] >= self.policy.max_open_per_user:
-            raise TooManyOpenFilesError(per_user=True)
-        file = OpenFile(next(self._numbers), uid, zone)
+        """A new open file of the device of `zone` (None: of all zones), or `OverBoundError`."""
+        user = self.users.of(uid)
+        self.account.take(user)
+        holder = self._holders.setdefault(user, Holder(user))
+        holder.open_files += 1
+        # A bound method is a new object each time it is named.
+        wake = self._wakes.setdefault(wake, wake)
+        now = self._pressure.notification
+        file = OpenFile(next(self._numbers), uid, zone, holder, wake, told_rise=now, signalled_rise=now, tried_rise=now)
         self._files[file.number] = file
-        self._wake[file.number] = wake
-        self._open_by_uid[uid] += 1
+        self._most_files = max(self._most_files, len(self._files))
         self.on_open()
         return file
 
@@ -100,28 +98,30 @@ class Device:
         """Forget `file`; closing twice does nothing."""
         if self._files.pop(file.number, None) is None:
             return
-        del self._wake[file.number]
-        self._watchers.pop(file.number, None)
-        self._subscribers.pop(file.number, None)
-        self._open_by_uid[file.uid] -= 1
-        if not self._open_by_uid[file.uid]:
-            del self._open_by_uid[file.uid]
+        self._unanswered.pop(file.number, None)
+        self._herd.remove(file)
+        user = file.user
+        self.account.give_back(user)
+        self._holders[user].open_files -= 1
+        if not self._holders[user].open_files:
+            del self._holders[user]
+        self._give_memory_back()
 
     def watch(self, file: OpenFile) -> None:
-        """Somebody waits on `file`: it takes its place at the end of the queue, or keeps the one it has."""
-        self._watchers.setdefault(file.number, file)
+        """A program waits on `file`: it takes its place at the end of its user's line, or keeps the one it has."""
+        self._herd.watchers.add(file)
 
     def unwatch(self, file: OpenFile) -> None:
-        """Nobody waits on `file` any more, as far as is known: it gives up its place."""
-        self._watchers.pop(file.number, None)
+        """No program waits on `file` any more, as far as is known: it gives up its place."""
+        self._herd.watchers.remove(file)
 
     def poll(self, file: OpenFile, now_ns: int) -> bool:
         """Whether `file` is readable: the answer to poll, which starts guard and hold time when it is told."""
         self._expire_hold(file, now_ns)
-        if not file.pending and self._may_be_told(file, now_ns):
-            self._tell_of_pressure(file)
-        if file.pending and file.answered_ns is None:
-            file.answered_ns = file.told_ns = now_ns
+        if (not file.pending or self._has_risen(file)) and self._may_be_told(file, now_ns):
+            self._tell(file, self._pressure.records[file.zone])
+        if file.awaits_answer:
+            self._answered(file, now_ns)
             file.announced = True
         return file.pending or file.half_read
 
@@ -130,109 +130,127 @@ class Device:
         if size == 0:
             return b""
         self._expire_hold(file, now_ns)
-        if not file.queued_bytes and self._may_be_told(file, now_ns):
-            self._tell_of_pressure(file)
+        if (not file.queued_bytes or self._has_risen(file)) and self._may_be_told(file, now_ns):
+            self._tell(file, self._pressure.records[file.zone])
         if not file.queued_bytes:
             return None
-        if file.pending and file.answered_ns is None:
-            file.answered_ns = file.told_ns = now_ns
+        if file.awaits_answer:
+            self._answered(file, now_ns)
         return file.take(size)
 
     def notified(self, zones: tuple[ZoneState, ...], now_ns: int) -> None:
-        """Tell the watchers whose turn it is. An unanswered record is brought up to date."""
-        pressed = {state.zone: self._pressed_zone(state) for state in zones}
-        self._pressed.update(pressed)
-        self._pressed_records = _records_of(self._pressed)
-        records = _records_of(pressed)
-        for file in self._files.values():
-            if file.pending and file.answered_ns is None and file.zone in records:
+        """Tell the watchers whose turn it is, all of them of a rise. An unanswered record is brought up to date."""
+        records, risen = self._pressure.update(zones)
+        for file in self._unanswered.values():
+            if file.zone in records:
                 file.put(records[file.zone])
-        concerned = [file for file in self._watchers.values() if file.zone in records]
-        eligible = (file for file in concerned if not self._awaits_answer(file) and self._guard_passed(file, now_ns))
-        subscribers = sum(file.zone in records for file in self._subscribers.values())
-        wanted, _ = self.policy.shares(len(concerned), subscribers)
-        self._last_records, self._last_concerned = records, len(concerned)
-        for file in itertools.islice(eligible, wanted):
-            del self._watchers[file.number]
-            file.put(records[file.zone])
-            file.pending, file.answered_ns = True, None
-            self._wake[file.number](file)
+                file.told_rise = self._pressure.notification
+        for file in self._herd.pick_watchers(frozenset(records), risen, now_ns):
+            self._herd.woken(file)
+            self._tell(file, records[file.zone])
+            file.wake(file)
         for follow_up in self.on_notified:
             follow_up()
 
+    def pressure_ended(self, zones: tuple[ZoneId, ...], now_ns: int) -> None:
+        """Withdraw what no program was answered yet, unless another zone of the file is still under pressure."""
+        self._pressure.end(zones)
+        for file in list(self._unanswered.values()):
+            if file.zone not in self._pressure.records:
+                self._withdraw(file)
+
     def subscribe(self, file: OpenFile, *, subscribed: bool) -> None:
-        """Take note of whether `file` has an owner who wants SIGIO. A new one goes to the end of the queue."""
-        if not subscribed or file.number not in self._files:
-            self._subscribers.pop(file.number, None)
+        """Take note of whether `file` has an owner who wants SIGIO. A new one goes to the end of the line."""
+        if subscribed and file.number in self._files:
+            self._herd.subscribe(file)
         else:
-            self._subscribers.setdefault(file.number, file)
+            self._herd.unsubscribe(file)
 
     def is_subscribed(self, file: OpenFile) -> bool:
-        return file.number in self._subscribers
+        return file in self._herd.subscribers
 
     def pick_subscribers(self, now_ns: int, signalled: Collection[int] = ()) -> list[OpenFile]:
-        """The SIGIO subscribers whose turn it is, for the notification that was just told.
+        """The SIGIO subscribers whose turn it is, for the notification that was just told, users in turns.
 
-        Files whose numbers are `signalled` were told of it already, and have had their places.
+        Those of a zone whose level has risen come first, all of them. Files whose numbers are `signalled` were told of
+        the notification already, and have had their places.
         """
-        concerned = [
-            file
-            for file in self._subscribers.values()
-            if file.zone in self._last_records and file.zone in self._pressed_records
-        ]
-        _, wanted = self.policy.shares(self._last_concerned, len(concerned))
-        # Looking for owners can take longer than the guard time.
-        due = (file for file in concerned if file.number not in signalled and self._guard_passed(file, now_ns))
-        return list(itertools.islice(due, max(0, wanted - len(signalled))))
+        told = [self._files[number] for number in signalled if number in self._files]
+        return self._herd.pick_subscribers(now_ns, told)
 
-    def signalled(self, file: OpenFile, now_ns: int) -> bool:
+    def signalled(self, file: OpenFile, now_ns: int) -> Signalled | None:
         """`file`'s owner is about to get its signal: the file is told, and readable, as for a poll that was woken.
 
-        False if it was closed meanwhile, or its pressure has ended: then it is not to be signalled.
+        None if it was closed meanwhile, or its pressure has ended: then it is not to be signalled. If no signal is sent
+        after all, `not_signalled` takes the answer.
         """
-        if file.number not in self._files or file.zone not in self._pressed_records:
-            return False
-        # Who was woken in poll and has taken the record by now is not given another.
-        if self._awaits_answer(file) or self._guard_passed(file, now_ns):
-            self._tell_of_pressure(file)
+        if file.number not in self._files or file.zone not in self._pressure.records:
+            return None
+        user, lines = file.user, self._herd.subscribers
+        turn = lines.turn_of(user)
+        before = (file.awaits_answer, file.pending, file.answered_ns, file.told_ns, file.told_rise)
+        place = (file.signalled_rise, file.place)
+        # A program that was woken in poll and has taken the record by now is not given another.
+        if file.awaits_answer or self._has_risen(file) or self._guard_passed(file, now_ns):
+            self._tell(file, self._pressure.records[file.zone])
             file.told_ns = now_ns
-        if self._subscribers.pop(file.number, None) is not None:
-            self._subscribers[file.number] = file
-        return True
+        self._herd.took_place(file)
+        file.signal = next(self._signals)
+        return Signalled(file.signal, *before, *place, turn, lines.turn_of(user))
 
-    def pressure_ended(self, zones: tuple[ZoneId, ...], now_ns: int) -> None:
-        """Withdraw what nobody was answered yet, unless another zone of the file is still under pressure."""
-        for zone in zones:
-            self._pressed.pop(zone, None)
-        self._pressed_records = _records_of(self._pressed)
-        for file in self._files.values():
-            if self._awaits_answer(file) and file.zone not in self._pressed_records:
-                file.withdraw()
+    def not_signalled(self, file: OpenFile, before: Signalled) -> None:
+        """The signal that `signalled` announced was not sent: all is as before, unless the file was told meanwhile."""
+        if file.number not in self._files or file.signal != before.signal:
+            return
+        file.signal = 0
+        if file.awaits_answer and not before.awaited_answer:
+            self._withdraw(file)
+            file.pending, file.answered_ns = before.pending, before.answered_ns
+        file.told_ns, file.told_rise, file.signalled_rise = before.told_ns, before.told_rise, before.signalled_rise
+        self._herd.give_place_back(file, before.place, before.turn, since=before.next_turn)
 
-    def _awaits_answer(self, file: OpenFile) -> bool:
-        return file.pending and file.answered_ns is None
+    def _count_to(self, user: int, owner: int) -> None:
+        """All that is counted to `user` is `owner`'s from now on."""
+        self.account.move(user, owner)
+        holder = self._holders.pop(user, None)
+        if holder is not None:
+            into = self._holders.setdefault(owner, Holder(owner))
+            into.open_files += holder.open_files
+            holder.counted_to = into
+        self._herd.move(user, owner)
+
+    def _give_memory_back(self) -> None:
+        if not self._files:
+            self._wakes.clear()
+        if self._most_files >= _COMPACT_FROM and len(self._files) * 4 <= self._most_files:
+            # A dict keeps the room that it once needed, however few entries are left.
+            self._files, self._unanswered = dict(self._files), dict(self._unanswered)
+            self._holders, self._most_files = dict(self._holders), len(self._files)
 
     def _expire_hold(self, file: OpenFile, now_ns: int) -> None:
         if file.answered_ns is not None and now_ns - file.answered_ns >= self.policy.hold_ns:
             file.pending, file.answered_ns = False, None
 
     def _guard_passed(self, file: OpenFile, now_ns: int) -> bool:
-        return file.told_ns is None or now_ns - file.told_ns >= self.policy.guard_ns(len(self._files))
+        return file.told_ns is None or now_ns - file.told_ns >= self.policy.guard_ns(self.open_files_of(file.user))
+
+    def _has_risen(self, file: OpenFile) -> bool:
+        return self._pressure.rise_of(file.zone) > file.told_rise
 
     def _may_be_told(self, file: OpenFile, now_ns: int) -> bool:
-        return file.zone in self._pressed_records and self._guard_passed(file, now_ns)
+        return file.zone in self._pressure.records and (self._has_risen(file) or self._guard_passed(file, now_ns))
 
-    def _tell_of_pressure(self, file: OpenFile) -> None:
-        file.put(self._pressed_records[file.zone])
-        file.pending, file.answered_ns = True, None
+    def _tell(self, file: OpenFile, record: bytes) -> None:
+        file.put(record)
+        file.pending, file.answered_ns, file.signal = True, None, 0
+        file.told_rise = self._pressure.notification
+        self._unanswered[file.number] = file
 
-    def _pressed_zone(self, state: ZoneState) -> _Pressed:
-        return _Pressed(state.record(self._page_kb).format(), state.target_pages)
+    def _answered(self, file: OpenFile, now_ns: int) -> None:
+        file.answered_ns = file.told_ns = now_ns
+        file.signal = 0
+        self._unanswered.pop(file.number, None)
 
-
-def _records_of(pressed: Mapping[ZoneId, _Pressed]) -> _Records:
-    """The record of each zone; for files of all zones that of the one which is furthest from being clear."""
-    if not pressed:
-        return {}
-    worst = max(pressed.values(), key=lambda each: each.missing_pages)
-    return {None: worst.record, **{zone: each.record for zone, each in pressed.items()}}
+    def _withdraw(self, file: OpenFile) -> None:
+        file.withdraw()
+        self._unanswered.pop(file.number, None)

@@ -8,37 +8,76 @@ An open file's notification goes through these states:
 
 The byte queue outlives the state: a record that POLLIN announced stays readable until it is read, or replaced
 by the next one. A record that was read in part stays until its rest is read; the next one queues behind it.
+
+There may be 32,000 of them, so each is small: what files have in common (user, record, callable) they share.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from memnotify_cuse.kernel.zoneinfo import ZoneId
+
+
+@dataclass(slots=True, eq=False)
+class Holder:
+    """A user with open files. `counted_to` is the holder that they all went to once the user's owner was learned."""
+
+    user: int
+    open_files: int = 0
+    counted_to: Holder | None = None
 
 
 @dataclass(slots=True, eq=False)
 class OpenFile:
     """State of one open file description. Times are CLOCK_MONOTONIC nanoseconds.
 
-    `zone` is the zone it is about, None for the device of all zones. `pending` is set from the moment the file
-    is picked until its hold time is over or its record is read; `answered_ns` is the first POLLIN answer to the
-    pending notification; `told_ns` the last time the file was told (None: never), from which guard time counts.
-    `announced` says that POLLIN was answered and nothing was read since: something must stay to be read.
+    `uid` opened it, as the kernel said; `holder` is the user that it is counted to. `zone` is the zone it is about,
+    None for the device of all zones. `wake` is the transport's, called once the file was picked. `pending` is set from
+    the moment the file is picked until its hold time is over or its record is read; `answered_ns` is the first POLLIN
+    answer to the pending notification; `told_ns` the last time the file was told (None: never), from which guard time
+    counts. `announced` says that POLLIN was answered and nothing was read since: something must stay to be read.
     `opener_tid` and `user_tid` are the threads that opened it and that used it last (0: not visible to us).
+
+    The numbers of notifications say which rise in level it has yet to be told of: `told_rise` is the notification that
+    the file was last told of, `signalled_rise` the one that its owner was last signalled of, `tried_rise` the one in
+    which it was last picked to be signalled of a rise. `place` is its place among the SIGIO subscribers, `signal` the
+    last signal that may still be taken back (0: none).
     """
 
     number: int
     uid: int
     zone: ZoneId | None
+    holder: Holder
+    wake: Callable[[OpenFile], None]
+    told_rise: int = 0
+    signalled_rise: int = 0
+    tried_rise: int = 0
     pending: bool = False
     answered_ns: int | None = None
     told_ns: int | None = None
     opener_tid: int = 0
     user_tid: int = 0
     announced: bool = False
-    _queue: bytearray = field(default_factory=bytearray)
+    place: int = 0
+    signal: int = 0
+    _queue: bytes = b""
     _partial_bytes: int = 0
+
+    @property
+    def user(self) -> int:
+        """The user that the file is counted to now."""
+        holder = self.holder
+        while holder.counted_to is not None:
+            holder = holder.counted_to
+        self.holder = holder
+        return holder.user
+
+    @property
+    def awaits_answer(self) -> bool:
+        """Whether a notification is pending that the program has not been told of by an answer."""
+        return self.pending and self.answered_ns is None
 
     @property
     def queued_bytes(self) -> int:
@@ -51,8 +90,7 @@ class OpenFile:
 
     def put(self, record: bytes) -> None:
         """Queue `record` in place of an unread one, behind one that was read in part."""
-        del self._queue[self._partial_bytes :]
-        self._queue += record
+        self._queue = self._queue[: self._partial_bytes] + record if self._partial_bytes else record
 
     def withdraw(self) -> None:
         """Take back a pending notification that nobody was answered yet.
@@ -61,12 +99,11 @@ class OpenFile:
         """
         self.pending = False
         if not self.announced:
-            del self._queue[self._partial_bytes :]
+            self._queue = self._queue[: self._partial_bytes]
 
     def take(self, size: int) -> bytes:
         """Read up to `size` bytes off the queue; a record that is read to its end is no longer pending."""
-        taken = bytes(self._queue[:size])
-        del self._queue[:size]
+        taken, self._queue = self._queue[:size], self._queue[size:]
         if taken:
             self.announced = False
             self._partial_bytes = 0 if taken.endswith(b"\n") else self._queue.find(b"\n") + 1
@@ -74,3 +111,22 @@ class OpenFile:
             self.pending = False
             self.answered_ns = None
         return taken
+
+
+@dataclass(frozen=True, slots=True)
+class Signalled:
+    """What a file was like before it was noted down as signalled, so that it can be put back.
+
+    `signal` is that signal's number; `turn` and `next_turn` are the user's turn before and after.
+    """
+
+    signal: int
+    awaited_answer: bool
+    pending: bool
+    answered_ns: int | None
+    told_ns: int | None
+    told_rise: int
+    signalled_rise: int
+    place: int
+    turn: int
+    next_turn: int

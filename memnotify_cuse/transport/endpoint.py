@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from memnotify_cuse.device.device import Device, TooManyOpenFilesError
+from memnotify_cuse.device.accounts import OverBoundError
+from memnotify_cuse.device.device import Device
 from memnotify_cuse.device.openfile import OpenFile
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 from memnotify_cuse.transport import wire
@@ -94,7 +95,7 @@ class DeviceEndpoint:
             return
         try:
             file = self._device.open(header.uid, zone, self._wake)
-        except TooManyOpenFilesError as error:
+        except OverBoundError as error:
             code = errno.EMFILE if error.per_user else errno.ENFILE
             self._send(wire.encode_error(header.unique, code))
             return

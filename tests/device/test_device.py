@@ -8,7 +8,8 @@ from __future__ import annotations
 import pytest
 
 from memnotify_cuse.board import ZoneState
-from memnotify_cuse.device.device import Device, TooManyOpenFilesError
+from memnotify_cuse.device.accounts import OverBoundError
+from memnotify_cuse.device.device import Device
 from memnotify_cuse.device.openfile import OpenFile
 from memnotify_cuse.device.policy import Policy
 from memnotify_cuse.kernel.zoneinfo import ZoneId
@@ -328,7 +329,7 @@ class TestBounds:
     def test_open_files_of_one_user(self) -> None:
         bench = Bench(Policy(max_open_per_user=2))
         first, _ = bench.open(uid=1), bench.open(uid=1)
-        with pytest.raises(TooManyOpenFilesError) as refused:
+        with pytest.raises(OverBoundError) as refused:
             bench.open(uid=1)
         assert refused.value.per_user
         bench.open(uid=2)
@@ -336,9 +337,9 @@ class TestBounds:
         bench.open(uid=1)
 
     def test_open_files_of_all(self) -> None:
-        bench = Bench(Policy(max_open=2))
+        bench = Bench(Policy(max_open=2, root_reserve=0))
         bench.open(uid=1), bench.open(uid=2)
-        with pytest.raises(TooManyOpenFilesError) as refused:
+        with pytest.raises(OverBoundError) as refused:
             bench.open(uid=3)
         assert not refused.value.per_user
 

@@ -100,9 +100,9 @@ class TestOpen:
         assert bench.try_open(os.O_RDONLY | os.O_TRUNC).error == errno.EACCES
 
     def test_beyond_a_user_s_bound_is_emfile_and_beyond_the_device_s_enfile(self) -> None:
-        bench = Bench(Policy(max_open_per_user=2, max_open=3))
-        assert [bench.try_open(uid=1).error for _ in range(3)] == [0, 0, errno.EMFILE]
-        assert [bench.try_open(uid=2).error for _ in range(2)] == [0, errno.ENFILE]
+        bench = Bench(Policy(max_open_per_user=2, max_open=3, root_reserve=0))
+        assert [bench.try_open(uid=0).error for _ in range(3)] == [0, 0, errno.EMFILE]
+        assert [bench.try_open(uid=uid).error for uid in (1, 2)] == [0, errno.ENFILE]
 
 
 class TestPoll:
