@@ -74,6 +74,9 @@ class Device:
         """Open files that are waited on in poll, select, epoll or a blocked read, as far as is known."""
         return len(self._herd.watchers)
 
+    def is_open(self, file: OpenFile) -> bool:
+        return file.number in self._files
+
     def open_files_of(self, user: int) -> int:
         """How many open files are counted to `user`."""
         holder = self._holders.get(user)

@@ -78,7 +78,9 @@ class SigioService:
         self._elsewhere_until_s: dict[int, float] = {}
         self._seen: set[int] = set()
         self._rotation: dict[int, int] = {}
-        self._told: dict[int, set[int]] = defaultdict(set)
+        self._told: set[int] = set()
+        self._failed: set[int] = set()
+        self._due: dict[int, list[OpenFile]] = {}
         self._serving: set[int] = set()
         self._again: set[int] = set()
         self._searched: dict[int, float] = {}
@@ -107,8 +109,18 @@ class SigioService:
         if self._flags is not None:
             self._flags.read()
         self._told.clear()
+        self._failed.clear()
+        self._due = self._pick()
         for user in {file.user for file in self._device.files}:
             self._serve_soon(user)
+
+    def _pick(self) -> dict[int, list[OpenFile]]:
+        """Those whose turn it is, by user, but for those who could not be told of this notification."""
+        due: dict[int, list[OpenFile]] = defaultdict(list)
+        for file in self._device.pick_subscribers(time.monotonic_ns(), self._told):
+            if file.number not in self._failed:
+                due[file.user].append(file)
+        return due
 
     def _serve_soon(self, user: int) -> None:
         """Serve the user in a task, or once more when the one that runs is done."""
@@ -144,18 +156,19 @@ class SigioService:
 
     async def _signal_those_due(self, user: int) -> None:
         """Signal the known subscribers of a user whose turn it is."""
-        told = self._told[user]
+        due = self._due.pop(user, None) or self._pick().get(user, [])
         for _ in range(MAX_ROUNDS):
-            # Somebody else's turn comes in place of those who could not be told.
-            due = [file for file in self._device.pick_subscribers(time.monotonic_ns(), told) if file.user == user]
-            if not due:
-                return
+            failed = len(self._failed)
             # In batches: the last of a thousand should not keep the first one waiting.
             for batch in _batches(due):
-                await self._signal(user, batch, told)
+                await self._signal(user, batch)
+            if len(self._failed) == failed:
+                return
+            # Somebody else's turn comes in place of those who could not be told.
+            due = self._pick().get(user, [])
 
-    async def _signal(self, user: int, files: list[OpenFile], told: set[int]) -> None:
-        """Signal the owners of `files`; the numbers of those of which somebody was are added to `told`."""
+    async def _signal(self, user: int, files: list[OpenFile]) -> None:
+        """Signal the owners of `files`, and take note of those of which nobody could be."""
         after = dict.fromkeys((file.number for file in files), 0)
         begun = {}
         for file in files:
@@ -163,7 +176,7 @@ class SigioService:
             if token is not None:
                 begun[file.number] = token
         pending = [file for file in files if file.number in begun]
-        told.update(begun)
+        self._told.update(begun)
         counts: dict[int, int] = defaultdict(int)
         moved: set[int] = set()
         while pending:
@@ -185,6 +198,8 @@ class SigioService:
             if counts[file.number] or file.number not in begun:
                 continue
             self._device.not_signalled(file, begun[file.number])
+            self._told.discard(file.number)
+            self._failed.add(file.number)
             armed = file.number in self._places and self._device.is_subscribed(file)
             # To the end of the queue, or out of it.
             self._device.subscribe(file, subscribed=False)
