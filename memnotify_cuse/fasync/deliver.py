@@ -42,7 +42,7 @@ MAX_THREADS: Final = 256
 class Sent(NamedTuple):
     """How many were signalled, and the last member of a group that was looked at (0: all of them were)."""
 
-    count: int
+    signalled: int
     last_member: int
 
 
@@ -71,8 +71,8 @@ class Delivery:
         if owner.kind is not OwnerKind.GROUP:
             return Sent(int(self._send_to(owner, owner.id)), 0)
         members = list(_members(self.looker.proc, owner.id, after_pid, most))
-        count = sum(self._send_to(owner, member) for member in members)
-        return Sent(count, members[-1] if len(members) == most else 0)
+        signalled = sum(self._send_to(owner, member) for member in members)
+        return Sent(signalled, members[-1] if len(members) == most else 0)
 
     def _send_to(self, owner: FileOwner, task: int) -> bool:
         try:

@@ -125,11 +125,11 @@ class Helper:
         yield Report(
             Said.END,
             job.id,
-            Status.OK if sent.count else Status.NOBODY,
+            Status.OK if sent.signalled else Status.NOBODY,
             owned=True,
             pid=sent.last_member,
             uid=process.uid,
-            count=sent.count,
+            signalled=sent.signalled,
             owner_pid=owner_pid,
         )
 

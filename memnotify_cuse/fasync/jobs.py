@@ -72,8 +72,7 @@ class Status(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One thing to do. `spare`: do not signal who would die of it. `elsewhere`: the owner has no descriptor of its own.
-    """
+    """One thing to do. `spare`: do not signal who would die of it. `elsewhere`: the owner has no descriptor of its own."""
 
     kind: Kind
     id: int = 0
@@ -102,7 +101,7 @@ class Report(NamedTuple):
     pid: int = 0
     descriptor: int = 0
     uid: int = 0
-    count: int = 0
+    signalled: int = 0
     owner_pid: int = 0
 
 
@@ -168,7 +167,7 @@ def encode_report(report: Report) -> bytes:
         report.pid,
         report.descriptor,
         report.uid,
-        report.count,
+        report.signalled,
         report.owner_pid,
     )
 
@@ -177,8 +176,10 @@ def decode_reports(message: bytes) -> Iterator[Report]:
     """The reports in a message. Raises JobError."""
     if len(message) % _REPORT.size:
         raise JobError(f"{len(message)} bytes are not whole reports")
-    for said, status, owned, ident, number, pid, descriptor, uid, count, owner_pid in _REPORT.iter_unpack(message):
+    for said, status, owned, ident, number, pid, descriptor, uid, signalled, owner_pid in _REPORT.iter_unpack(message):
         try:
-            yield Report(Said(said), ident, Status(status), bool(owned), number, pid, descriptor, uid, count, owner_pid)
+            yield Report(
+                Said(said), ident, Status(status), bool(owned), number, pid, descriptor, uid, signalled, owner_pid
+            )
         except ValueError:
             raise JobError(f"a report of kind {said} and status {status}") from None

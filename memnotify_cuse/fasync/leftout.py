@@ -37,7 +37,7 @@ class LeftOut:
         """Leave `key` out; for how many seconds."""
         self._forgive(now_ns)
         record = self._records.setdefault(key, _Record(0, 0))
-        seconds = min(FIRST_S * 2**record.times, LONGEST_S)
+        seconds = min(FIRST_S * float(1 << record.times), LONGEST_S)
         record.times += 1
         record.until_ns = now_ns + int(seconds * NS)
         return seconds

@@ -180,20 +180,25 @@ class SigioService:
         counts: dict[int, int] = defaultdict(int)
         moved: set[int] = set()
         while pending:
-            placed = [file for file in pending if await self._has_place(user, file)]
+            lost = self._unplaced(pending)
+            if lost:
+                await self._look(user, lost)
+            placed = [file for file in pending if file.number in self._places]
             jobs = [self._signal_job(file, after[file.number]) for file in placed]
             results = await self._pool.run_jobs(user, jobs)
             pending = []
             for file, reports in zip(placed, results, strict=True):
                 end = self._take_in(file, reports)
-                counts[file.number] += end.count
+                counts[file.number] += end.signalled
                 if end.status in (Status.OK, Status.NOBODY) and end.pid:
                     after[file.number] = end.pid
                     pending.append(file)
-                elif end.status is Status.GONE and self._places.pop(file.number, None) and file.number not in moved:
-                    # It was there before: with somebody else by now, or behind another number.
-                    moved.add(file.number)
-                    pending.append(file)
+                elif end.status is Status.GONE:
+                    self._places.pop(file.number, None)
+                    # It was there before: with another process by now, or behind another number.
+                    if file.number not in moved:
+                        moved.add(file.number)
+                        pending.append(file)
         for file in files:
             if counts[file.number] or file.number not in begun:
                 continue
@@ -229,11 +234,6 @@ class SigioService:
             self._device.subscribe(file, subscribed=False)
         self._note_refusal(end, place.pid if place else 0)
         return end
-
-    async def _has_place(self, user: int, file: OpenFile) -> bool:
-        if file.number not in self._places and self._is_open(file):
-            await self._look(user, [file])
-        return file.number in self._places
 
     # Looking.
 
@@ -403,8 +403,7 @@ class SigioService:
             await trio.sleep(FLAGS_PAUSE_S)
 
     async def _identify(self, user: int, tid: int, descriptor: int) -> tuple[int | None, int]:
-        """The number of the open file behind a thread's descriptor, None if it is not of ours; and the thread's user.
-        """
+        """The number of the open file behind a thread's descriptor, None if it is not of ours; and the thread's user."""
         job = Job(Kind.SEARCH, pid=tid, descriptor=descriptor, count=1)
         ((*found, end),) = await self._pool.run_jobs(user, [job])
         self._note_places(found, moves=True)

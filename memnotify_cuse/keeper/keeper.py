@@ -87,8 +87,7 @@ def serve(config: Config) -> int:
 
 
 class _StopSignals:
-    """SIGTERM and SIGINT make `fileno()` readable; once the block is left without an error they are ignored for good.
-    """
+    """SIGTERM and SIGINT make `fileno()` readable; once the block is left without an error they are ignored for good."""
 
     def __init__(self) -> None:
         self._ours, self._kernel_s = socket.socketpair()
