@@ -7,6 +7,7 @@
 |        | KILL | it ends its children, which are of another user |
 |        | SETUID, SETGID, SYS_PTRACE, KILL | the helpers that it forks have them, or need them to become what they are
 |
+|        | IPC_LOCK | helpers lock their memory before they come down to their row |
 | server | none | what it needs is opened before it, and its limits are raised |
 |        | SYS_NICE | only where the limit of real-time priority cannot be raised (no CAP_SYS_RESOURCE) |
 | helper | SYS_PTRACE | to duplicate a client's descriptor (pidfd_getfd) |
@@ -54,6 +55,7 @@ KEEPER: Final = frozenset(
         Capability.SETUID,
         Capability.SETGID,
         Capability.SYS_PTRACE,
+        Capability.IPC_LOCK,
     }
 )
 HELPER: Final = frozenset({Capability.SYS_PTRACE, Capability.KILL})
