@@ -11,6 +11,7 @@ What may wait on our own mount is done in a process of its own (`children.apart`
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import select
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from memnotify_cuse.config import Config, NodeKind, ServeError, SigioMode
+from memnotify_cuse.fasync import helper
 from memnotify_cuse.fasync.attention import Attention, make_page
 from memnotify_cuse.keeper.channel import Channel, Message
 from memnotify_cuse.keeper.chardev import CharacterDevice, cuse_problem, open_cuse
@@ -155,6 +157,7 @@ class Keeper:
         keeper_pid = os.getpid()
 
         def serve_in_child() -> int:
+            gc.enable()
             from memnotify_cuse import daemon
 
             self._channel.close()
@@ -174,6 +177,7 @@ class Keeper:
             )
             return daemon.serve(config, given)
 
+        _share_memory_with_children()
         server = fork("memnotify-serve", serve_in_child)
         # From here on the connections are the server's alone, and end with it.
         theirs.close()
@@ -339,14 +343,12 @@ class Keeper:
         keeper_pid = os.getpid()
 
         def help_in_child() -> int:
-            from memnotify_cuse.fasync.helper import run
-
             self._channel.close()
             ours.close()
             lock_memory_if_permitted()
             reduce_child(self._identity, HELPER)
             die_with_parent(keeper_pid, signal.SIGKILL)
-            return run(theirs, Attention(page), self._devices)
+            return helper.run(theirs, Attention(page), self._devices)
 
         child = fork("memnotify-sigio", help_in_child)
         theirs.close()
@@ -394,6 +396,16 @@ class Keeper:
         for child in (*self._helpers.working.values(), *self._helpers.ending):
             child.reap(ABANDON_S)
         self._channel.close()
+
+
+def _share_memory_with_children() -> None:
+    """What is in memory by now stays shared: a collection of garbage would write to all of it, in each process anew.
+
+    Neither keeper nor helpers make cycles worth collecting.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.disable()
 
 
 def lock_memory_if_permitted() -> None:

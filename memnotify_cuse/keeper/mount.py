@@ -14,10 +14,8 @@ import errno
 import fcntl
 import logging
 import os
-import shutil
 import socket
 import stat
-import subprocess
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -257,6 +255,10 @@ def _mount_as_root(path: Path) -> int:
 
 
 def _mount_as_user(path: Path) -> int:
+    # Not root's to have in memory.
+    import shutil
+    import subprocess
+
     helper = shutil.which("fusermount3")
     if helper is None:
         raise MountError("fusermount3 not found; an ordinary user needs it to mount (Debian: fuse3)")
@@ -290,6 +292,9 @@ def _unmount(path: Path) -> None:
             if error.errno not in (errno.EINVAL, errno.ENOENT):
                 log.warning("%s: cannot unmount: %s", path, error.strerror)
         return
+    import shutil
+    import subprocess
+
     helper = shutil.which("fusermount3") or "fusermount3"
     command = [helper, "-u", "-z", "--", str(path)]
     with suppress(subprocess.TimeoutExpired, OSError):
