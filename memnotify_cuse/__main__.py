@@ -2,6 +2,6 @@
 
 import sys
 
-from memnotify_cuse.cli.main import main
+from memnotify_cuse.cli.entry import main
 
 sys.exit(main())

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Collection
 from contextlib import ExitStack
@@ -26,7 +25,6 @@ from memnotify_cuse.config import Config, ServeError, SigioMode
 from memnotify_cuse.control import Control, ServerFacts
 from memnotify_cuse.device.accounts import Users
 from memnotify_cuse.device.device import Device
-from memnotify_cuse.fasync.attention import Attention
 from memnotify_cuse.fasync.pool import HelperPool
 from memnotify_cuse.fasync.service import SigioService
 from memnotify_cuse.fasync.strict import AsyncFlags
@@ -94,15 +92,15 @@ class _BoardClock:
 
 
 def serve(config: Config, given: Given) -> int:
-    """Serve until the keeper says stop; the exit code. What keeps it from starting is told to the keeper."""
+    """Serve until the keeper says stop; the exit code. Raises ServeError if it cannot start."""
     with ExitStack() as stack:
         try:
             server = _Server(config, given, stack)
-        except (ServeError, KernelFileError, RecordingError) as error:
-            given.channel.send("failed", str(error))
-            return 2
+        except (KernelFileError, RecordingError) as error:
+            raise ServeError(str(error)) from None
         not_locked = settle()
-        reduce_child(given.identity, given.keep)
+        if not reduce_child(given.identity, given.keep):
+            log.warning("this machine has no user id %s; the server stays root, without its rights", given.identity)
         # Changing the user undoes this, so it comes after that.
         die_with_parent(given.keeper_pid, signal.SIGKILL)
         warn_of_refusals([not_locked, *given.refused, server.realtime.check()])
@@ -125,9 +123,8 @@ class _Server:
         self._transports: list[tuple[FuseTransport | CuseTransport, str]] = []
         if given.cuse_fd is not None and config.device is not None:
             cuse = CuseTransport(config.device.name, given.cuse_fd, self._device, identifiers)
-            cuse.on_made = partial(self._channel.send, "cuse")
             self._transports.append((cuse, "the character device"))
-        self._pool = HelperPool(self._channel.send, identifiers)
+        self._pool = HelperPool(partial(self._channel.send, "helpers"), identifiers)
         self._service: SigioService | None = None
         if config.sigio is not SigioMode.OFF:
             flags = AsyncFlags(given.flags_trace) if given.flags_trace is not None else None
@@ -203,18 +200,18 @@ class _Server:
             nursery.start_soon(self._clock.run, self._board)
             for transport, what in self._transports:
                 nursery.start_soon(self._serve_transport, transport, what, nursery.cancel_scope)
-            if self._service is not None:
-                nursery.start_soon(self._pool.run)
-                nursery.start_soon(self._service.run)
-            nursery.start_soon(self._scan)
-            self._channel.send("up")
+            nursery.start_soon(self._begin)
             await self._listen_to_keeper()
             nursery.cancel_scope.cancel()
 
-    async def _scan(self) -> None:
-        # Not earlier: nobody could be told of a recording's first seconds.
+    async def _begin(self) -> None:
+        """Scan and signal, once the device can be opened: not earlier, since nobody could be told."""
         await self._go.wait()
-        await self._scanner.run()
+        async with trio.open_nursery() as nursery:
+            if self._service is not None:
+                nursery.start_soon(self._pool.run)
+                nursery.start_soon(self._service.run)
+            await self._scanner.run()
 
     async def _serve_transport(
         self, transport: FuseTransport | CuseTransport, what: str, scope: trio.CancelScope
@@ -234,20 +231,19 @@ class _Server:
             match message:
                 case None:
                     continue
-                case Message("stop"):
+                case ("stop", _, _):
+                    log.info("stopping")
                     return
-                case Message("go"):
+                case ("go", _, _):
                     self._go.set()
-                case Message("helper", pid, (sock, page)):
-                    attention = Attention(page)
-                    os.close(page)
-                    self._pool.add(int(pid), socket.socket(fileno=sock), attention)
-                case Message("trace" | "no-trace"):
+                case ("helpers", _, (fd,)):
+                    self._pool.connect(Channel.of(fd))
+                case (("trace" | "no-trace"), _, _):
                     for answer in self._trace_answers:
                         answer(message)
                     self._trace_answers.clear()
-                case _:
-                    log.error("the keeper said what was not understood: %s", message.word)
+                case (word, _, _):
+                    log.error("the keeper said what was not understood: %s", word)
 
     async def _ask_for_trace(self) -> Doorbell:
         answered = trio.Event()
@@ -261,9 +257,9 @@ class _Server:
         self._channel.send("trace")
         await answered.wait()
         match answers[0]:
-            case Message("trace", path, (pipe, switch)):
+            case ("trace", path, (pipe, switch)):
                 return TraceDoorbell(TracePipe(Path(path), pipe, switch))
-            case Message(_, why):
+            case (_, why, _):
                 again, _, reason = why.partition(" ")
                 kind = NoKernelMemoryError if again == "again" else KernelFileGoneError
                 raise kind("trace", reason)

@@ -5,22 +5,20 @@ Protocol: one datagram to the socket named in $NOTIFY_SOCKET, see sd_notify(3). 
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 
-log = logging.getLogger(__name__)
 
-
-def notify_service(state: str) -> None:
-    """Send `state`, such as "READY=1"; nothing happens without a service manager."""
+def notify_service(state: str) -> str | None:
+    """Send `state`, such as "READY=1"; nothing happens without a service manager. What is wrong, None if nothing is."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
-        return
+        return None
     if address.startswith("@"):
         address = "\0" + address[1:]
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-            channel.sendto(state.encode(), address)
+            channel.sendto(state.encode(), socket.MSG_DONTWAIT, address)
     except OSError as error:
-        log.warning("the service manager could not be told %s: %s", state, error.strerror)
+        return f"the service manager could not be told {state}: {error.strerror}"
+    return None

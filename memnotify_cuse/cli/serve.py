@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import re
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memnotify_cuse.cli.common import DEFAULT_DEVICE, DEFAULT_MOUNT, CommandError
+from memnotify_cuse.cli.common import DEFAULT_DEVICE, DEFAULT_MOUNT, EXIT_ERROR, CommandError
 
 if TYPE_CHECKING:
     from memnotify_cuse.cli.main import Subparsers
+    from memnotify_cuse.config import Config
+    from memnotify_cuse.keeper.channel import Channel
 
 _LEVELS = ("debug", "info", "warning", "error")
 
@@ -93,20 +96,37 @@ def _headroom_kb(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve; errors that keep it from starting are CommandError."""
-    from memnotify_cuse.config import Config, NodeKind, ServeError, SigioMode
-    from memnotify_cuse.device.policy import Policy
-    from memnotify_cuse.keeper.keeper import serve
-    from memnotify_cuse.logstream import log_to_stderr
+    """Serve, under a keeper that is this process."""
+    from memnotify_cuse.keeper.keeper import keep
+
+    return keep(partial(serve_under_keeper, args))
+
+
+def serve_under_keeper(args: argparse.Namespace, channel: Channel, keeper_pid: int) -> int:
+    """Serve, in a process forked by a keeper; the exit code. What keeps it from starting is one line on stderr."""
+    from memnotify_cuse.config import ServeError
+    from memnotify_cuse.keeper.setup import set_up_and_serve
+    from memnotify_cuse.logstream import log_to_stderr, say
 
     log_to_stderr(args.log_level)
+    try:
+        return set_up_and_serve(_config(args), channel, keeper_pid)
+    except (CommandError, ServeError) as error:
+        say(f"memnotify: {error}")
+        return EXIT_ERROR
+
+
+def _config(args: argparse.Namespace) -> Config:
+    from memnotify_cuse.config import Config, NodeKind, SigioMode
+    from memnotify_cuse.device.policy import Policy
+
     device = None if args.node == "none" or not args.device else Path(args.device).absolute()
     if device is None and args.node in ("cuse", "fuse"):
         raise CommandError(f"--node {args.node} makes a device, and --device '' says that there is to be none")
     if args.replay is not None and args.proc is not None:
         raise CommandError("--replay and --proc both say where the counters come from: name one of them")
     policy = Policy(herd_divisor=None) if args.no_herd_control else Policy()
-    config = Config(
+    return Config(
         device=device,
         mount=Path(args.mount).absolute(),
         node=NodeKind.AUTO if args.node == "none" else NodeKind(args.node),
@@ -116,7 +136,3 @@ def run(args: argparse.Namespace) -> int:
         sigio=SigioMode(args.sigio),
         headroom_kb=args.headroom,
     )
-    try:
-        return serve(config)
-    except ServeError as error:
-        raise CommandError(str(error)) from None

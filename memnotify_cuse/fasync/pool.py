@@ -11,8 +11,10 @@ to be started at a notification.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+import os
 import socket
 import time
 from collections import deque
@@ -36,6 +38,7 @@ from memnotify_cuse.fasync.jobs import (
     encode_job,
 )
 from memnotify_cuse.fasync.leftout import LeftOut, key_of
+from memnotify_cuse.keeper.channel import Channel
 
 log = logging.getLogger(__name__)
 
@@ -87,10 +90,12 @@ class _Helper:
 
 
 class HelperPool:
-    """Has jobs done. `ask(word, rest)` is the channel to the keeper; `identifiers` are those who may identify files."""
+    """Has jobs done. `start` asks for a parent of helpers, which `connect` takes. `identifiers` are the helpers' ids."""
 
-    def __init__(self, ask: Callable[[str, str], object], identifiers: set[int]) -> None:
-        self._ask = ask
+    def __init__(self, start: Callable[[], object], identifiers: set[int]) -> None:
+        self._start = start
+        self._parent: Channel | None = None
+        self._starting = False
         self._identifiers = identifiers
         self._helpers: list[_Helper] = []
         self._queues: dict[int, deque[_Waiting]] = {}
@@ -116,22 +121,62 @@ class HelperPool:
                 nursery.start_soon(self._listen, helper)
             await trio.sleep_forever()
 
-    def add(self, pid: int, sock: socket.socket, attention: Attention) -> None:
-        """Take in a helper that the keeper has started."""
-        sock.setblocking(False)
-        helper = _Helper(pid, sock, attention)
+    def connect(self, parent: Channel) -> None:
+        """Take in the parent of helpers that was asked for."""
+        self._starting = False
+        self._parent = parent
+        if self._nursery is not None:
+            self._nursery.start_soon(self._listen_to_parent, parent)
+        for _ in range(self._wanted):
+            parent.send("helper")
+
+    def want(self, count: int) -> None:
+        """Have at least so many helpers."""
+        while self.helpers + self._wanted < min(count, MAX_HELPERS):
+            self._wanted += 1
+            if self._parent is not None:
+                self._parent.send("helper")
+        if self._wanted and self._parent is None and not self._starting:
+            self._starting = True
+            self._start()
+
+    def dismiss(self) -> None:
+        """Let all helpers end, unless they are at work."""
+        if self._parent is None or self._queues or any(helper.jobs for helper in self._helpers):
+            return
+        for helper in list(self._helpers):
+            self._forget(helper)
+        self._parent.close()
+        self._parent = None
+        self._wanted = 0
+
+    async def _listen_to_parent(self, parent: Channel) -> None:
+        with contextlib.suppress(trio.ClosedResourceError, EOFError):
+            while parent is self._parent:
+                await trio.lowlevel.wait_readable(parent)
+                while parent is self._parent and (message := parent.receive()) is not None:
+                    word, pid, fds = message
+                    if word == "helper":
+                        self._add(int(pid), *fds)
+            return
+        if parent is self._parent:
+            # It has died, and the helpers with it.
+            parent.close()
+            self._parent = None
+            if self._wanted or self._queues:
+                self._wanted = 0
+                self.want(1)
+
+    def _add(self, pid: int, sock: int, page: int) -> None:
+        helper = _Helper(pid, socket.socket(fileno=sock), Attention(page))
+        os.close(page)
+        helper.socket.setblocking(False)
         self._wanted = max(0, self._wanted - 1)
         self._helpers.append(helper)
         self._identifiers.add(pid)
         if self._nursery is not None:
             self._nursery.start_soon(self._listen, helper)
         self._hand_out()
-
-    def want(self, count: int) -> None:
-        """Have at least so many helpers."""
-        while self.helpers + self._wanted < min(count, MAX_HELPERS):
-            self._wanted += 1
-            self._ask("helper", "")
 
     async def run_jobs(self, user: int, jobs: Iterable[Job]) -> list[list[Report]]:
         """The reports on each of `jobs`, END last, in their order. They are done in the turns of `user`."""
@@ -201,9 +246,13 @@ class HelperPool:
             if helper.jobs:
                 allowed_s = CLIENT_S if helper.impatient else PATIENCE_S
                 left_s = allowed_s - (time.monotonic_ns() - helper.touched_ns) / 1e9
-            with trio.CancelScope(deadline=trio.current_time() + max(0.0, left_s)) as helper.scope:
-                await trio.lowlevel.wait_readable(helper.socket)
-            late = helper.scope.cancelled_caught
+            with trio.CancelScope(deadline=trio.current_time() + max(0.0, left_s)) as scope:
+                helper.scope = scope
+                try:
+                    await trio.lowlevel.wait_readable(helper.socket)
+                except trio.ClosedResourceError:
+                    return
+            late = scope.cancelled_caught
             helper.scope = None
             if not self._receive(helper):
                 self._lose(helper, "ended")
@@ -259,16 +308,14 @@ class HelperPool:
             if touched != helper.touched and now_ns - helper.begun_ns < JOB_S * 1e9:
                 helper.touched, helper.touched_ns = touched, now_ns
                 return
-            self._ask("replace", str(helper.pid))
+            if self._parent is not None:
+                self._parent.send("replace", str(helper.pid))
             self._lose(helper, "held up")
 
     def _lose(self, helper: _Helper, why: str) -> None:
         """Do without a helper from now on; its first job, if it had one, has failed, the others are done by another."""
-        self._helpers.remove(helper)
-        self._identifiers.discard(helper.pid)
-        helper.socket.close()
         touched = helper.attention.read()
-        helper.attention.close()
+        self._forget(helper)
         if helper.jobs:
             first = helper.jobs.popleft()
             if touched.pid:
@@ -279,6 +326,13 @@ class HelperPool:
         log.info("SIGIO helper %d %s; another takes its place", helper.pid, why)
         self.want(1)
         self._hand_out()
+
+    def _forget(self, helper: _Helper) -> None:
+        self._helpers.remove(helper)
+        self._identifiers.discard(helper.pid)
+        trio.lowlevel.notify_closing(helper.socket)
+        helper.socket.close()
+        helper.attention.close()
 
     def _blame(self, key: int, pid: int) -> None:
         seconds = self._left_out.blame(key, time.monotonic_ns())

@@ -30,7 +30,7 @@ def may_signal(owner: FileOwner, opener_uid: int, *, real_uid: int, saved_uid: i
 
 
 def is_handled(signal_number: int, target: ThreadStatus) -> bool:
-    """Whether the process of `target` does not die of the signal in any of its threads: caught, ignored, or harmless."""
+    """Whether no thread of the process of `target` dies of the signal: it is caught, ignored, or harmless."""
     if signal_number in _IGNORED_BY_DEFAULT:
         return True
     return bool((target.signals.caught | target.signals.ignored) & 1 << (signal_number - 1))

@@ -49,6 +49,9 @@ NOT_IN_S: Final = 1.0
 FLAGS_PAUSE_S: Final = 0.02
 """Least time between two looks at the calls of F_SETFL: each reads no more than one buffer full."""
 
+IDLE_S: Final = 60.0
+"""How long after the last open file was closed the helpers end."""
+
 MAX_ROUNDS: Final = 4
 HELPERS_WITH_OWNERS: Final = 2
 """As soon as there is somebody to signal, a second helper stands by."""
@@ -73,6 +76,7 @@ class SigioService:
         self._flags = flags
         self._wanted = trio.Event()
         self._opened = trio.Event()
+        self._opened_first = trio.Event()
         self._lost = trio.Event()
         self._places: dict[int, Place] = {}
         self._elsewhere_until_s: dict[int, float] = {}
@@ -88,12 +92,13 @@ class SigioService:
         self._refused_once = False
         self._nursery: trio.Nursery | None = None
         device.on_notified.append(lambda: self._wanted.set())
-        device.on_open = lambda: self._opened.set()
+        device.on_open = self._note_open
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._search_everywhere)
+            nursery.start_soon(self._look_after_helpers)
             if self._flags is None:
                 nursery.start_soon(self._survey_after_opens)
             else:
@@ -102,6 +107,10 @@ class SigioService:
                 await self._wanted.wait()
                 self._wanted = trio.Event()
                 self._begin_notification()
+
+    def _note_open(self) -> None:
+        self._opened.set()
+        self._opened_first.set()
 
     # Notifications.
 
@@ -234,6 +243,18 @@ class SigioService:
             self._device.subscribe(file, subscribed=False)
         self._note_refusal(end, place.pid if place else 0)
         return end
+
+    async def _look_after_helpers(self) -> None:
+        """Have a helper from the first open file on, and none when there has been none for a while."""
+        while True:
+            await self._opened_first.wait()
+            self._pool.want(1)
+            while True:
+                await trio.sleep(IDLE_S)
+                if not self._device.open_files:
+                    break
+            self._opened_first = trio.Event()
+            self._pool.dismiss()
 
     # Looking.
 
@@ -403,7 +424,7 @@ class SigioService:
             await trio.sleep(FLAGS_PAUSE_S)
 
     async def _identify(self, user: int, tid: int, descriptor: int) -> tuple[int | None, int]:
-        """The number of the open file behind a thread's descriptor, None if it is not of ours; and the thread's user."""
+        """The number of the open file behind a descriptor, None if it is not of ours; and the user of the thread."""
         job = Job(Kind.SEARCH, pid=tid, descriptor=descriptor, count=1)
         ((*found, end),) = await self._pool.run_jobs(user, [job])
         self._note_places(found, moves=True)

@@ -1,39 +1,38 @@
-"""Short messages with descriptors between the keeper and the server it forked: one line of text each, in both
-directions.
+"""Short messages with descriptors between processes of ours: a word and a rest, as text.
 
-From the server (which has no rights, and is not trusted beyond these words):
+The keeper's channel, from the server and what sets it up (`setup`), which is not trusted beyond these words once it has
+given up its rights; the keeper heeds the first six only until it is ready:
 
-    up                      it answers requests: what needs an answer can be done
-    failed TEXT             it cannot start; TEXT is for the user
-    cuse                    the kernel has made the character device
-    helper                  one more SIGIO helper is wanted
-    replace PID             helper PID is held up by a client: kill it
+    undo WHAT               what is to be undone at the end, see `undo`
+    device KIND MAJOR MINOR what tells our files from others (`kernel.statx.FileId`), for the helpers
+    identity UID GID        the user that server and helpers are
+    trace-at PATH           where a trace instance may be made later, if the server asks for it
+    ready                   the device can be opened
+    failed                  it cannot be; why has been said
+    helpers                 start the parent of the SIGIO helpers (`fasync.forker`)
     trace                   try again to have a trace instance
 
-From the keeper:
+and from the keeper:
 
-    helper PID              and two descriptors: the socket of a helper, and its page of attention (`fasync.attention`)
-    trace                   and the descriptors of a trace instance: trace_pipe, tracing_on
+    go                      the service manager knows that it is ready
+    helpers                 and the socket of that process
+    trace PATH              and the descriptors of a trace instance: trace_pipe, tracing_on
     no-trace again|never    there is none; "again": only for want of memory
     stop                    end
+
+This module, like all that the keeper imports, imports little: the keeper is there for as long as the machine runs.
 """
 
 from __future__ import annotations
 
 import os
 import socket
-from typing import Final, NamedTuple
 
-MESSAGE_BYTES: Final = 4096
-MAX_DESCRIPTORS: Final = 4
+MESSAGE_BYTES = 8192
+MAX_DESCRIPTORS = 4
 
-
-class Message(NamedTuple):
-    """A word, what follows it, and descriptors that belong to who receives it."""
-
-    word: str
-    rest: str
-    fds: tuple[int, ...]
+Message = tuple[str, str, tuple[int, ...]]
+"""A word, what follows it, and descriptors that belong to the receiver."""
 
 
 class Channel:
@@ -48,12 +47,19 @@ class Channel:
         one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         return cls(one), cls(other)
 
+    @classmethod
+    def of(cls, fd: int) -> Channel:
+        """The channel whose end is the descriptor `fd`, which it takes over."""
+        return cls(socket.socket(fileno=fd))
+
     def fileno(self) -> int:
         return self._socket.fileno()
 
     def send(self, word: str, rest: str = "", fds: tuple[int, ...] = ()) -> bool:
         """Send a message; False if the other end is gone or does not read."""
-        text = f"{word} {rest}".encode(errors="replace")[:MESSAGE_BYTES]
+        text = os.fsencode(f"{word} {rest}")
+        if len(text) > MESSAGE_BYTES:
+            return False
         try:
             socket.send_fds(self._socket, [text], list(fds))
         except OSError:
@@ -72,8 +78,8 @@ class Channel:
             raise EOFError
         for fd in fds:
             os.set_inheritable(fd, False)
-        word, _, rest = data.decode(errors="replace").partition(" ")
-        return Message(word, rest, tuple(fds))
+        word, _, rest = os.fsdecode(data).partition(" ")
+        return word, rest, tuple(fds)
 
     def close(self) -> None:
         self._socket.close()

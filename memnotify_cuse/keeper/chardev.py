@@ -10,6 +10,7 @@ import logging
 import os
 import stat
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,8 @@ SYS_CUSE: Final = Path("/sys/class/cuse")
 SYS_CHAR: Final = Path("/sys/dev/char")
 NODE_MODE: Final = 0o444
 REMOVAL_S: Final = 2.0
+MADE_S: Final = 20.0
+PAUSE_S: Final = 0.01
 
 
 def cuse_problem() -> str | None:
@@ -56,7 +59,7 @@ def _wait_until_removed(path: Path) -> None:
     """The kernel removes the node of a server that was just killed first, and only then its name."""
     deadline_s = time.monotonic() + REMOVAL_S
     while not path.exists() and (SYS_CUSE / path.name).exists() and time.monotonic() < deadline_s:
-        time.sleep(0.01)
+        time.sleep(PAUSE_S)
 
 
 def _clear_dead_node(path: Path) -> None:
@@ -74,7 +77,6 @@ class CharacterDevice:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._made_node = False
 
     @property
     def file_id(self) -> FileId:
@@ -82,19 +84,20 @@ class CharacterDevice:
         number = self.path.stat().st_rdev
         return FileId(True, os.major(number), os.minor(number))
 
-    def open_up(self) -> None:
-        """Let everybody open it for reading. Raises MountError."""
+    def open_up(self, undo: Callable[[str], None]) -> None:
+        """Let everybody open it for reading, once the kernel has made it. Raises MountError."""
+        made = SYS_CUSE / self.path.name / "dev"
+        deadline_s = time.monotonic() + MADE_S
+        while not made.exists():
+            if time.monotonic() > deadline_s:
+                raise MountError(f"{self.path}: the kernel did not make the device within {MADE_S:g} s")
+            time.sleep(PAUSE_S)
         try:
             if not self.path.exists():
-                major, minor = (SYS_CUSE / self.path.name / "dev").read_text().split(":")
+                major, minor = made.read_text().split(":")
                 os.mknod(self.path, stat.S_IFCHR | NODE_MODE, os.makedev(int(major), int(minor)))
-                self._made_node = True
+                node = self.path.lstat()
+                undo(f"unlink {node.st_dev} {node.st_ino} {self.path}")
             os.chmod(self.path, NODE_MODE)
         except (OSError, ValueError) as error:
             raise MountError(f"{self.path}: the kernel did not make the device: {error}") from error
-
-    def close(self) -> None:
-        """Remove the node, where it is ours to remove."""
-        if self._made_node:
-            with suppress(OSError):
-                self.path.unlink()

@@ -7,13 +7,14 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable
-from typing import Final, NoReturn
 
-from memnotify_cuse.kernel.capabilities import set_name
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import NoReturn
 
-STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
-ANSWER_BYTES: Final = 4096
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+ANSWER_BYTES = 4096
 
 
 class ApartError(Exception):
@@ -70,6 +71,8 @@ def _run(name: str, body: Callable[[], int]) -> NoReturn:
         for number in (*STOP_SIGNALS, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        from memnotify_cuse.kernel.capabilities import set_name
+
         set_name(name)
         code = body()
     except SystemExit as end:

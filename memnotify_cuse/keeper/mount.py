@@ -16,11 +16,13 @@ import logging
 import os
 import socket
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 from memnotify_cuse.keeper.children import ApartError, apart
+from memnotify_cuse.keeper.undo import unmount
 from memnotify_cuse.kernel import libc
 from memnotify_cuse.kernel.mountinfo import mount_at
 from memnotify_cuse.kernel.statx import FileId
@@ -31,33 +33,25 @@ FSTYPE = "fuse.memnotify"
 SOURCE = "memnotify"
 DEV_FUSE = "/dev/fuse"
 PROBE_S = 3.0
-SHOW_S = 20.0
-UNMOUNT_S = 0.4
-"""Stopping may take two seconds in all."""
 
 
 class MountError(Exception):
     """The mount or the device node could not be made; the message is one line for the user."""
 
 
-def mount_control(mount_point: Path) -> ControlMount:
-    """Mount at `mount_point`, which is made if it is not there; a dead mount of ours is replaced."""
+def mount_control(mount_point: Path, undo: Callable[[str], None]) -> ControlMount:
+    """Mount at `mount_point`, which is made if it is not there; a dead mount of ours is replaced.
+
+    `undo` takes note of what is to be undone at the end (`keeper.undo`).
+    """
     # The directory under a dead mount was most likely made by the server that died.
     left_behind = remove_if_dead(mount_point)
-    made = _make_directory(mount_point) or left_behind
-    try:
-        lock = _lock_directory(mount_point)
-        try:
-            fd = _mount_as_root(mount_point) if os.geteuid() == 0 else _mount_as_user(mount_point)
-        except BaseException:
-            os.close(lock)
-            raise
-    except BaseException:
-        if made:
-            with suppress(OSError):
-                mount_point.rmdir()
-        raise
-    return ControlMount(mount_point, fd, lock, made=made)
+    if _make_directory(mount_point) or left_behind:
+        undo(f"rmdir {mount_point}")
+    lock = _lock_directory(mount_point)
+    fd = _mount_as_root(mount_point) if os.geteuid() == 0 else _mount_as_user(mount_point)
+    undo(f"umount {mount_point}")
+    return ControlMount(mount_point, fd, lock)
 
 
 def check_paths(device: Path | None, mount_point: Path) -> None:
@@ -70,97 +64,63 @@ def check_paths(device: Path | None, mount_point: Path) -> None:
 
 
 class ControlMount:
-    """The mounted control file system. `fd` is the connection to the kernel, non-blocking, until it is released."""
+    """The mounted control file system. `fd` is the connection to the kernel, non-blocking."""
 
-    def __init__(self, path: Path, fd: int, lock: int, *, made: bool) -> None:
+    def __init__(self, path: Path, fd: int, lock: int) -> None:
         self.path = path
         self.fd = fd
         self._lock = lock
-        self._made = made
         mounted = mount_at(path)
         if mounted is None:
             raise MountError(f"{path}: the mount is gone already")
         self.device = FileId(False, mounted.major, mounted.minor)
 
-    def release_connection(self) -> None:
-        """Close the connection here: it is another process's now."""
-        os.close(self.fd)
-        self.fd = -1
-
-    def release_lock(self) -> None:
-        """Close the directory under the mount here: it is another process's to hold."""
-        os.close(self._lock)
-        self._lock = -1
-
-    def close(self) -> None:
-        """Unmount, let go of the connection and remove what was made."""
-        _unmount(self.path)
+    def release(self) -> None:
+        """Close the connection, and the lock of the directory, in this process: they are another's."""
         for fd in (self.fd, self._lock):
-            if fd >= 0:
-                os.close(fd)
+            os.close(fd)
         self.fd = self._lock = -1
-        if self._made:
-            with suppress(OSError):
-                self.path.rmdir()
 
 
 class DeviceNode:
     """`node`, a file of the control file system, shown at `path` by a bind mount on a placeholder.
 
     Only a placeholder that this server made is removed, or one that was found under a dead mount of ours. An empty file
-    that was there before is mounted over, and stays.
+    that was there before is mounted over, and stays. Waits for an answer of the server's.
     """
 
-    def __init__(self, path: Path, node: Path) -> None:
+    def __init__(self, path: Path, node: Path, undo: Callable[[str], None]) -> None:
         left_behind = remove_if_dead(path)
         existing = mount_at(path)
         if existing is not None:
             raise MountError(f"{path}: something is mounted there already ({existing.fstype})")
-        self.path = path
-        made = self._make_placeholder()
-        self._ours = self._identity() if made or left_behind else None
-        try:
-            # The kernel asks for `node`, and so for an answer of the server's.
-            apart(partial(_bind, node, path), SHOW_S, str(path))
-        except ApartError as error:
-            self._remove_placeholder()
-            raise MountError(f"{path}: cannot show the device there: {error}") from error
+        made = _make_placeholder(path)
+        if made or left_behind:
+            placeholder = path.lstat()
+            undo(f"unlink {placeholder.st_dev} {placeholder.st_ino} {path}")
+        _bind(node, path)
+        undo(f"umount {path}")
 
-    def close(self) -> None:
-        _unmount(self.path)
-        self._remove_placeholder()
 
-    def _make_placeholder(self) -> bool:
-        """Whether it had to be made."""
-        try:
-            os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o444))
-        except FileExistsError:
-            left = self.path.lstat()
-            if not stat.S_ISREG(left.st_mode) or left.st_size:
-                raise MountError(f"{self.path}: exists and is not a placeholder of ours") from None
-            return False
-        except OSError as error:
-            raise MountError(f"{self.path}: cannot make the device there: {error.strerror}") from error
-        return True
-
-    def _identity(self) -> tuple[int, int]:
-        placeholder = self.path.lstat()
-        return placeholder.st_dev, placeholder.st_ino
-
-    def _remove_placeholder(self) -> None:
-        if self._ours is None:
-            return
-        with suppress(OSError):
-            # Somebody may have put another file there.
-            if mount_at(self.path) is None and self._identity() == self._ours:
-                self.path.unlink()
+def _make_placeholder(path: Path) -> bool:
+    """Whether it had to be made."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o444))
+    except FileExistsError:
+        left = path.lstat()
+        if not stat.S_ISREG(left.st_mode) or left.st_size:
+            raise MountError(f"{path}: exists and is not a placeholder of ours") from None
+        return False
+    except OSError as error:
+        raise MountError(f"{path}: cannot make the device there: {error.strerror}") from error
+    return True
 
 
 def _bind(node: Path, path: Path) -> None:
     try:
         libc.mount(str(node), str(path), None, libc.MS_BIND)
     except OSError as error:
-        raise MountError(error.strerror) from None
+        raise MountError(f"{path}: cannot show the device there: {error.strerror}") from error
 
 
 def remove_if_dead(path: Path) -> bool:
@@ -170,7 +130,7 @@ def remove_if_dead(path: Path) -> bool:
         if not _is_dead(path):
             raise MountError(f"{path}: memnotify is already serving there")
         log.warning("%s: removing the mount that a killed server left behind", path)
-        _unmount(path)
+        unmount(str(path))
         if mount_at(path) == mounted and os.geteuid() != 0:
             raise MountError(f"{path}: cannot remove the mount that a killed server left behind")
         found = True
@@ -281,21 +241,3 @@ def _mount_as_user(path: Path) -> int:
     os.set_inheritable(fds[0], False)
     os.set_blocking(fds[0], False)
     return fds[0]
-
-
-def _unmount(path: Path) -> None:
-    """Unmount lazily; a mount that somebody else has removed already is no error."""
-    if os.geteuid() == 0:
-        try:
-            libc.unmount(str(path))
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOENT):
-                log.warning("%s: cannot unmount: %s", path, error.strerror)
-        return
-    import shutil
-    import subprocess
-
-    helper = shutil.which("fusermount3") or "fusermount3"
-    command = [helper, "-u", "-z", "--", str(path)]
-    with suppress(subprocess.TimeoutExpired, OSError):
-        subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=UNMOUNT_S)

@@ -3,13 +3,12 @@
 | process | capabilities | because |
 |---|---|---|
 | keeper | SYS_ADMIN | it unmounts at the end, and makes and removes trace instances |
-|        | DAC_OVERRIDE | it removes the mount point that it made, whoever owns the folder |
+|        | DAC_OVERRIDE | it removes the mount point that was made, whoever owns the folder |
 |        | KILL | it ends its children, which are of another user |
-|        | SETUID, SETGID, SYS_PTRACE, KILL | the helpers that it forks have them, or need them to become what they are
-|
-|        | IPC_LOCK | helpers lock their memory before they come down to their row |
-| server | none | what it needs is opened before it, and its limits are raised |
+|        | SETUID, SETGID, SYS_PTRACE, IPC_LOCK | its child, the parent of the helpers, becomes what it is by them |
+| server | none | what it needs is opened before it gives them up |
 |        | SYS_NICE | only where the limit of real-time priority cannot be raised (no CAP_SYS_RESOURCE) |
+| parent of helpers | IPC_LOCK, and those of a helper | the helpers that it forks lock their memory first |
 | helper | SYS_PTRACE | to duplicate a client's descriptor (pidfd_getfd) |
 |        | KILL | to signal other users' processes |
 
@@ -19,13 +18,8 @@ Server and helpers are of the user `memnotify` where there is one, else of an id
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import resource
-from collections.abc import Collection
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Final
 
 from memnotify_cuse.kernel.capabilities import (
     Capability,
@@ -36,18 +30,23 @@ from memnotify_cuse.kernel.capabilities import (
     set_no_new_privs,
 )
 
-log = logging.getLogger(__name__)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
-USER: Final = "memnotify"
-FIRST_DYNAMIC_UID: Final = 61184
-LAST_DYNAMIC_UID: Final = 65519
+Identity = tuple[int, int]
+"""User and group id."""
+
+USER = "memnotify"
+FIRST_DYNAMIC_UID = 61184
+LAST_DYNAMIC_UID = 65519
 """Ids that no user has: systemd gives them out to services for as long as these run (DynamicUser=)."""
 
-DESCRIPTORS: Final = 65536
+DESCRIPTORS = 65536
 """RLIMIT_NOFILE: clients cost the server none, but a bound that is too low for helpers would be a pity."""
-OOM_SCORE_ADJ: Final = -900
+OOM_SCORE_ADJ = -900
 
-KEEPER: Final = frozenset(
+KEEPER = frozenset(
     {
         Capability.SYS_ADMIN,
         Capability.DAC_OVERRIDE,
@@ -58,15 +57,8 @@ KEEPER: Final = frozenset(
         Capability.IPC_LOCK,
     }
 )
-HELPER: Final = frozenset({Capability.SYS_PTRACE, Capability.KILL})
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """The user that server and helpers run as; None stays who it is, because it is not root."""
-
-    uid: int
-    gid: int
+HELPER = frozenset({Capability.SYS_PTRACE, Capability.KILL})
+FORKER = HELPER | {Capability.IPC_LOCK}
 
 
 def choose_identity() -> Identity | None:
@@ -77,14 +69,14 @@ def choose_identity() -> Identity | None:
 
     try:
         entry = pwd.getpwnam(USER)
-        return Identity(entry.pw_uid, entry.pw_gid)
+        return entry.pw_uid, entry.pw_gid
     except KeyError:
         pass
     for uid in range(FIRST_DYNAMIC_UID + os.getpid() % 4000, LAST_DYNAMIC_UID + 1):
         try:
             pwd.getpwuid(uid)
         except KeyError:
-            return Identity(uid, uid)
+            return uid, uid
     return None
 
 
@@ -99,13 +91,15 @@ def raise_limits() -> None:
             continue
     try:
         resource.setrlimit(resource.RLIMIT_RTPRIO, (1, max(1, resource.getrlimit(resource.RLIMIT_RTPRIO)[1])))
-    except (ValueError, OSError) as error:
-        log.debug("RLIMIT_RTPRIO: %s", error)
+    except (ValueError, OSError):
+        # `server_keeps` has what is needed then.
+        return
 
 
 def lower_oom_score() -> None:
     """Keep the OOM killer away from this process and its children. Raises OSError."""
-    Path("/proc/self/oom_score_adj").write_text(str(OOM_SCORE_ADJ))
+    with open("/proc/self/oom_score_adj", "w") as file:
+        file.write(str(OOM_SCORE_ADJ))
 
 
 def server_keeps() -> frozenset[Capability]:
@@ -126,17 +120,19 @@ def reduce_keeper() -> None:
     set_no_new_privs()
 
 
-def reduce_child(identity: Identity | None, keep: Collection[Capability]) -> None:
-    """Become `identity` with only the capabilities `keep`, for good."""
+def reduce_child(identity: Identity | None, keep: Collection[Capability]) -> bool:
+    """Become `identity` with only the capabilities `keep`, for good. False if this machine has no such user id."""
+    if permitted() >> Capability.SETPCAP & 1:
+        bound_to(keep)
+    changed = True
     if identity is not None:
         try:
-            become_user(identity.uid, identity.gid, keep)
+            become_user(*identity, keep)
         except OSError as error:
             # A user namespace, as of a container, may have no such id.
             if error.errno != errno.EINVAL:
                 raise
-            log.warning("user id %d is not to be had here; running as %d without its rights", identity.uid, os.getuid())
-            keep_only(keep)
-    else:
-        keep_only(keep)
+            changed = False
+    keep_only(keep)
     set_no_new_privs()
+    return changed

@@ -14,24 +14,26 @@ import ctypes
 import errno
 import os
 import struct
-from collections.abc import Collection
 from enum import IntEnum
-from pathlib import Path
-from typing import Any, Final
 
-PR_SET_PDEATHSIG: Final = 1
-PR_SET_KEEPCAPS: Final = 8
-PR_SET_NAME: Final = 15
-PR_CAPBSET_READ: Final = 23
-PR_CAPBSET_DROP: Final = 24
-PR_SET_NO_NEW_PRIVS: Final = 38
-PR_CAP_AMBIENT: Final = 47
-PR_CAP_AMBIENT_CLEAR_ALL: Final = 4
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from typing import Any
 
-_CAPABILITY_VERSION_3: Final = 0x20080522
-_HEADER: Final = struct.Struct("=Ii")
+PR_SET_PDEATHSIG = 1
+PR_SET_KEEPCAPS = 8
+PR_SET_NAME = 15
+PR_CAPBSET_READ = 23
+PR_CAPBSET_DROP = 24
+PR_SET_NO_NEW_PRIVS = 38
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+
+_CAPABILITY_VERSION_3 = 0x20080522
+_HEADER = struct.Struct("=Ii")
 # Effective, permitted and inheritable, for capabilities 0 to 31 and then for 32 to 63.
-_DATA: Final = struct.Struct("=6I")
+_DATA = struct.Struct("=6I")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -126,11 +128,6 @@ def parse_capability_masks(text: str) -> dict[str, int]:
     """The masks of a /proc/PID/status by their names, CapInh, CapPrm, CapEff, CapBnd and CapAmb."""
     lines = (line.split(":\t") for line in text.splitlines() if line.startswith("Cap"))
     return {name: int(mask, 16) for name, mask in lines}
-
-
-def read_capability_masks(pid: int, proc: Path = Path("/proc")) -> dict[str, int]:
-    """`parse_capability_masks` of process `pid`. Raises OSError."""
-    return parse_capability_masks((proc / str(pid) / "status").read_text(errors="replace"))
 
 
 def _prctl(option: int, argument: int) -> int:

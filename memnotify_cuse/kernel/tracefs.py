@@ -217,12 +217,14 @@ class TraceInstance:
             raise _failure(file, f"does not take {value!r}", error) from error
 
 
-def remove_stale_instances(tracefs: Path, prefix: str = _PREFIX, *, proc: Path = Path("/proc")) -> list[str]:
+def remove_stale_instances(
+    tracefs: Path, prefix: str = _PREFIX, *, proc: Path = Path("/proc"), own_pid: int | None = None
+) -> list[str]:
     """Remove the instances that servers left which no longer run; return the names of those removed.
 
     An instance `prefix`PID, or `prefix`WORD-PID, is stale when process PID is gone, does not have "memnotify" in its
-    command line, or is this one, which has only just started. One that cannot be removed now (somebody reads it) is
-    left for the next time.
+    command line, or is `own_pid` (default: this one), which has only just started. One that cannot be removed now
+    (somebody reads it) is left for the next time.
     """
     removed: list[str] = []
     try:
@@ -231,7 +233,7 @@ def remove_stale_instances(tracefs: Path, prefix: str = _PREFIX, *, proc: Path =
         raise KernelFileGoneError(str(tracefs / "instances"), _reason("cannot be listed", error)) from error
     for name in names:
         match = re.fullmatch(re.escape(prefix) + "(?:[a-z]+-)?([1-9][0-9]{0,9})", name)
-        if match is None or (int(match[1]) != os.getpid() and _runs_memnotify(proc / match[1])):
+        if match is None or (int(match[1]) != (own_pid or os.getpid()) and _runs_memnotify(proc / match[1])):
             continue
         with contextlib.suppress(KernelFileGoneError):
             _remove(tracefs / "instances" / name)

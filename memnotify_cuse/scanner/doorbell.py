@@ -118,10 +118,10 @@ class FirstTrace(NamedTuple):
     may_come: bool = False
 
 
-def open_first_trace() -> FirstTrace:
-    """A trace instance of our own, if this kernel and our rights allow for one; else a warning."""
+def open_first_trace(pid: int | None = None) -> FirstTrace:
+    """A trace instance of our own, named after process `pid`, if kernel and rights allow for one; else a warning."""
     try:
-        return FirstTrace(_open_first_trace())
+        return FirstTrace(_open_first_trace(pid or os.getpid()))
     except NoKernelMemoryError as error:
         log.warning("no trace events yet: %s", error)
         return FirstTrace(None, may_come=True)
@@ -146,18 +146,19 @@ def open_doorbell(proc: Path) -> Doorbell | None:
     return TraceDoorbell(trace.pipe, trace.close) if trace is not None else open_psi(proc)
 
 
-def open_trace() -> TraceInstance:
-    """A trace instance where it was only memory that it wanted for. Raises KernelFileError."""
-    return TraceInstance.create(_find_tracefs())
+def trace_path(pid: int) -> Path | None:
+    """Where the trace instance of a server called `pid` would be."""
+    tracefs = find_tracefs()
+    return tracefs / "instances" / f"memnotify-{pid}" if tracefs is not None else None
 
 
-def _open_first_trace() -> TraceInstance:
+def _open_first_trace(pid: int) -> TraceInstance:
     if find_tracefs() is None and os.geteuid() == 0:
         mount_tracefs(Path(TRACEFS_CANDIDATES[0]))
     tracefs = _find_tracefs()
-    for name in remove_stale_instances(tracefs):
+    for name in remove_stale_instances(tracefs, own_pid=pid):
         log.info("removed the trace instance %s that a killed server left behind", name)
-    return TraceInstance.create(tracefs)
+    return TraceInstance.create(tracefs, f"memnotify-{pid}")
 
 
 def _find_tracefs() -> Path:

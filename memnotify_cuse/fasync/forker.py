@@ -1,0 +1,124 @@
+"""The parent of the SIGIO helpers: forks them, and ends those that a client holds up. It touches no client itself.
+
+It has in memory what a helper needs, so that one more takes a millisecond and little memory. Words on its channel with
+the server:
+
+    helper              one more is wanted; answered by `helper PID`, with the descriptors of its socket and its page of
+                        attention (`attention`)
+    replace PID         that helper is held up: kill it
+
+A helper that not even SIGKILL ends, since it waits for a file system that a client serves, is left behind. There are at
+most `MAX_ABANDONED` of those: after that there are no new helpers until one of them has ended.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import select
+import signal
+import socket
+from collections.abc import Iterable
+from typing import Final
+
+from memnotify_cuse.fasync import helper
+from memnotify_cuse.fasync.attention import Attention, make_page
+from memnotify_cuse.keeper.channel import Channel
+from memnotify_cuse.keeper.children import Child, fork
+from memnotify_cuse.keeper.rights import FORKER, HELPER, Identity, reduce_child
+from memnotify_cuse.kernel import libc
+from memnotify_cuse.kernel.capabilities import die_with_parent, keep_only
+from memnotify_cuse.kernel.statx import FileId
+
+log = logging.getLogger(__name__)
+
+MAX_ABANDONED: Final = 16
+"""Each is in the hands of another user: whose process held up a helper is left out for longer each time."""
+
+
+class Forker:
+    """The helpers, for the server at the other end of `channel`. `devices` tells our files from others."""
+
+    def __init__(self, channel: Channel, devices: Iterable[FileId]) -> None:
+        self._channel = channel
+        self._devices = frozenset(devices)
+        self._working: dict[int, Child] = {}
+        self._ending: list[Child] = []
+        self._refused = False
+
+    def run(self) -> int:
+        """Until the server closes the channel."""
+        while True:
+            poll = select.poll()
+            for each in (self._channel, *self._working.values(), *self._ending):
+                poll.register(each.fileno(), select.POLLIN)
+            poll.poll()
+            try:
+                while (message := self._channel.receive()) is not None:
+                    self._heed(*message[:2])
+            except EOFError:
+                break
+            self._reap()
+        # They end with this process (die_with_parent).
+        return 0
+
+    def _heed(self, word: str, rest: str) -> None:
+        if word == "helper":
+            self._start()
+        elif word == "replace" and rest.isdecimal():
+            child = self._working.pop(int(rest), None)
+            if child is not None:
+                child.kill()
+                self._ending.append(child)
+
+    def _start(self) -> None:
+        self._reap()
+        if len(self._ending) >= MAX_ABANDONED:
+            if not self._refused:
+                log.error("%d SIGIO helpers hang and cannot be ended; no more are started", len(self._ending))
+            self._refused = True
+            return
+        self._refused = False
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        page = make_page()
+        parent = os.getpid()
+
+        def help_the_server() -> int:
+            self._channel.close()
+            ours.close()
+            _lock_memory()
+            keep_only(HELPER)
+            die_with_parent(parent, signal.SIGKILL)
+            return helper.run(theirs, Attention(page), self._devices)
+
+        child = fork("memnotify-sigio", help_the_server)
+        theirs.close()
+        self._working[child.pid] = child
+        self._channel.send("helper", str(child.pid), (ours.fileno(), page))
+        ours.close()
+        os.close(page)
+
+    def _reap(self) -> None:
+        self._working = {pid: child for pid, child in self._working.items() if not child.reap(0.0)}
+        self._ending = [child for child in self._ending if not child.reap(0.0)]
+
+
+def run(channel: Channel, keeper_pid: int, devices: Iterable[str], identity: Identity | None) -> int:
+    """Serve as the parent of helpers, with the rights of one. `devices` are "KIND MAJOR MINOR" of each `FileId`."""
+    known = [FileId(bool(kind), major, minor) for kind, major, minor in (map(int, line.split()) for line in devices)]
+    reduce_child(identity, FORKER)
+    die_with_parent(keeper_pid, signal.SIGKILL)
+    # What is in memory by now stays shared with the helpers.
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    return Forker(channel, known).run()
+
+
+def _lock_memory() -> None:
+    """A helper is needed when memory is short."""
+    try:
+        libc.lock_memory()
+    except OSError as error:
+        log.debug("a SIGIO helper is not locked into memory: %s", error.strerror)

@@ -1,0 +1,48 @@
+"""The trace instances of a server, made by root: at its start, or later by a child of the keeper."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Final
+
+from memnotify_cuse.config import ServeError
+from memnotify_cuse.fasync.strict import EVENTS
+from memnotify_cuse.keeper.channel import Channel
+from memnotify_cuse.kernel.errors import KernelFileError, NoKernelMemoryError
+from memnotify_cuse.kernel.tracefs import TraceInstance, find_tracefs
+
+STRICT_PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0)
+"""A start in a short shortage of memory gets over it; in a longer one whoever started the server has to know."""
+
+
+def open_flags_trace(keeper_pid: int) -> TraceInstance:
+    """The trace instance of mode `strict`. Raises ServeError."""
+    tracefs = find_tracefs()
+    if tracefs is None:
+        raise ServeError("--sigio strict needs tracefs, which is not mounted, or not for us to see")
+    pauses = iter(STRICT_PAUSES_S)
+    while True:
+        try:
+            return TraceInstance.create(tracefs, f"memnotify-fcntl-{keeper_pid}", EVENTS)
+        except KernelFileError as error:
+            pause_s = next(pauses, None) if isinstance(error, NoKernelMemoryError) else None
+            if pause_s is None:
+                raise ServeError(f"--sigio strict: {error}") from error
+        time.sleep(pause_s)
+
+
+def offer_trace(channel: Channel, path: str) -> int:
+    """Make the trace instance `path`, and send it to the server, or say why there is none; 0 if there is."""
+    where = Path(path)
+    try:
+        instance = TraceInstance.create(where.parent.parent, where.name)
+    except NoKernelMemoryError as error:
+        channel.send("no-trace", f"again {error}")
+    except (KernelFileError, OSError) as error:
+        channel.send("no-trace", f"never {error}")
+    else:
+        channel.send("trace", path, (instance.pipe.pipe, instance.pipe.switch))
+        return os.EX_OK
+    return 1
