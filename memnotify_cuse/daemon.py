@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import Enum
@@ -40,7 +40,6 @@ from memnotify_cuse.scanner.loop import Scanner
 from memnotify_cuse.scanner.machine import Machine
 from memnotify_cuse.scanner.sample import Sampler
 from memnotify_cuse.transport.cuse import CuseTransport, cuse_problem, open_cuse
-from memnotify_cuse.transport.endpoint import Probe
 from memnotify_cuse.transport.fuse import FuseTransport
 from memnotify_cuse.transport.mount import DeviceNode, MountError, mount_control
 
@@ -154,16 +153,17 @@ async def _serve(config: Config) -> None:
         stack.callback(mount.close)
         worker = Worker()
         stack.callback(worker.close)
-        probe = Probe(worker.thread_id)
-        transport = FuseTransport(mount, device, Control(board, device, facts, zoneinfo), probe)
+        identifiers = {worker.thread_id}
+        control = Control(board, device, facts, zoneinfo, version=lambda: scanner.samples)
+        transport = FuseTransport(mount, device, control, identifiers)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(clock.run, board)
             nursery.start_soon(_serve_transport, transport, "the control file system", nursery.cancel_scope)
-            node.update(await _make_node(config, device, probe, nursery, stack))
+            node.update(await _make_node(config, device, identifiers, nursery, stack))
             if config.sigio is not SigioMode.OFF:
                 paths = [config.mount / "mem_notify", *([config.device] if config.device else [])]
                 devices = {await worker.run(device_id, path) for path in paths}
-                locator = Locator(probe, devices)
+                locator = Locator(devices)
                 flags = await _open_flags(locator, stack) if config.sigio is SigioMode.STRICT else None
                 nursery.start_soon(SigioService(device, locator, worker, flags).run)
             settle()
@@ -247,7 +247,7 @@ def _hurry() -> None:
 
 
 async def _make_node(
-    config: Config, device: Device, probe: Probe, nursery: trio.Nursery, stack: ExitStack
+    config: Config, device: Device, identifiers: Collection[int], nursery: trio.Nursery, stack: ExitStack
 ) -> dict[str, str]:
     """Make the device node that was asked for; what `server` says of it."""
     if config.device is None:
@@ -257,7 +257,7 @@ async def _make_node(
         stack.callback(shown.close)
         return {"node": "fuse"}
     fd = await trio.to_thread.run_sync(open_cuse, config.device)
-    transport = CuseTransport(config.device, fd, device, probe)
+    transport = CuseTransport(config.device, fd, device, identifiers)
     stack.callback(transport.close)
     nursery.start_soon(_serve_transport, transport, "the character device", nursery.cancel_scope)
     await transport.wait_ready()

@@ -1,15 +1,16 @@
 """Finding a descriptor of an open device file in the processes that hold it. Runs in the worker thread only.
 
 The server knows its open files by number; fcntl's owner of such a file can be asked through any descriptor of it. So
-one is duplicated out of a process that holds it (pidfd_getfd), and to learn which open file it is, polled: the request
-comes back to the server with the number (`endpoint.Probe`). That is exact, however many descriptors there are, and
-whoever got them by fork, dup or a socket. The place where it was found is remembered, and verified each time.
+one is duplicated out of a process that holds it (pidfd_getfd), and asked which open file it is by an ioctl
+(`transport.identify`), which the server answers to this thread alone. That is exact, however many descriptors there
+are, and whoever got them by fork, dup or a socket. The place where it was found is remembered, and verified each time.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
-import select
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,7 +22,7 @@ from memnotify_cuse.kernel.errors import KernelFileError
 from memnotify_cuse.kernel.pidfd import get_descriptor
 from memnotify_cuse.kernel.process import read_thread_status
 from memnotify_cuse.kernel.statx import FileId, file_id, file_id_at
-from memnotify_cuse.transport.endpoint import Probe
+from memnotify_cuse.transport.identify import IDENTIFY, NUMBER_BYTES
 
 SEARCH_REST: Final = 9
 """After a search in vain, in a process or in all of them, no other for so many times as long, whatever it is for."""
@@ -44,8 +45,7 @@ class Locator:
     `unreachable` is a process that uses a file of ours and whose descriptors we may not look at; None without any.
     """
 
-    def __init__(self, probe: Probe, devices: set[FileId], proc: Path = Path("/proc")) -> None:
-        self._probe = probe
+    def __init__(self, devices: set[FileId], proc: Path = Path("/proc")) -> None:
         self._devices = devices
         self._proc = proc
         self._places: dict[int, Place] = {}
@@ -208,11 +208,12 @@ class Locator:
 
     def _identify(self, fd: int) -> int | None:
         """Ask ourselves which open file this is."""
-        self._probe.file_number = None
-        poll = select.poll()
-        poll.register(fd, select.POLLIN)
-        poll.poll(0)
-        return self._probe.file_number
+        answer = bytearray(NUMBER_BYTES)
+        try:
+            fcntl.ioctl(fd, IDENTIFY, answer)
+        except OSError:
+            return None
+        return int.from_bytes(answer, sys.byteorder)
 
 
 def _rest_after(started_ns: int) -> int:

@@ -14,6 +14,7 @@ import logging
 import os
 import stat
 import time
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -21,10 +22,11 @@ from typing import Final
 
 import trio
 
+from memnotify_cuse.device.accounts import Users
 from memnotify_cuse.device.device import Device
 from memnotify_cuse.transport import wire
 from memnotify_cuse.transport.connection import Connection
-from memnotify_cuse.transport.endpoint import DeviceEndpoint, Probe
+from memnotify_cuse.transport.endpoint import DeviceEndpoint
 from memnotify_cuse.transport.mount import MountError, clear_placeholder
 
 log = logging.getLogger(__name__)
@@ -80,13 +82,26 @@ def _clear_dead_node(path: Path) -> None:
 
 
 class CuseTransport:
-    """The character device `path`, on the connection `fd` that `open_cuse` gave, which it closes."""
+    """The character device `path`, on the connection `fd` that `open_cuse` gave, which it closes.
 
-    def __init__(self, path: Path, fd: int, device: Device, probe: Probe | None = None) -> None:
+    `identifiers`, `users` and `on_flood` are those of `DeviceEndpoint` and `Connection`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        fd: int,
+        device: Device,
+        identifiers: Collection[int] = (),
+        *,
+        users: Users | None = None,
+        on_flood: Callable[[bool], None] = lambda _flooded: None,
+    ) -> None:
         self.path = path
         self._fd = fd
-        self._connection = Connection(fd, self._dispatch)
-        self._endpoint = DeviceEndpoint(device, self._connection.send, probe=probe)
+        users = users or Users()
+        self._connection = Connection(fd, self._dispatch, users, on_flood)
+        self._endpoint = DeviceEndpoint(device, self._connection.send, identifiers=identifiers, users=users)
         device.on_notified.append(partial(self._connection.serve_who_was_told, self._endpoint))
         self._ready = trio.Event()
         self._made_node = False
@@ -135,5 +150,4 @@ class CuseTransport:
             self._endpoint.open(header, message, None)
         elif not self._endpoint.handle(header, message):
             # Never ENOSYS, after which the kernel would not ask again.
-            code = errno.ENOTTY if header.opcode == wire.Opcode.IOCTL else errno.EINVAL
-            self._connection.send(wire.encode_error(header.unique, code))
+            self._connection.send(wire.encode_error(header.unique, errno.EINVAL))
