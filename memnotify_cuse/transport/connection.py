@@ -87,7 +87,9 @@ class Connection:
         users: Users | None = None,
         on_flood: Callable[[bool], None] = lambda _flooded: None,
         errors: ErrorLog | None = None,
+        clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock_s = clock_s
         self._fd = fd
         self._dispatch = dispatch
         self._users = users or Users()
@@ -108,15 +110,16 @@ class Connection:
 
     async def serve(self) -> None:
         """Serve requests until the kernel ends the connection."""
+        clock_s = self._clock_s
         got = _Got.NOTHING
         while got is not _Got.END:
             await self._wait()
-            now_s = time.monotonic()
+            now_s = clock_s()
             self._gauge.update(now_s)
             end_s = now_s + SERVING_S
             while now_s < end_s:
                 began_s, got = now_s, self._step()
-                now_s = time.monotonic()
+                now_s = clock_s()
                 if got is _Got.REQUEST:
                     self._gauge.add(now_s - began_s)
                 elif got is _Got.END or not select.select([self._fd], [], [], LINGER_S)[0]:
@@ -157,7 +160,8 @@ class Connection:
             if got is not _Got.REQUEST or len(self._queued) >= MAX_QUEUED:
                 break
             got = self._receive()
-        if got is _Got.END:
+        # What was queued may have been interrupted meanwhile.
+        if got is _Got.END or not self._queued:
             return got
         _, (header, message) = self._queued.take()
         self._serve(header, memoryview(message))
