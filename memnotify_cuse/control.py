@@ -14,6 +14,8 @@ from memnotify_cuse.device.device import Device
 from memnotify_cuse.kernel.zoneinfo import ZoneId, insert_status_lines
 
 MAX_SIMULATION_S = 86_400.0
+FRESH_NS = 20_000_000
+"""How long a text that has counters and clocks in it is shown as it is. A text per read would be work without end."""
 
 
 class CommandError(ValueError):
@@ -31,7 +33,9 @@ class ServerFacts:
 class Control:
     """The texts of `status`, `server` and `zoneinfo`, and the commands of `simulate`.
 
-    `zoneinfo` gives the text of /proc/zoneinfo, to which the states are added.
+    `zoneinfo` gives the text of /proc/zoneinfo, to which the states are added; `version` gives something that is
+    different after each scan, without it that text is taken anew after `FRESH_NS`. What a text was made from is told by
+    its version: as long as that is equal, the text is as well.
     """
 
     def __init__(
@@ -41,7 +45,9 @@ class Control:
         facts: ServerFacts,
         zoneinfo: Callable[[], str],
         clock_ns: Callable[[], int] = time.monotonic_ns,
+        version: Callable[[], object] | None = None,
     ) -> None:
+        self._version = version or self._moment
         self._board = board
         self._device = device
         self._facts = facts
@@ -57,6 +63,9 @@ class Control:
         """One key=value line per populated zone."""
         return "".join(map(_status_line, self._board.states.values()))
 
+    def status_version(self) -> object:
+        return tuple(self._board.states.values())
+
     def server(self) -> str:
         """One key=value line about the server."""
         words = {
@@ -69,10 +78,16 @@ class Control:
         }
         return " ".join(f"{key}={value}" for key, value in words.items()) + "\n"
 
+    def server_version(self) -> object:
+        return self._moment(), self._device.open_files, self._device.watchers, self._board.notifications
+
     def zoneinfo(self) -> str:
         """/proc/zoneinfo as the 2008 patch had it: with a mem_notify_status line for each zone."""
         status = {state.zone: state.status for state in self._board.states.values()}
         return insert_status_lines(self._zoneinfo(), status)
+
+    def zoneinfo_version(self) -> object:
+        return self._version(), tuple(state.status for state in self._board.states.values())
 
     def simulate(self, line: str) -> None:
         """Carry out "all SECONDS" or "nodeN-NAME SECONDS"; CommandError or UnknownZoneError if it is neither."""
@@ -90,6 +105,9 @@ class Control:
         if not 0 <= seconds <= MAX_SIMULATION_S:
             raise CommandError(f"seconds must be between 0 and {MAX_SIMULATION_S:.0f}, not {words[1]}")
         self._board.simulate(zone, int(seconds * 1e9), self._clock_ns())
+
+    def _moment(self) -> int:
+        return self._clock_ns() // FRESH_NS
 
 
 def _status_line(state: ZoneState) -> str:

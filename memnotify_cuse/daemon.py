@@ -122,18 +122,33 @@ class _Server:
         identifiers: set[int] = set()
         self._transports: list[tuple[FuseTransport | CuseTransport, str]] = []
         if given.cuse_fd is not None and config.device is not None:
-            cuse = CuseTransport(config.device.name, given.cuse_fd, self._device, identifiers)
+            cuse = CuseTransport(
+                config.device.name,
+                given.cuse_fd,
+                self._device,
+                identifiers,
+                users=self._device.users,
+                on_flood=self.realtime.flood,
+            )
             self._transports.append((cuse, "the character device"))
         self._pool = HelperPool(partial(self._channel.send, "helpers"), identifiers)
         self._service: SigioService | None = None
         if config.sigio is not SigioMode.OFF:
             flags = AsyncFlags(given.flags_trace) if given.flags_trace is not None else None
             self._service = SigioService(self._device, self._pool, flags)
-        control = Control(self._board, self._device, self._facts(config), self._zoneinfo)
-        fuse = FuseTransport(given.fuse_fd, self._device, control, identifiers)
+        control = Control(
+            self._board, self._device, self._facts(config), self._zoneinfo, version=lambda: self._scanner.samples
+        )
+        fuse = FuseTransport(
+            given.fuse_fd,
+            self._device,
+            control,
+            identifiers,
+            open_files=self._device.account,
+            users=self._device.users,
+            on_flood=self.realtime.flood,
+        )
         self._transports.insert(0, (fuse, "the control file system"))
-        for transport, _ in self._transports:
-            transport.on_flood(self.realtime.flood)
 
     def _open_scanner(self, config: Config, stack: ExitStack) -> None:
         """Open what the scanner reads, first of all, so that no client can take these descriptors away."""

@@ -13,7 +13,6 @@ from memnotify_cuse import daemon
 from memnotify_cuse.daemon import ServeError
 from memnotify_cuse.fasync.locate import Locator
 from memnotify_cuse.kernel.errors import KernelFileError, NoKernelMemoryError
-from memnotify_cuse.transport.endpoint import Probe
 
 
 class Flags:
@@ -37,7 +36,7 @@ def open_flags(monkeypatch: pytest.MonkeyPatch, refusals: list[KernelFileError])
 
     async def main() -> None:
         with ExitStack() as stack:
-            await daemon._open_flags(Locator(Probe(), set()), stack)
+            await daemon._open_flags(Locator(set()), stack)
 
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 

@@ -72,7 +72,10 @@ class Status(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One thing to do. `spare`: signal nobody who would die of it. `elsewhere`: the owner has no descriptor of its own."""
+    """One thing to do.
+
+    `spare`: signal nobody who would die of it. `elsewhere`: the owner has no descriptor of its own.
+    """
 
     kind: Kind
     id: int = 0

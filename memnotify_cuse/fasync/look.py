@@ -33,7 +33,7 @@ from memnotify_cuse.kernel.files import read_kernel_text
 from memnotify_cuse.kernel.pidfd import get_descriptor
 from memnotify_cuse.kernel.process import ThreadStatus, parse_thread_status
 from memnotify_cuse.kernel.statx import FileId, file_id, file_id_at
-from memnotify_cuse.transport.wire import IDENTIFY
+from memnotify_cuse.transport.identify import IDENTIFY
 
 _NUMBER: Final = struct.Struct("=Q")
 _DESCRIPTOR_TABLE: Final = re.compile(r"\nFDSize:\t([0-9]{1,10})\n")

@@ -1,4 +1,8 @@
-"""A connection to the kernel, /dev/fuse or /dev/cuse: receives requests one by one, sends replies."""
+"""A connection to the kernel, /dev/fuse or /dev/cuse: receives requests, serves them in turn by user, sends replies.
+
+A request that comes alone is served at once. Where more than one waits they are received, quickly, and users take
+turns; the kernel's own queue is first in first out, whoever has put in how many.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +17,27 @@ from typing import Final
 
 import trio
 
+from memnotify_cuse.device.accounts import Users
 from memnotify_cuse.transport import wire
 from memnotify_cuse.transport.endpoint import DeviceEndpoint
+from memnotify_cuse.transport.errorlog import ErrorLog
+from memnotify_cuse.transport.flood import WINDOW_S, FloodGauge
+from memnotify_cuse.transport.turns import Turns
 
 log = logging.getLogger(__name__)
 
 # The kernel refuses to read into less than its largest write (libfuse asks for 1 MiB) and the headers.
 RECEIVE_BYTES: Final = 1024 * 1024 + 64 * 1024
-REQUESTS_PER_TURN: Final = 64
+MAX_QUEUED: Final = 4096
+MAX_QUEUED_BYTES: Final = 2048
+"""Of one request. Longer than the longest name, so what is longer is rare: it is served at once, and not kept."""
+
+RECEIVED_PER_SERVED: Final = 16
+"""Receiving takes a tenth of the time that serving takes, so one who comes behind thousands is soon in the queue."""
+
+SERVING_S: Final = 0.0025
+"""How long a turn of the event loop serves requests: what else is waiting for one is not to wait longer."""
+
 LINGER_S: Final = 0.0002
 """Who asks once often asks again at once. So the next request is waited for, for as long, without a turn of the event
 loop, which would take three times as long as serving it."""
@@ -36,6 +53,15 @@ end of its slice, some milliseconds."""
 NO_REPLY: Final = frozenset({wire.Opcode.FORGET, wire.Opcode.INTERRUPT, wire.Opcode.BATCH_FORGET})
 """Requests that the kernel expects no reply to."""
 
+AT_ONCE: Final = NO_REPLY | {
+    *(wire.Opcode.RELEASE, wire.Opcode.RELEASEDIR),
+    *(wire.Opcode.INIT, wire.Opcode.DESTROY, wire.Opcode.CUSE_INIT),
+}
+"""Requests that are never queued: they end something, or nothing goes on without them."""
+
+EXPECTED_SEND_ERRORS: Final = (errno.ENOENT, errno.ENODEV, errno.ENOTCONN, errno.EPERM)
+"""The request was interrupted, the open file is gone, or the connection has ended."""
+
 Dispatch = Callable[[wire.Header, memoryview], None]
 
 
@@ -48,24 +74,57 @@ class _Got(Enum):
 
 
 class Connection:
-    """Requests that arrive on `fd` (non-blocking) go to `dispatch`, whose unexpected exceptions become EIO."""
+    """Requests that arrive on `fd` (non-blocking) go to `dispatch`, whose unexpected exceptions become EIO.
 
-    def __init__(self, fd: int, dispatch: Dispatch) -> None:
+    `users` says whose turn a request is. `on_flood` is called with True once requests take more than half of the
+    time, and with False once they do not any more.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        dispatch: Dispatch,
+        users: Users | None = None,
+        on_flood: Callable[[bool], None] = lambda _flooded: None,
+        errors: ErrorLog | None = None,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock_s = clock_s
         self._fd = fd
         self._dispatch = dispatch
+        self._users = users or Users()
         self._view = memoryview(bytearray(RECEIVE_BYTES))
+        self._queued: Turns[tuple[wire.Header, bytes]] = Turns()
+        self._first = True
+        self._gauge = FloodGauge(on_flood)
+        self._errors = errors or ErrorLog(log)
+
+    @property
+    def queued(self) -> int:
+        """How many requests were received and wait for their turn."""
+        return len(self._queued)
+
+    def charge(self, busy_s: float) -> None:
+        """A request took so long elsewhere."""
+        self._gauge.add(busy_s)
 
     async def serve(self) -> None:
         """Serve requests until the kernel ends the connection."""
-        while True:
-            await trio.lowlevel.wait_readable(self._fd)
-            for _ in range(REQUESTS_PER_TURN):
-                match self._serve_one():
-                    case _Got.NOTHING:
-                        if not select.select([self._fd], [], [], LINGER_S)[0]:
-                            break
-                    case _Got.END:
-                        return
+        clock_s = self._clock_s
+        got = _Got.NOTHING
+        while got is not _Got.END:
+            await self._wait()
+            now_s = clock_s()
+            self._gauge.update(now_s)
+            end_s = now_s + SERVING_S
+            while now_s < end_s:
+                began_s, got = now_s, self._step()
+                now_s = clock_s()
+                if got is _Got.REQUEST:
+                    self._gauge.add(now_s - began_s)
+                elif got is _Got.END or not select.select([self._fd], [], [], LINGER_S)[0]:
+                    break
+            self._gauge.update(now_s)
 
     def serve_who_was_told(self, endpoint: DeviceEndpoint) -> None:
         """Serve what comes until all whom `endpoint` has woken have asked, but for a moment at most.
@@ -75,18 +134,45 @@ class Connection:
         """
         end_s = time.monotonic() + ANSWER_S
         while endpoint.awaits_looks and (left_s := end_s - time.monotonic()) > 0:
-            match self._serve_one():
+            match self._step():
                 case _Got.NOTHING:
                     select.select([self._fd], [], [], min(TURN_S, left_s))
                 case _Got.END:
                     break
         endpoint.give_up_looks()
 
-    def _serve_one(self) -> _Got:
-        """Receive one request, if there is one, and serve it."""
+    async def _wait(self) -> None:
+        """Until there may be something to serve, or to find out that the flood is over."""
+        if self._queued:
+            await trio.lowlevel.checkpoint()
+        elif self._gauge.flooded:
+            with trio.move_on_after(WINDOW_S):
+                await trio.lowlevel.wait_readable(self._fd)
+        else:
+            await trio.lowlevel.wait_readable(self._fd)
+
+    def _step(self) -> _Got:
+        """Receive what there is, but not much at a time, and serve one request, if there is one."""
+        got = self._receive() if len(self._queued) < MAX_QUEUED else _Got.REQUEST
+        if not self._queued:
+            return got
+        for _ in range(RECEIVED_PER_SERVED):
+            if got is not _Got.REQUEST or len(self._queued) >= MAX_QUEUED:
+                break
+            got = self._receive()
+        # What was queued may have been interrupted meanwhile.
+        if got is _Got.END or not self._queued:
+            return got
+        _, (header, message) = self._queued.take()
+        self._serve(header, memoryview(message))
+        return _Got.REQUEST
+
+    def _receive(self) -> _Got:
+        """Receive one request, if there is one: to be served now if it is the first, else in its turn."""
         try:
             length = os.readv(self._fd, [self._view])
         except BlockingIOError:
+            self._first = True
             return _Got.NOTHING
         except OSError as error:
             # ENOENT: the request was taken back by a signal before it was read.
@@ -95,28 +181,58 @@ class Connection:
             if error.errno == errno.ENODEV:
                 return _Got.END
             raise
-        self.receive(self._view[:length])
+        message = self._view[:length]
+        at_once = self._first and not self._queued
+        self._first = False
+        if at_once:
+            self.receive(message)
+        else:
+            self._queue(message)
         return _Got.REQUEST
 
     def receive(self, message: memoryview) -> None:
         """Take one message; whatever is wrong with it, it is logged, answered, and the next one can come."""
-        try:
-            header = wire.decode_header(message)
-        except wire.WireError:
-            log.exception("a message from the kernel was not understood")
+        header = self._header(message)
+        if header is not None:
+            self._serve(header, message)
+
+    def _queue(self, message: memoryview) -> None:
+        header = self._header(message)
+        if header is None:
             return
+        if header.opcode in AT_ONCE or len(message) > MAX_QUEUED_BYTES:
+            self._serve(header, message)
+        else:
+            self._queued.put(self._users.of(header.uid), header.unique, (header, bytes(message)))
+
+    def _header(self, message: memoryview) -> wire.Header | None:
         try:
+            return wire.decode_header(message)
+        except wire.WireError as error:
+            self._errors.unexpected("a message from the kernel was not understood", error)
+            return None
+
+    def _serve(self, header: wire.Header, message: memoryview) -> None:
+        try:
+            if header.opcode == wire.Opcode.INTERRUPT and self._end_queued(wire.decode_interrupt(message)):
+                return
             self._dispatch(header, message)
-        except Exception:
-            log.exception("unexpected error in request %d; answered with EIO", header.opcode)
+        except Exception as error:
+            self._errors.unexpected(f"unexpected error in request {header.opcode}; answered with EIO", error)
             if header.opcode not in NO_REPLY:
                 self.send(wire.encode_error(header.unique, errno.EIO))
+
+    def _end_queued(self, unique: int) -> bool:
+        """End a request whose turn has not come with EINTR; False if it is not queued."""
+        if self._queued.remove(unique) is None:
+            return False
+        self.send(wire.encode_error(unique, errno.EINTR))
+        return True
 
     def send(self, message: bytes) -> None:
         """Write a reply or notification; writing to the kernel's end never blocks."""
         try:
             os.write(self._fd, message)
         except OSError as error:
-            # The request was interrupted, the open file is gone, or the connection has ended.
-            if error.errno not in (errno.ENOENT, errno.ENODEV, errno.ENOTCONN, errno.EPERM):
-                log.error("a message to the kernel failed: %s", error.strerror)
+            if error.errno not in EXPECTED_SEND_ERRORS:
+                self._errors.unexpected("a message to the kernel failed", error)

@@ -11,15 +11,18 @@ from __future__ import annotations
 import errno
 import os
 import select
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection
+from typing import NamedTuple
 
-from memnotify_cuse.device.accounts import OverBoundError
+from memnotify_cuse.device.accounts import Account, Bounds, OverBoundError, Users
 from memnotify_cuse.device.device import Device
 from memnotify_cuse.device.openfile import OpenFile
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 from memnotify_cuse.transport import wire
+from memnotify_cuse.transport.holdings import Holdings
+from memnotify_cuse.transport.identify import IDENTIFY, NUMBER_BYTES
 
 READABLE = select.POLLIN | select.POLLRDNORM
 OPEN_REPLY = (
@@ -32,31 +35,22 @@ OPEN_REPLY = (
 )
 
 
-@dataclass(slots=True, eq=False)
-class Probe:
-    """How a thread of ours learns which open file a descriptor belongs to: it polls it, and the endpoint notes which.
-
-    `thread_id` is the thread that asks (0: none), `file_number` the answer to its last poll.
-    """
-
-    thread_id: int = 0
-    file_number: int | None = None
+HELD_READ_BOUNDS = Bounds(total=32768, per_user=4096, root_reserve=1024)
 
 
-@dataclass(slots=True, eq=False)
-class _Client:
-    """What the kernel knows of an open file: its poll handle, and its reads that wait (unique → size)."""
+class _HeldRead(NamedTuple):
+    """A read that waits: for which open file, and how much it may get."""
 
-    file: OpenFile
-    kh: int | None = None
-    held: dict[int, int] = field(default_factory=dict)
+    fh: int
+    size_bytes: int
 
 
 class DeviceEndpoint:
     """Serves the requests on open device files of one connection.
 
     `send` writes one message to the kernel; it must not block and must not raise for a request or an open file
-    that is gone by now.
+    that is gone by now. `identifiers` are the threads that may learn which open file a descriptor belongs to
+    (`identify`); others may come and go in it. `users` says whom a held read is counted to.
     """
 
     def __init__(
@@ -64,14 +58,21 @@ class DeviceEndpoint:
         device: Device,
         send: Callable[[bytes], None],
         clock_ns: Callable[[], int] = time.monotonic_ns,
-        probe: Probe | None = None,
+        identifiers: Collection[int] = (),
+        users: Users | None = None,
+        held_read_bounds: Bounds = HELD_READ_BOUNDS,
     ) -> None:
-        self._probe = probe or Probe()
+        self._identifiers = identifiers
         self._device = device
         self._send = send
         self._clock_ns = clock_ns
-        self._clients: dict[int, _Client] = {}
-        self._held_by: dict[int, _Client] = {}
+        # Everything by the number of the open file, which is its fh, and nothing for one that just lies there: there
+        # may be tens of thousands of them.
+        self._files: dict[int, OpenFile] = {}
+        self._kh: dict[int, int] = {}
+        self._held: dict[int, _HeldRead] = {}
+        self._held_on: dict[int, dict[int, None]] = {}
+        self._holdings = Holdings(Account(held_read_bounds), users or Users())
         self._asked_to_look: set[int] = set()
 
     @property
@@ -85,7 +86,7 @@ class DeviceEndpoint:
 
     @property
     def held_reads(self) -> int:
-        return len(self._held_by)
+        return len(self._held)
 
     def open(self, header: wire.Header, message: wire.Buffer, zone: ZoneId | None) -> None:
         """Open the device of `zone` (None: of all zones) for reading; for writing it is EACCES, whoever asks."""
@@ -100,7 +101,7 @@ class DeviceEndpoint:
             self._send(wire.encode_error(header.unique, code))
             return
         file.opener_tid = file.user_tid = header.pid
-        self._clients[file.number] = _Client(file)
+        self._files[file.number] = file
         self._send(wire.encode_open(header.unique, file.number, OPEN_REPLY))
 
     def handle(self, header: wire.Header, message: wire.Buffer) -> bool:
@@ -114,6 +115,8 @@ class DeviceEndpoint:
                 self._interrupt(wire.decode_interrupt(message))
             case wire.Opcode.RELEASE:
                 self._release(header, wire.decode_release(message))
+            case wire.Opcode.IOCTL:
+                self._ioctl(header, wire.decode_ioctl(message))
             case wire.Opcode.FLUSH:
                 self._send(wire.encode_error(header.unique, 0))
             case _:
@@ -122,72 +125,93 @@ class DeviceEndpoint:
 
     def close(self) -> None:
         """Forget every open file: the connection is gone."""
-        for client in self._clients.values():
-            self._device.close(client.file)
-        self._clients.clear()
-        self._held_by.clear()
-        self._asked_to_look.clear()
+        for file in self._files.values():
+            self._device.close(file)
+        for each in (self._files, self._kh, self._held, self._held_on, self._holdings, self._asked_to_look):
+            each.clear()
 
     def _poll(self, header: wire.Header, request: wire.PollRequest) -> None:
-        client = self._clients.get(request.fh)
-        if client is None:
+        file = self._files.get(request.fh)
+        if file is None:
             self._send(wire.encode_error(header.unique, errno.EBADF))
             return
-        if header.pid and header.pid == self._probe.thread_id:
-            self._probe.file_number = request.fh
-            self._send(wire.encode_poll(header.unique, 0))
-            return
         self._asked_to_look.discard(request.fh)
-        client.file.user_tid = header.pid or client.file.user_tid
-        readable = self._device.poll(client.file, self._clock_ns())
+        file.user_tid = header.pid or file.user_tid
+        readable = self._device.poll(file, self._clock_ns())
         if request.waiting:
-            client.kh = request.kh
-            self._device.watch(client.file)
+            self._kh[file.number] = request.kh
+            self._device.watch(file)
         self._send(wire.encode_poll(header.unique, READABLE if readable else 0))
 
     def _read(self, header: wire.Header, request: wire.ReadRequest) -> None:
-        client = self._clients.get(request.fh)
-        if client is None:
+        file = self._files.get(request.fh)
+        if file is None:
             self._send(wire.encode_error(header.unique, errno.EBADF))
             return
-        data = self._device.read(client.file, request.size_bytes, self._clock_ns())
+        data = self._device.read(file, request.size_bytes, self._clock_ns())
         if data is not None:
             self._send(wire.encode_data(header.unique, data))
         elif request.flags & os.O_NONBLOCK:
             self._send(wire.encode_error(header.unique, errno.EAGAIN))
         else:
-            client.held[header.unique] = request.size_bytes
-            client.file.user_tid = header.pid or client.file.user_tid
-            self._held_by[header.unique] = client
-            self._device.watch(client.file)
+            self._hold(header, file, request.size_bytes)
+
+    def _hold(self, header: wire.Header, file: OpenFile, size_bytes: int) -> None:
+        try:
+            self._holdings.take(header.unique, header.uid)
+        except OverBoundError:
+            self._send(wire.encode_error(header.unique, errno.EBUSY))
+            return
+        self._held[header.unique] = _HeldRead(file.number, size_bytes)
+        self._held_on.setdefault(file.number, {})[header.unique] = None
+        file.user_tid = header.pid or file.user_tid
+        self._device.watch(file)
+
+    def _let_go(self, unique: int) -> None:
+        """A held read is about to be answered, or its file is gone."""
+        fh = self._held.pop(unique).fh
+        on_file = self._held_on[fh]
+        del on_file[unique]
+        if not on_file:
+            del self._held_on[fh]
+        self._holdings.give_back(unique)
+
+    def _ioctl(self, header: wire.Header, request: wire.IoctlRequest) -> None:
+        asked = request.command == IDENTIFY and request.out_bytes >= NUMBER_BYTES
+        if asked and header.pid in self._identifiers and request.fh in self._files:
+            self._send(wire.encode_ioctl(header.unique, request.fh.to_bytes(NUMBER_BYTES, sys.byteorder)))
+        else:
+            # Never ENOSYS, after which the kernel would not ask again.
+            self._send(wire.encode_error(header.unique, errno.ENOTTY))
 
     def _interrupt(self, unique: int) -> None:
-        client = self._held_by.pop(unique, None)
-        if client is not None:
-            del client.held[unique]
-            if not client.held and client.kh is None:
-                self._device.unwatch(client.file)
+        held = self._held.get(unique)
+        if held is not None:
+            self._let_go(unique)
+            if held.fh not in self._held_on and held.fh not in self._kh:
+                self._device.unwatch(self._files[held.fh])
             self._send(wire.encode_error(unique, errno.EINTR))
 
     def _release(self, header: wire.Header, fh: int) -> None:
-        client = self._clients.pop(fh, None)
-        if client is not None:
-            for unique in client.held:
-                del self._held_by[unique]
+        file = self._files.pop(fh, None)
+        if file is not None:
+            for unique in list(self._held_on.get(fh, ())):
+                self._let_go(unique)
+            self._kh.pop(fh, None)
             self._asked_to_look.discard(fh)
-            self._device.close(client.file)
+            self._device.close(file)
         self._send(wire.encode_error(header.unique, 0))
 
     def _wake(self, file: OpenFile) -> None:
         """The device picked `file`: blocked reads get the record first, and who polls is woken to look."""
-        client = self._clients[file.number]
-        for unique, size_bytes in list(client.held.items()):
-            data = self._device.read(file, size_bytes, self._clock_ns())
+        for unique in list(self._held_on.get(file.number, ())):
+            data = self._device.read(file, self._held[unique].size_bytes, self._clock_ns())
             if data is None:
                 self._device.watch(file)
                 break
-            del client.held[unique], self._held_by[unique]
+            self._let_go(unique)
             self._send(wire.encode_data(unique, data))
-        if client.kh is not None:
+        kh = self._kh.get(file.number)
+        if kh is not None:
             self._asked_to_look.add(file.number)
-            self._send(wire.encode_notify_poll(client.kh))
+            self._send(wire.encode_notify_poll(kh))

@@ -1,21 +1,20 @@
 """The FUSE transport: one connection to /dev/fuse, shared by the device and pyfuse3's control file system.
 
-    kernel ⇄ /dev/fuse ⇄ this module ⇄ endpoint    open, read, poll, interrupt, release of device files
+    kernel ⇄ /dev/fuse ⇄ this module ⇄ endpoint              open, read, poll, interrupt, release of device files
+                              ⇅      ⇄ direct                names, attributes, the end of open files
+                           forward
                               ⇅
-                          socketpair ⇄ pyfuse3      everything else: lookup, attributes, directories, texts
+                          socketpair ⇄ pyfuse3, controlfs    everything else: directories, texts
 
-pyfuse3 speaks FUSE over a sequenced-packet socket in place of /dev/fuse (libfuse takes a connection that was
-mounted for it as the mount point /dev/fd/N). The requests on device files are answered before they reach it,
-because the device needs what pyfuse3's handlers are not given: the flags of the open file at the moment of the
-read (a program may set O_NONBLOCK at any time), the INTERRUPT of a blocked reader, and held reads that do not each
-take one of its tasks.
+libfuse takes a connection that was mounted for it as the mount point /dev/fd/N. The requests on device files are
+answered before they reach pyfuse3, because the device needs what its handlers are not given: the flags of the open file
+at the moment of the read (a program may set O_NONBLOCK at any time), the INTERRUPT of a blocked reader, and held reads
+that do not each take one of its tasks. Names and attributes are, because every user may ask for them at any rate.
 """
 
 from __future__ import annotations
 
-import errno
-import socket
-from collections import deque
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Final
 
@@ -23,97 +22,82 @@ import pyfuse3
 import trio
 
 from memnotify_cuse.control import Control
+from memnotify_cuse.device.accounts import Account, Bounds, Users
 from memnotify_cuse.device.device import Device
 from memnotify_cuse.transport import wire
-from memnotify_cuse.transport.connection import NO_REPLY, Connection
+from memnotify_cuse.transport.connection import Connection
 from memnotify_cuse.transport.controlfs import ControlFs
-from memnotify_cuse.transport.endpoint import DeviceEndpoint, Probe
-from memnotify_cuse.transport.mount import ControlMount
+from memnotify_cuse.transport.direct import DirectAnswers
+from memnotify_cuse.transport.endpoint import DeviceEndpoint
+from memnotify_cuse.transport.forward import PYFUSE3_TASKS, Forwarder
+from memnotify_cuse.transport.holdings import Holdings
+from memnotify_cuse.transport.tree import Tree
 
-MAX_FORWARDED_BYTES: Final = 64 * 1024
-MAX_BACKLOG: Final = 1024
-MAX_REPLY_BYTES: Final = 256 * 1024
-PYFUSE3_TASKS: Final = 16
+OPEN_FILE_BOUNDS: Final = Bounds(total=32768, per_user=4096, root_reserve=1024)
+"""Of the text files, unless they are counted with those of the device."""
 
 
 class FuseTransport:
-    """Serves `mount` until it is cancelled or unmounted. One instance per process: pyfuse3 has one session."""
+    """Serves the connection `fd` until it is cancelled or unmounted. One instance per process: pyfuse3 has one session.
 
-    def __init__(self, mount: ControlMount, device: Device, control: Control, probe: Probe | None = None) -> None:
-        self._connection = Connection(mount.fd, self.dispatch)
-        self._send = self._connection.send
-        self._endpoint = DeviceEndpoint(device, self._send, probe=probe)
+    `open_files` is the account in which open text files are counted, which is another's to move when `users` learns
+    whose an id is; without it they have an account of their own. `identifiers` are the threads that may ask which open
+    file a descriptor belongs to. `owner` (user and group) owns the files, this process unless given. `on_flood` is that
+    of `Connection`.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        device: Device,
+        control: Control,
+        identifiers: Collection[int] = (),
+        *,
+        open_files: Account | None = None,
+        users: Users | None = None,
+        owner: tuple[int, int] | None = None,
+        on_flood: Callable[[bool], None] = lambda _flooded: None,
+    ) -> None:
+        users = users or Users()
+        own_account = open_files is None
+        holdings = Holdings(open_files or Account(OPEN_FILE_BOUNDS), users, own_account=own_account)
+        self._connection = Connection(fd, self.dispatch, users, on_flood)
+        send = self._connection.send
+        self._endpoint = DeviceEndpoint(device, send, identifiers=identifiers, users=users)
         device.on_notified.append(partial(self._connection.serve_who_was_told, self._endpoint))
-        self._control_fs = ControlFs(control)
-        self._backlog: deque[bytes] = deque()
-        self._backlog_grew = trio.Event()
-        self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._ours.setblocking(False)
+        self._tree = Tree(control.zones, owner)
+        self._control_fs = ControlFs(control, self._tree, holdings)
+        self._direct = DirectAnswers(self._tree, send, self._control_fs.forget_open_file)
+        self._forwarder = Forwarder(send, users, self._connection.charge)
         # libfuse closes the descriptor that it is given.
-        pyfuse3.init(self._control_fs, f"/dev/fd/{theirs.detach()}", set())
+        pyfuse3.init(self._control_fs, f"/dev/fd/{self._forwarder.theirs.detach()}", set())
 
     async def serve(self) -> None:
         """Serve requests; returns when the file system is unmounted from outside."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(pyfuse3.main, 1, PYFUSE3_TASKS)
-                nursery.start_soon(self._pass_replies)
-                nursery.start_soon(self._pass_backlog)
+                nursery.start_soon(self._forwarder.pass_replies)
                 await self._connection.serve()
                 nursery.cancel_scope.cancel()
         finally:
             self._endpoint.close()
+            self._control_fs.forget_open_files()
             pyfuse3.close(unmount=False)
-            self._ours.close()
+            self._forwarder.close()
 
     def dispatch(self, header: wire.Header, message: memoryview) -> None:
-        """Answer a request on a device file, hand everything else to pyfuse3."""
+        """Answer a request on a device file, a name or attributes, hand everything else to pyfuse3."""
         if header.opcode == wire.Opcode.INTERRUPT:
-            self._endpoint.handle(header, message)
-        elif header.inode not in self._control_fs.device_inodes:
-            self._forward(header, message)
-        elif header.opcode == wire.Opcode.OPEN:
-            self._endpoint.open(header, message, self._control_fs.device_inodes[header.inode])
-        elif not self._endpoint.handle(header, message):
-            self._forward(header, message)
+            if not self._forwarder.interrupt(wire.decode_interrupt(message)):
+                self._endpoint.handle(header, message)
+        elif header.inode in self._tree.device_inodes and self._on_device(header, message):
+            pass
+        elif not self._direct.handle(header, message):
+            self._forwarder.forward(header, message)
 
-    def _forward(self, header: wire.Header, message: memoryview) -> None:
-        if len(message) > MAX_FORWARDED_BYTES:
-            self._send(wire.encode_error(header.unique, errno.EINVAL))
-        elif self._backlog:
-            self._postpone(header, message)
-        else:
-            try:
-                self._ours.send(message)
-            except BlockingIOError:
-                self._postpone(header, message)
-
-    def _postpone(self, header: wire.Header, message: memoryview) -> None:
-        if len(self._backlog) < MAX_BACKLOG:
-            self._backlog.append(bytes(message))
-            self._backlog_grew.set()
-        elif header.opcode not in NO_REPLY:
-            self._send(wire.encode_error(header.unique, errno.EBUSY))
-
-    async def _pass_backlog(self) -> None:
-        while True:
-            await self._backlog_grew.wait()
-            while self._backlog:
-                await trio.lowlevel.wait_writable(self._ours)
-                try:
-                    self._ours.send(self._backlog[0])
-                except BlockingIOError:
-                    continue
-                self._backlog.popleft()
-            self._backlog_grew = trio.Event()
-
-    async def _pass_replies(self) -> None:
-        while True:
-            await trio.lowlevel.wait_readable(self._ours)
-            try:
-                reply = self._ours.recv(MAX_REPLY_BYTES)
-            except BlockingIOError:
-                continue
-            if not reply:
-                return
-            self._send(reply)
+    def _on_device(self, header: wire.Header, message: memoryview) -> bool:
+        if header.opcode == wire.Opcode.OPEN:
+            self._endpoint.open(header, message, self._tree.device_inodes[header.inode])
+            return True
+        return self._endpoint.handle(header, message)

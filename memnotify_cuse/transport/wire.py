@@ -1,14 +1,16 @@
-"""The wire format of device requests on /dev/fuse (and /dev/cuse): a codec, no I/O.
+"""The wire format of requests on /dev/fuse (and /dev/cuse): a codec, no I/O.
 
 Source: include/uapi/linux/fuse.h, protocol 7.31 and later; all integers in host byte order. Only what an open
-device file needs stands here. A request is one message:
+device file needs stands here, and what is answered about names and attributes. A request is one message:
 
     struct fuse_in_header  { u32 len, opcode; u64 unique, nodeid; u32 uid, gid, pid; u16 total_extlen, padding; }
+    FUSE_LOOKUP    the name, ended by a zero byte
     FUSE_OPEN      fuse_open_in      { u32 flags, open_flags; }
     FUSE_READ      fuse_read_in      { u64 fh, offset; u32 size, read_flags; u64 lock_owner; u32 flags, padding; }
     FUSE_RELEASE   fuse_release_in   { u64 fh; u32 flags, release_flags; u64 lock_owner; }
     FUSE_POLL      fuse_poll_in      { u64 fh, kh; u32 flags, events; }
     FUSE_INTERRUPT fuse_interrupt_in { u64 unique; }
+    FUSE_IOCTL     fuse_ioctl_in     { u64 fh; u32 flags, cmd; u64 arg; u32 in_size, out_size; }
 
 and so is a reply:
 
@@ -16,6 +18,12 @@ and so is a reply:
     FUSE_OPEN      fuse_open_out     { u64 fh; u32 open_flags; s32 backing_id; }
     FUSE_POLL      fuse_poll_out     { u32 revents, padding; }
     FUSE_READ      the bytes
+    FUSE_IOCTL     fuse_ioctl_out    { s32 result; u32 flags, in_iovs, out_iovs; } and the data
+    FUSE_LOOKUP    fuse_entry_out    { u64 nodeid, generation, entry_valid, attr_valid;
+                                       u32 entry_valid_nsec, attr_valid_nsec; struct fuse_attr attr; }
+    FUSE_GETATTR   fuse_attr_out     { u64 attr_valid; u32 attr_valid_nsec, dummy; struct fuse_attr attr; }
+                   fuse_attr         { u64 ino, size, blocks, atime, mtime, ctime; u32 atimensec, mtimensec, ctimensec,
+                                       mode, nlink, uid, gid, rdev, blksize, flags; }
 
 A notification is a reply with unique 0 and the notification's code as its error:
 
@@ -38,18 +46,25 @@ Buffer = bytes | bytearray | memoryview
 
 
 class Opcode(IntEnum):
-    """`enum fuse_opcode`, as far as an open device file meets it."""
+    """`enum fuse_opcode`, as far as something is done about it here."""
 
+    LOOKUP = 1
     FORGET = 2
+    GETATTR = 3
     OPEN = 14
     READ = 15
     WRITE = 16
     RELEASE = 18
     FLUSH = 25
+    INIT = 26
+    RELEASEDIR = 29
+    ACCESS = 34
     INTERRUPT = 36
+    DESTROY = 38
     IOCTL = 39
     POLL = 40
     BATCH_FORGET = 42
+    STATX = 52
     CUSE_INIT = 4096
 
 
@@ -73,10 +88,16 @@ _READ: Final = struct.Struct("=QQIIQI")
 _RELEASE: Final = struct.Struct("=Q")
 _POLL: Final = struct.Struct("=QQII")
 _INTERRUPT: Final = struct.Struct("=Q")
+_IOCTL: Final = struct.Struct("=QIIQII")
 _CUSE_INIT: Final = struct.Struct("=IIII")
 _OUT: Final = struct.Struct("=IiQ")
 _OPEN_OUT: Final = struct.Struct("=IiQQIi")
 _POLL_OUT: Final = struct.Struct("=IiQII")
+_IOCTL_OUT: Final = struct.Struct("=iIII")
+_ATTR: Final = "QQQQQQIIIIIIIIII"
+_ENTRY_OUT: Final = struct.Struct("=IiQQQQQII" + _ATTR)
+_ATTR_OUT: Final = struct.Struct("=IiQQII" + _ATTR)
+_UNIQUE: Final = struct.Struct("=8xQ")
 _CUSE_INIT_OUT: Final = struct.Struct("=8I40x")
 _NOTIFY_POLL_OUT: Final = struct.Struct("=IiQQ")
 
@@ -118,6 +139,26 @@ class PollRequest(NamedTuple):
     waiting: bool
 
 
+class IoctlRequest(NamedTuple):
+    """ioctl `command` on open file `fh`; `out_bytes` is the most that its answer may have."""
+
+    fh: int
+    command: int
+    out_bytes: int
+
+
+class Attributes(NamedTuple):
+    """What stat(2) says of an inode; its three times are all `time_ns` (CLOCK_REALTIME)."""
+
+    inode: int
+    mode: int
+    links: int
+    uid: int
+    gid: int
+    time_ns: int
+    block_bytes: int
+
+
 class CuseInit(NamedTuple):
     """What the kernel offers on a new connection to /dev/cuse."""
 
@@ -134,6 +175,14 @@ def decode_header(message: Buffer) -> Header:
     if length != len(message):
         raise WireError(f"a message of {len(message)} bytes says that it has {length}")
     return Header(length, opcode, unique, inode, uid, gid, pid)
+
+
+def decode_lookup(message: Buffer) -> bytes:
+    """The name that is looked up in the directory of the header's inode."""
+    name, ended, _ = bytes(message[HEADER_BYTES:]).partition(b"\0")
+    if not ended:
+        raise WireError("a name has no end")
+    return name
 
 
 def decode_open(message: Buffer) -> int:
@@ -162,6 +211,18 @@ def decode_interrupt(message: Buffer) -> int:
     """The unique of the request to be interrupted."""
     (unique,) = _body(_INTERRUPT, message)
     return int(unique)
+
+
+def decode_ioctl(message: Buffer) -> IoctlRequest:
+    fh, _flags, command, _arg, _in_bytes, out_bytes = _body(_IOCTL, message)
+    return IoctlRequest(fh, command, out_bytes)
+
+
+def unique_of_reply(reply: Buffer) -> int:
+    """The unique of the request that a reply answers; 0 for a notification."""
+    if len(reply) < _OUT.size:
+        raise WireError(f"a reply of {len(reply)} bytes is shorter than its header")
+    return int(_UNIQUE.unpack_from(reply)[0])
 
 
 def decode_cuse_init(message: Buffer) -> CuseInit:
@@ -196,8 +257,29 @@ def encode_poll(unique: int, revents: int) -> bytes:
     return _POLL_OUT.pack(_POLL_OUT.size, 0, unique, revents, 0)
 
 
+def encode_ioctl(unique: int, data: bytes) -> bytes:
+    """The reply to an ioctl that succeeded with result 0 and gives `data`."""
+    return encode_data(unique, _IOCTL_OUT.pack(0, 0, 0, 0) + data)
+
+
+def encode_entry(unique: int, attributes: Attributes, timeout_s: int) -> bytes:
+    """The reply to a lookup: the entry, which the kernel may take for valid for `timeout_s`."""
+    attr = _attr(attributes)
+    return _ENTRY_OUT.pack(_ENTRY_OUT.size, 0, unique, attributes.inode, 0, timeout_s, timeout_s, 0, 0, *attr)
+
+
+def encode_attributes(unique: int, attributes: Attributes, timeout_s: int) -> bytes:
+    """The reply to GETATTR, which the kernel may take for valid for `timeout_s`."""
+    return _ATTR_OUT.pack(_ATTR_OUT.size, 0, unique, timeout_s, 0, 0, *_attr(attributes))
+
+
 def encode_notify_poll(kh: int) -> bytes:
     return _NOTIFY_POLL_OUT.pack(_NOTIFY_POLL_OUT.size, NOTIFY_POLL, 0, kh)
+
+
+def _attr(of: Attributes) -> tuple[int, ...]:
+    s, ns = divmod(of.time_ns, 1_000_000_000)
+    return (of.inode, 0, 0, s, s, s, ns, ns, ns, of.mode, of.links, of.uid, of.gid, 0, of.block_bytes, 0)
 
 
 def _body(layout: struct.Struct, message: Buffer) -> tuple[int, ...]:

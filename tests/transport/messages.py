@@ -17,9 +17,12 @@ def fields(*sizes_and_values: tuple[int, int]) -> bytes:
     return b"".join(value.to_bytes(size, ORDER) for size, value in sizes_and_values)
 
 
-def request(opcode: int, body: bytes, *, unique: int = 1, inode: int = 2, uid: int = UID) -> bytes:
+def request(
+    opcode: int, body: bytes, *, unique: int = 1, inode: int = 2, uid: int = UID, thread_id: int = 4711
+) -> bytes:
     """A whole message: fuse_in_header and a body."""
-    header = fields((4, 40 + len(body)), (4, opcode), (8, unique), (8, inode), (4, uid), (4, 100), (4, 4711), (4, 0))
+    size = 40 + len(body)
+    header = fields((4, size), (4, opcode), (8, unique), (8, inode), (4, uid), (4, 100), (4, thread_id), (4, 0))
     return header + body
 
 
@@ -27,9 +30,22 @@ def open_request(flags: int = 0, *, unique: int = 1, inode: int = 2, uid: int = 
     return request(14, fields((4, flags), (4, 0)), unique=unique, inode=inode, uid=uid)
 
 
-def read_request(fh: int, size_bytes: int = 4096, flags: int = 0, *, unique: int = 1) -> bytes:
+def lookup_request(name: bytes, *, unique: int = 1, inode: int = 1, uid: int = UID) -> bytes:
+    return request(1, name + b"\0", unique=unique, inode=inode, uid=uid)
+
+
+def getattr_request(*, unique: int = 1, inode: int = 1, uid: int = UID) -> bytes:
+    return request(3, bytes(16), unique=unique, inode=inode, uid=uid)
+
+
+def ioctl_request(fh: int, command: int, out_bytes: int = 8, *, unique: int = 1, thread_id: int = 4711) -> bytes:
+    body = fields((8, fh), (4, 0), (4, command), (8, 0), (4, 0), (4, out_bytes))
+    return request(39, body, unique=unique, thread_id=thread_id)
+
+
+def read_request(fh: int, size_bytes: int = 4096, flags: int = 0, *, unique: int = 1, uid: int = UID) -> bytes:
     body = fields((8, fh), (8, 0), (4, size_bytes), (4, 0), (8, 0), (4, flags), (4, 0))
-    return request(15, body, unique=unique)
+    return request(15, body, unique=unique, uid=uid)
 
 
 def poll_request(fh: int, kh: int = 77, *, waiting: bool = False, unique: int = 1) -> bytes:

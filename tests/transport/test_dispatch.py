@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import socket
-from collections import deque
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pyfuse3
@@ -14,12 +14,17 @@ import pytest
 import trio
 
 from memnotify_cuse.control import Control
+from memnotify_cuse.device.accounts import Account, Bounds, Users
 from memnotify_cuse.device.device import Device
-from memnotify_cuse.transport import controlfs, wire
+from memnotify_cuse.transport import controlfs, tree, wire
 from memnotify_cuse.transport.connection import Connection
 from memnotify_cuse.transport.controlfs import ControlFs
+from memnotify_cuse.transport.direct import DirectAnswers
 from memnotify_cuse.transport.endpoint import DeviceEndpoint
+from memnotify_cuse.transport.forward import Forwarder
 from memnotify_cuse.transport.fuse import FuseTransport
+from memnotify_cuse.transport.holdings import Holdings
+from memnotify_cuse.transport.tree import Tree
 from tests.transport.messages import (
     Reply,
     interrupt_request,
@@ -30,8 +35,8 @@ from tests.transport.messages import (
     request,
 )
 
-STATUS = controlfs.STATUS
-CONTEXT = cast(pyfuse3.RequestContext, None)
+CONTEXT = cast(pyfuse3.RequestContext, SimpleNamespace(uid=1000, pid=1))
+STATUS = pyfuse3.InodeT(tree.STATUS)
 
 
 class BrokenDevice(Device):
@@ -54,26 +59,34 @@ class BrokenControl(Control):
         raise KeyError("a bug")
 
     zones = status = server = zoneinfo = _broken
+    status_version = server_version = zoneinfo_version = lambda self: 0
     simulate = _broken  # type: ignore[assignment]
+
+
+def control_fs(control: Control | None = None) -> ControlFs:
+    control = control or BrokenControl()
+    account = Account(Bounds(total=100, per_user=10, root_reserve=10))
+    return ControlFs(control, Tree(control.zones), Holdings(account, Users()))
 
 
 class Kernel:
     """The other end of a FuseTransport that has no mount and no pyfuse3."""
 
     def __init__(self, device: Device) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.forwarded, forwards = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._sockets = (ours, theirs, self.forwarded, forwards)
+        self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._sockets = (self._ours, theirs)
         for each in self._sockets:
             each.setblocking(False)
-        self._ours = ours
         transport = object.__new__(FuseTransport)
         transport._connection = Connection(theirs.fileno(), transport.dispatch)
-        transport._send = transport._connection.send
-        transport._ours = forwards
-        transport._backlog = deque()
-        transport._control_fs = ControlFs(BrokenControl())
-        transport._endpoint = DeviceEndpoint(device, transport._send)
+        send = transport._connection.send
+        transport._control_fs = control_fs()
+        transport._tree = transport._control_fs._tree
+        transport._direct = DirectAnswers(transport._tree, send, transport._control_fs.forget_open_file)
+        transport._endpoint = DeviceEndpoint(device, send)
+        transport._forwarder = Forwarder(send, Users())
+        self.forwarded = transport._forwarder.theirs
+        self.forwarded.setblocking(False)
         self._transport = transport
 
     def asks(self, message: bytes) -> Reply | None:
@@ -85,7 +98,8 @@ class Kernel:
             return None
 
     def close(self) -> None:
-        for each in self._sockets:
+        self._transport._forwarder.close()
+        for each in (*self._sockets, self.forwarded):
             each.close()
 
 
@@ -97,7 +111,7 @@ def kernel() -> Iterator[Kernel]:
 
 
 def opened(kernel: Kernel) -> int:
-    reply = kernel.asks(open_request(inode=controlfs.DEVICE))
+    reply = kernel.asks(open_request(inode=tree.DEVICE))
     assert reply is not None
     assert reply.error == 0
     return reply.number(0, 8)
@@ -135,18 +149,17 @@ def test_a_message_that_is_none_is_logged_and_dropped(
 
 def test_what_is_not_about_the_device_is_passed_on_unchanged(kernel: Kernel) -> None:
     for message in (
-        request(1, b"status\0", inode=1),
         open_request(inode=STATUS),
-        request(3, bytes(16), inode=controlfs.DEVICE),
-        request(39, bytes(32), inode=controlfs.DEVICE),
-        request(4096, b"", inode=0),
+        request(17, b"", inode=tree.ROOT),
+        request(22, b"user.none\0", inode=tree.DEVICE),
+        request(26, bytes(64), inode=0),
     ):
         assert kernel.asks(message) is None
         assert kernel.forwarded.recv(65536) == message
 
 
 def test_a_message_too_large_to_be_passed_on_is_einval(kernel: Kernel) -> None:
-    message = request(16, bytes(1 << 17), unique=5, inode=controlfs.SIMULATE)
+    message = request(16, bytes(1 << 17), unique=5, inode=tree.SIMULATE)
     assert kernel.asks(message) == Reply(5, errno.EINVAL, b"")
     with pytest.raises(BlockingIOError):
         kernel.forwarded.recv(65536)
@@ -155,19 +168,19 @@ def test_a_message_too_large_to_be_passed_on_is_einval(kernel: Kernel) -> None:
 class TestControlFs:
     """The handlers that pyfuse3 calls: anything but FUSEError would end its main loop."""
 
-    @pytest.mark.parametrize("inode", [controlfs.STATUS, controlfs.SERVER, controlfs.ZONEINFO])
+    @pytest.mark.parametrize("inode", [tree.STATUS, tree.SERVER, tree.ZONEINFO])
     def test_a_bug_in_a_text_is_eio(self, inode: pyfuse3.InodeT, caplog: pytest.LogCaptureFixture) -> None:
-        fs = ControlFs(BrokenControl())
+        fs = control_fs()
         with pytest.raises(pyfuse3.FUSEError) as failed:
             trio.run(fs.open, inode, 0, CONTEXT)
         assert failed.value.errno == errno.EIO
         assert "unexpected error in open" in caplog.text
 
     def test_a_bug_in_a_simulation_is_eio(self) -> None:
-        fs = ControlFs(BrokenControl())
+        fs = control_fs()
 
         async def simulate() -> None:
-            info = await fs.open(controlfs.SIMULATE, pyfuse3.FlagT(1), CONTEXT)
+            info = await fs.open(pyfuse3.InodeT(tree.SIMULATE), pyfuse3.FlagT(1), CONTEXT)
             await fs.write(info.fh, 0, b"all 1")
 
         with pytest.raises(pyfuse3.FUSEError) as failed:
@@ -175,27 +188,43 @@ class TestControlFs:
         assert failed.value.errno == errno.EIO
 
     def test_a_bug_in_a_listing_is_eio(self) -> None:
-        fs = ControlFs(BrokenControl())
-        for call in (
-            lambda: trio.run(fs.lookup, controlfs.ZONES, b"node0-Normal", CONTEXT),
-            lambda: trio.run(fs.readdir, controlfs.ZONES, 0, cast(pyfuse3.ReaddirToken, None)),
-        ):
-            with pytest.raises(pyfuse3.FUSEError) as failed:
-                call()
-            assert failed.value.errno == errno.EIO
+        fs = control_fs()
+        with pytest.raises(pyfuse3.FUSEError) as failed:
+            trio.run(fs.readdir, pyfuse3.FileHandleT(tree.ZONES), 0, cast(pyfuse3.ReaddirToken, None))
+        assert failed.value.errno == errno.EIO
 
     def test_an_error_that_is_meant_is_passed_on(self) -> None:
-        fs = ControlFs(BrokenControl())
+        fs = control_fs()
         with pytest.raises(pyfuse3.FUSEError) as failed:
-            trio.run(fs.lookup, controlfs.ROOT, b"none", CONTEXT)
-        assert failed.value.errno == errno.ENOENT
+            trio.run(fs.readdir, pyfuse3.FileHandleT(tree.STATUS), 0, cast(pyfuse3.ReaddirToken, None))
+        assert failed.value.errno == errno.ENOTDIR
+
+    def test_a_bug_is_logged_with_its_place_once_and_then_counted(self, caplog: pytest.LogCaptureFixture) -> None:
+        """Any user can open the file as often as they like, and a traceback is long."""
+        fs = control_fs()
+        for _ in range(150):
+            with pytest.raises(pyfuse3.FUSEError):
+                trio.run(fs.open, STATUS, 0, CONTEXT)
+        assert caplog.text.count("Traceback") == 1
+        assert [record.getMessage().partition("EIO")[2][:12] for record in caplog.records] == [
+            "",
+            ": 10 times b",
+            ": 100 times ",
+        ]
+
+    def test_an_open_that_failed_is_not_counted_as_an_open_file(self) -> None:
+        fs = control_fs()
+        for _ in range(20):
+            with pytest.raises(pyfuse3.FUSEError) as failed:
+                trio.run(fs.open, STATUS, 0, CONTEXT)
+            assert failed.value.errno == errno.EIO
 
     def test_every_handler_is_guarded_or_cannot_fail(self) -> None:
         """A handler that is added later has to be added to the guarded ones, too."""
         own = {name for name, value in vars(ControlFs).items() if not name.startswith("_") and callable(value)}
-        assert own - set(controlfs._HANDLERS) == {"access", "flush", "forget", "fsync", "release"}
+        assert own - set(controlfs._HANDLERS) == {"fsync", "forget_open_file", "forget_open_files"}
 
     def test_poll_is_implemented(self) -> None:
         """The default, ENOSYS, would make the kernel call every file of the mount always readable."""
-        fs = ControlFs(BrokenControl())
+        fs = control_fs()
         assert trio.run(fs.poll, STATUS, pyfuse3.FileHandleT(1), None, CONTEXT) == controlfs.READY

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import errno
 import os
+import tracemalloc
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from memnotify_cuse.board import ZoneState
+from memnotify_cuse.device.accounts import Bounds, Users
 from memnotify_cuse.device.device import Device
 from memnotify_cuse.device.policy import Policy
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 from memnotify_cuse.record import Record
 from memnotify_cuse.transport import wire
-from memnotify_cuse.transport.endpoint import OPEN_REPLY, READABLE, DeviceEndpoint
+from memnotify_cuse.transport.endpoint import HELD_READ_BOUNDS, OPEN_REPLY, READABLE, DeviceEndpoint
+from memnotify_cuse.transport.identify import IDENTIFY
 from tests.transport.messages import (
     Reply,
     flush_request,
     interrupt_request,
+    ioctl_request,
     open_request,
     poll_request,
     read_request,
@@ -36,11 +40,15 @@ GONE = 999
 class Bench:
     """A device and an endpoint, and what the endpoint sent since the last look."""
 
-    def __init__(self, policy: Policy | None = None) -> None:
+    def __init__(self, policy: Policy | None = None, held_reads: Bounds = HELD_READ_BOUNDS) -> None:
         self.device = Device(4, policy)
         self._sent: list[bytes] = []
         self.now_ms = 1000
-        self.endpoint = DeviceEndpoint(self.device, self._sent.append, lambda: self.now_ms * MS)
+        self.identifiers: set[int] = set()
+        self.users = Users()
+        self.endpoint = DeviceEndpoint(
+            self.device, self._sent.append, lambda: self.now_ms * MS, self.identifiers, self.users, held_reads
+        )
 
     def replies(self) -> list[Reply]:
         sent, self._sent[:] = list(self._sent), []
@@ -215,6 +223,104 @@ class TestRead:
         assert Record.parse(bench.reply().body).zone == "DMA32"
 
 
+class TestHeldReads:
+    """There are only so many, whoever asks: each takes memory here and in the kernel."""
+
+    BOUNDS = Bounds(total=20, per_user=3, root_reserve=4)
+
+    def hold_as(self, bench: Bench, fh: int, uid: int, count: int, first: int) -> list[int]:
+        """The errors of so many blocked reads, 0 for one that is held."""
+        errors = []
+        for unique in range(first, first + count):
+            bench.handle(read_request(fh, unique=unique, uid=uid))
+            replies = bench.replies()
+            errors.append(replies[0].error if replies else 0)
+        return errors
+
+    def test_beyond_a_user_s_bound_are_ebusy_and_those_of_another_user_are_held(self) -> None:
+        bench = Bench(held_reads=self.BOUNDS)
+        fh = bench.open()
+        assert self.hold_as(bench, fh, 1000, 5, 10) == [0, 0, 0, errno.EBUSY, errno.EBUSY]
+        assert self.hold_as(bench, fh, 1001, 1, 20) == [0]
+        assert bench.endpoint.held_reads == 4
+
+    def test_that_ended_make_room(self) -> None:
+        bench = Bench(held_reads=self.BOUNDS)
+        fh = bench.open()
+        assert self.hold_as(bench, fh, 1000, 4, 10)[-1] == errno.EBUSY
+        bench.handle(interrupt_request(10))
+        bench.replies()
+        assert self.hold_as(bench, fh, 1000, 2, 20) == [0, errno.EBUSY]
+        bench.notify()
+        bench.replies()
+        assert self.hold_as(bench, fh, 1000, 2, 30) == [0, errno.EBUSY]
+        bench.handle(release_request(fh))
+        bench.replies()
+        fh = bench.open()
+        bench.relieve()
+        assert self.hold_as(bench, fh, 1000, 4, 40) == [0, 0, 0, errno.EBUSY]
+
+    def test_leave_something_for_root_when_all_the_others_have_theirs(self) -> None:
+        bench = Bench(held_reads=self.BOUNDS)
+        fh = bench.open()
+        for user in range(100):
+            self.hold_as(bench, fh, 1000 + user, 1, 100 + user)
+        assert self.hold_as(bench, fh, 5000, 1, 300) == [errno.EBUSY]
+        assert self.hold_as(bench, fh, 0, 1, 400) == [0]
+
+    def test_of_an_id_that_turns_out_to_be_another_user_s_are_that_user_s(self) -> None:
+        bench = Bench(held_reads=self.BOUNDS)
+        fh = bench.open()
+        assert self.hold_as(bench, fh, 100_000, 2, 10) == [0, 0]
+        bench.users.count_to(100_000, 1000)
+        assert self.hold_as(bench, fh, 1000, 2, 20) == [0, errno.EBUSY]
+        for unique in (10, 11, 20):
+            bench.handle(interrupt_request(unique))
+        bench.replies()
+        assert self.hold_as(bench, fh, 100_000, 4, 30) == [0, 0, 0, errno.EBUSY]
+
+
+class TestIdentify:
+    HELPER = 77
+
+    def ask(self, bench: Bench, fh: int, command: int = IDENTIFY, out_bytes: int = 8) -> Reply:
+        bench.handle(ioctl_request(fh, command, out_bytes, unique=5, thread_id=self.HELPER))
+        return bench.reply()
+
+    def test_a_thread_of_ours_learns_the_number_of_the_open_file(self, bench: Bench) -> None:
+        bench.open()
+        fh = bench.open()
+        bench.identifiers.add(self.HELPER)
+        reply = self.ask(bench, fh)
+        assert (reply.unique, reply.error, reply.body[:16]) == (5, 0, bytes(16))
+        assert (len(reply.body), reply.number(16, 8)) == (24, fh)
+
+    def test_anybody_else_is_told_that_there_is_no_such_ioctl(self, bench: Bench) -> None:
+        fh = bench.open()
+        bench.identifiers.add(self.HELPER + 1)
+        assert self.ask(bench, fh) == Reply(5, errno.ENOTTY, b"")
+
+    def test_a_thread_that_is_no_longer_ours_is_anybody_else(self, bench: Bench) -> None:
+        fh = bench.open()
+        bench.identifiers.add(self.HELPER)
+        assert self.ask(bench, fh).error == 0
+        bench.identifiers.remove(self.HELPER)
+        assert self.ask(bench, fh).error == errno.ENOTTY
+
+    def test_a_thread_that_the_server_cannot_see_is_nobody(self, bench: Bench) -> None:
+        """Its id is 0: that of every thread of another PID namespace."""
+        fh = bench.open()
+        bench.identifiers.add(self.HELPER)
+        bench.handle(ioctl_request(fh, IDENTIFY, unique=5, thread_id=0))
+        assert bench.reply().error == errno.ENOTTY
+
+    def test_every_other_ioctl_and_file_is_enotty(self, bench: Bench) -> None:
+        fh = bench.open()
+        bench.identifiers.add(self.HELPER)
+        for asked in ((fh, 0x541B, 8), (fh, IDENTIFY, 4), (GONE, IDENTIFY, 8)):
+            assert self.ask(bench, *asked) == Reply(5, errno.ENOTTY, b"")
+
+
 class TestInterrupt:
     def test_ends_the_read_that_it_names_and_no_other(self, bench: Bench) -> None:
         fh = bench.open()
@@ -296,8 +402,29 @@ class TestRelease:
         assert bench.replies() == []
 
 
+def test_an_open_file_takes_little_memory_in_the_endpoint() -> None:
+    """32,000 of them may be open, and the server's memory is locked."""
+    count = 3_000
+    bench = Bench(Policy(max_open=count, max_open_per_user=count))
+    files = [bench.device.open(0, None, lambda _file: None) for _ in range(count)]
+    for file in files:
+        bench.device.close(file)
+    ready = iter(files)
+    bench.device.open = lambda uid, zone, wake: next(ready)  # type: ignore[method-assign]
+    tracemalloc.start()
+    try:
+        for _ in range(count):
+            fh = bench.open()
+            bench.handle(poll_request(fh, kh=2**40 + fh, waiting=True))
+            bench.replies()
+        taken = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert taken / count < 300
+
+
 def test_what_an_endpoint_does_not_serve_is_left_to_others(bench: Bench) -> None:
-    for opcode in (1, 3, 16, 22, 39, 46, 4096):
+    for opcode in (1, 3, 16, 22, 46, 4096):
         message = request(opcode, bytes(64))
         assert not bench.endpoint.handle(wire.decode_header(message), message)
     assert bench.replies() == []

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memnotify_cuse.transport import wire
+from memnotify_cuse.transport import identify, wire
 from memnotify_cuse.transport.endpoint import OPEN_REPLY
 from tests.support.programs import Programs, compiler_problem
 from tests.transport.messages import fields, poll_request, read_request, request
@@ -21,6 +21,10 @@ little = pytest.mark.skipif(sys.byteorder != "little", reason="the golden bytes 
 
 HEADER = "28000000 28000000 1817161514131211 2827262524232221 34333231 44434241 54535251 00000000"
 FH = 0x0102030405060708
+ATTR = (
+    "0200000000000000 0000000000000000 0000000000000000 0500000000000000 0500000000000000 0500000000000000"
+    "06000000 06000000 06000000 24810000 01000000 07000000 08000000 00000000 00100000 00000000"
+)
 GOLDEN = {
     "header": HEADER,
     "open_in": "00880000 00000000",
@@ -28,9 +32,16 @@ GOLDEN = {
     "release_in": "0807060504030201 01000000 02000000 0300000000000000",
     "poll_in": "0500000000000000 0807060504030201 01000000 41000000",
     "interrupt_in": "0807060504030201",
+    "ioctl_in": "0807060504030201 01000000 4d6d0880 0200000000000000 03000000 08000000",
     "error": "10000000 f5ffffff 0900000000000000",
     "open_out": "20000000 00000000 0900000000000000",
     "open_out+": "0700000000000000 35000000 00000000",
+    "ioctl_out": "28000000 00000000 0900000000000000",
+    "ioctl_out+": "00000000 00000000 00000000 00000000",
+    "entry_out": "90000000 00000000 0900000000000000",
+    "entry_out+": "0200000000000000 0000000000000000 3c00000000000000 3c00000000000000 00000000 00000000" + ATTR,
+    "attr_out": "78000000 00000000 0900000000000000",
+    "attr_out+": "3c00000000000000 00000000 00000000" + ATTR,
     "poll_out": "18000000 00000000 0900000000000000",
     "poll_out+": "41000000 00000000",
     "notify": "18000000 01000000 0000000000000000",
@@ -43,6 +54,7 @@ DECODERS: dict[str, tuple[Callable[[wire.Buffer], object], object]] = {
     "release_in": (wire.decode_release, FH),
     "poll_in": (wire.decode_poll, wire.PollRequest(5, FH, True)),
     "interrupt_in": (wire.decode_interrupt, FH),
+    "ioctl_in": (wire.decode_ioctl, wire.IoctlRequest(FH, 0x80086D4D, 8)),
 }
 
 
@@ -130,13 +142,47 @@ def test_replies_are_encoded() -> None:
     assert wire.encode_error(9, 0) == bytes.fromhex("10000000 00000000 0900000000000000")
     assert wire.encode_open(9, 7, OPEN_REPLY) == golden("open_out") + golden("open_out+")
     assert wire.encode_poll(9, 0x41) == golden("poll_out") + golden("poll_out+")
+    assert wire.encode_ioctl(9, bytes(8)) == golden("ioctl_out") + golden("ioctl_out+") + bytes(8)
+    attributes = wire.Attributes(2, 0o100444, 1, 7, 8, 5_000_000_006, 4096)
+    assert wire.encode_entry(9, attributes, 60) == golden("entry_out") + golden("entry_out+")
+    assert wire.encode_attributes(9, attributes, 60) == golden("attr_out") + golden("attr_out+")
     assert wire.encode_data(9, b"abc") == bytes.fromhex("13000000 00000000 0900000000000000") + b"abc"
     assert wire.encode_notify_poll(FH) == golden("notify") + golden("notify+")
+
+
+def test_a_name_is_decoded_up_to_its_end() -> None:
+    assert wire.decode_lookup(request(1, b"status\0")) == b"status"
+    assert wire.decode_lookup(request(1, b"\0")) == b""
+    assert wire.decode_lookup(request(1, b"\xff/\0more\0")) == b"\xff/"
+    for body in (b"", b"status"):
+        with pytest.raises(wire.WireError, match="no end"):
+            wire.decode_lookup(request(1, body))
+
+
+def test_a_reply_says_which_request_it_answers() -> None:
+    assert wire.unique_of_reply(wire.encode_error(FH, 5)) == FH
+    assert wire.unique_of_reply(wire.encode_notify_poll(FH)) == 0
+    with pytest.raises(wire.WireError):
+        wire.unique_of_reply(bytes(15))
+
+
+@pytest.mark.parametrize(
+    ("machine", "expected"),
+    [("x86_64", 0x80086D4D), ("aarch64", 0x80086D4D), ("s390x", 0x80086D4D), ("riscv64", 0x80086D4D)]
+    + [(machine, 0x40086D4D) for machine in ("ppc", "ppc64", "ppc64le", "mips", "mips64", "sparc64", "alpha")],
+)
+def test_the_number_of_an_ioctl_is_that_of_the_machine(machine: str, expected: int) -> None:
+    assert identify.ioctl_read("m", 0x4D, 8, machine) == expected
 
 
 @given(st.binary(max_size=128), st.booleans())
 def test_arbitrary_bytes_raise_nothing_but_wire_error(data: bytes, says_its_length: bool) -> None:
     message = fields((4, len(data))) + data[4:] if says_its_length and len(data) >= 4 else data
-    for decode in (wire.decode_header, *(decode for decode, _ in DECODERS.values())):
+    for decode in (
+        wire.decode_header,
+        wire.decode_lookup,
+        wire.unique_of_reply,
+        *(decode for decode, _ in DECODERS.values()),
+    ):
         with suppress(wire.WireError):
             decode(message)

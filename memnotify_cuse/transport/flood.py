@@ -1,0 +1,39 @@
+"""Whether requests take more than their share of the server's time. No I/O: the time is an argument."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+WINDOW_S: Final = 0.1
+FLOOD_SHARE: Final = 0.5
+"""The part of a window from which on requests are a flood: then they take more than all else together."""
+
+
+class FloodGauge:
+    """Adds up the time that requests take, window by window; `on_flood` is called at each change.
+
+    True once a window was more than `FLOOD_SHARE` taken up by requests, False once one was not.
+    """
+
+    def __init__(self, on_flood: Callable[[bool], None] = lambda _flooded: None) -> None:
+        self._on_flood = on_flood
+        self._began_s = 0.0
+        self._busy_s = 0.0
+        self.flooded = False
+
+    def add(self, busy_s: float) -> None:
+        """A request took `busy_s`."""
+        self._busy_s += busy_s
+
+    def update(self, now_s: float) -> None:
+        """Judge the window if it is over."""
+        passed_s = now_s - self._began_s
+        if passed_s < WINDOW_S:
+            return
+        # A window that began before a pause is as long as the pause, and judged as a whole.
+        flooded = self._busy_s > FLOOD_SHARE * passed_s
+        self._began_s, self._busy_s = now_s, 0.0
+        if flooded != self.flooded:
+            self.flooded = flooded
+            self._on_flood(flooded)

@@ -1,0 +1,117 @@
+"""The tree of the control file system: every name, inode and mode, in one table. No I/O and no pyfuse3.
+
+mem_notify           the device, any zone              0444
+zones/nodeN-NAME     the device of one zone            0444
+status               one key=value line per zone       0444
+server               one key=value line                0444
+zoneinfo             /proc/zoneinfo and the status     0444
+simulate             takes commands                    0200
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from memnotify_cuse.kernel.zoneinfo import ZoneId
+
+ROOT: Final = 1
+DEVICE: Final = 2
+ZONES: Final = 3
+STATUS: Final = 4
+SERVER: Final = 5
+ZONEINFO: Final = 6
+SIMULATE: Final = 7
+FIRST_ZONE: Final = 16
+
+ATTR_TIMEOUT_S: Final = 60
+BLOCK_BYTES: Final = 4096
+
+
+class TreeError(Exception):
+    """There is no such entry; `errno` is what the program gets."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(os.strerror(code))
+        self.errno = code
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """An entry of the tree. `mode` is that of stat(2), file type included."""
+
+    inode: int
+    mode: int
+
+    @property
+    def links(self) -> int:
+        return 2 if stat.S_ISDIR(self.mode) else 1
+
+
+_DIRECTORY: Final = stat.S_IFDIR | 0o555
+_READABLE: Final = stat.S_IFREG | 0o444
+
+_FIXED: Final = {
+    b"mem_notify": Node(DEVICE, _READABLE),
+    b"zones": Node(ZONES, _DIRECTORY),
+    b"status": Node(STATUS, _READABLE),
+    b"server": Node(SERVER, _READABLE),
+    b"zoneinfo": Node(ZONEINFO, _READABLE),
+    b"simulate": Node(SIMULATE, stat.S_IFREG | 0o200),
+}
+_ROOT_NODE: Final = Node(ROOT, _DIRECTORY)
+
+
+class Tree:
+    """The entries there are now. `zones` gives the zones that have a device; a zone keeps its inode.
+
+    `device_inodes` maps the inode of each device file to its zone (None: of all zones). Everything belongs to
+    `owner` (user and group, this process's unless given) and dates from `born_ns`.
+    """
+
+    def __init__(self, zones: Callable[[], Iterable[ZoneId]], owner: tuple[int, int] | None = None) -> None:
+        self._zones = zones
+        self.owner = owner or (os.geteuid(), os.getegid())
+        self.born_ns = time.time_ns()
+        self.device_inodes: dict[int, ZoneId | None] = {DEVICE: None}
+        self._nodes = {node.inode: node for node in (_ROOT_NODE, *_FIXED.values())}
+        self._zone_nodes: dict[ZoneId, Node] = {}
+
+    def node(self, inode: int) -> Node:
+        """The entry of an inode, or `TreeError` (ENOENT)."""
+        try:
+            return self._nodes[inode]
+        except KeyError:
+            raise TreeError(errno.ENOENT) from None
+
+    def children(self, inode: int) -> dict[bytes, Node]:
+        """The entries of a directory by name, or `TreeError` (ENOTDIR)."""
+        if inode == ROOT:
+            return _FIXED
+        if inode == ZONES:
+            return {str(zone).encode(): self._zone_node(zone) for zone in self._zones()}
+        raise TreeError(errno.ENOTDIR)
+
+    def lookup(self, parent: int, name: bytes) -> Node:
+        """The entry `name` of a directory, or `TreeError` (ENOENT, ENOTDIR)."""
+        if name == b".":
+            return self.node(parent)
+        if name == b"..":
+            return self.node(ROOT)
+        try:
+            return self.children(parent)[name]
+        except KeyError:
+            raise TreeError(errno.ENOENT) from None
+
+    def _zone_node(self, zone: ZoneId) -> Node:
+        node = self._zone_nodes.get(zone)
+        if node is None:
+            node = Node(FIRST_ZONE + len(self._zone_nodes), _READABLE)
+            self._zone_nodes[zone] = self._nodes[node.inode] = node
+            self.device_inodes[node.inode] = zone
+        return node
