@@ -51,8 +51,9 @@ class Forker:
         """Until the server closes the channel."""
         while True:
             poll = select.poll()
-            for each in (self._channel, *self._working.values(), *self._ending):
-                poll.register(each.fileno(), select.POLLIN)
+            poll.register(self._channel.fileno(), select.POLLIN)
+            for child in (*self._working.values(), *self._ending):
+                poll.register(child.fileno(), select.POLLIN)
             poll.poll()
             try:
                 while (message := self._channel.receive()) is not None:

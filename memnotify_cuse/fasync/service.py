@@ -247,14 +247,12 @@ class SigioService:
     async def _look_after_helpers(self) -> None:
         """Have a helper from the first open file on, and none when there has been none for a while."""
         while True:
-            await self._opened_first.wait()
-            self._pool.want(1)
-            while True:
-                await trio.sleep(IDLE_S)
-                if not self._device.open_files:
-                    break
             self._opened_first = trio.Event()
-            self._pool.dismiss()
+            if not self._device.open_files:
+                self._pool.dismiss()
+                await self._opened_first.wait()
+            self._pool.want(1)
+            await trio.sleep(IDLE_S)
 
     # Looking.
 
