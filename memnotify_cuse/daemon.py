@@ -53,9 +53,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What the keeper hands over. `fuse_fd` and `cuse_fd` (None: no character device) are the connections.
+    """What is handed over by `setup`. `fuse_fd` and `cuse_fd` (None: no character device) are the connections.
 
-    `trace` is None where there is none, which may come to be (`trace_may_come`); `flags_trace` is for mode `strict`.
+    The inodes of the mount are above `first_inode`. `trace` is None where there is none, which may come to be (`trace_may_come`); `flags_trace` is for mode `strict`.
     `refused` is what the keeper was not permitted to do for the server.
     """
 
@@ -69,6 +69,7 @@ class Given:
     flags_trace: TracePipe | None
     identity: Identity | None
     keep: Collection[Capability]
+    first_inode: int
     refused: tuple[str, ...] = ()
 
 
@@ -146,6 +147,9 @@ class _Server:
             identifiers,
             open_files=self._device.account,
             users=self._device.users,
+            # Before the server changes its user.
+            owner=(os.geteuid(), os.getegid()),
+            first_inode=given.first_inode,
             on_flood=self.realtime.flood,
         )
         self._transports.insert(0, (fuse, "the control file system"))

@@ -19,16 +19,18 @@ import os
 import select
 import signal
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from typing import Final
 
 from memnotify_cuse.fasync import helper
 from memnotify_cuse.fasync.attention import Attention, make_page
+from memnotify_cuse.fasync.look import Looker, Sight, by_device, by_inode
 from memnotify_cuse.keeper.channel import Channel
 from memnotify_cuse.keeper.children import Child, fork
-from memnotify_cuse.keeper.rights import FORKER, HELPER, Identity, reduce_child
+from memnotify_cuse.keeper.rights import BY_DEVICE, FORKER, Identity, reduce_child
 from memnotify_cuse.kernel import libc
-from memnotify_cuse.kernel.capabilities import die_with_parent, keep_only
+from memnotify_cuse.kernel.capabilities import Capability, die_with_parent, keep_only
 from memnotify_cuse.kernel.statx import FileId
 
 log = logging.getLogger(__name__)
@@ -38,11 +40,12 @@ MAX_ABANDONED: Final = 16
 
 
 class Forker:
-    """The helpers, for the server at the other end of `channel`. `devices` tells our files from others."""
+    """The helpers, for the server at the other end of `channel`. `looker(attention)` is what one looks with, `rights` what it may do."""
 
-    def __init__(self, channel: Channel, devices: Iterable[FileId]) -> None:
+    def __init__(self, channel: Channel, looker: Callable[[Attention], Looker], rights: Collection[Capability]) -> None:
         self._channel = channel
-        self._devices = frozenset(devices)
+        self._looker = looker
+        self._rights = rights
         self._working: dict[int, Child] = {}
         self._ending: list[Child] = []
         self._refused = False
@@ -89,9 +92,9 @@ class Forker:
             self._channel.close()
             ours.close()
             _lock_memory()
-            keep_only(HELPER)
+            keep_only(self._rights)
             die_with_parent(parent, signal.SIGKILL)
-            return helper.run(theirs, Attention(page), self._devices)
+            return helper.run(theirs, self._looker(Attention(page)))
 
         child = fork("memnotify-sigio", help_the_server)
         theirs.close()
@@ -105,16 +108,29 @@ class Forker:
         self._ending = [child for child in self._ending if not child.reap(0.0)]
 
 
-def run(channel: Channel, keeper_pid: int, devices: Iterable[str], identity: Identity | None) -> int:
-    """Serve as the parent of helpers, with the rights of one. `devices` are "KIND MAJOR MINOR" of each `FileId`."""
-    known = [FileId(bool(kind), major, minor) for kind, major, minor in (map(int, line.split()) for line in devices)]
-    reduce_child(identity, FORKER)
+def run(channel: Channel, keeper_pid: int, told: Iterable[str], identity: Identity | None) -> int:
+    """Serve as the parent of helpers, with the rights of one.
+
+    `told` are lines: "device KIND MAJOR MINOR", a `FileId`, and "inodes FIRST", where our files can be told by inode.
+    """
+    devices: set[FileId] = set()
+    sight: Sight | None = None
+    for line in told:
+        word, *numbers = line.split()
+        if word == "device":
+            kind, major, minor = map(int, numbers)
+            devices.add(FileId(bool(kind), major, minor))
+        elif word == "inodes":
+            sight = by_inode(int(numbers[0]))
+    rights = FORKER if sight is not None else FORKER | BY_DEVICE
+    reduce_child(identity, rights)
     die_with_parent(keeper_pid, signal.SIGKILL)
     # What is in memory by now stays shared with the helpers.
     gc.collect()
     gc.freeze()
     gc.disable()
-    return Forker(channel, known).run()
+    looker = partial(Looker, devices, sight or by_device(devices))
+    return Forker(channel, looker, rights - {Capability.IPC_LOCK}).run()
 
 
 def _lock_memory() -> None:

@@ -10,11 +10,9 @@ import fcntl
 import os
 import socket
 import sys
-from collections.abc import Callable, Collection, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Final
 
-from memnotify_cuse.fasync.attention import Attention
 from memnotify_cuse.fasync.deliver import Delivery, NoOwnerError
 from memnotify_cuse.fasync.jobs import (
     FANOUT_MEMBERS,
@@ -35,7 +33,6 @@ from memnotify_cuse.fasync.look import Here, LeftOutError, Looker, RefusedError,
 from memnotify_cuse.kernel.errors import KernelFileError
 from memnotify_cuse.kernel.fileowner import FileOwner, OwnerKind, file_owner
 from memnotify_cuse.kernel.process import read_thread_status
-from memnotify_cuse.kernel.statx import FileId
 
 _NS_GET_PARENT: Final = 0xB702
 _NS_GET_OWNER_UID: Final = 0xB704
@@ -190,9 +187,9 @@ def _outermost(namespace: int, own: int) -> int:
         namespace = parent
 
 
-def run(ours: socket.socket, attention: Attention, devices: Collection[FileId], proc: Path = Path("/proc")) -> int:
+def run(ours: socket.socket, looker: Looker) -> int:
     """Do the jobs that come on `ours` until the server closes it."""
-    helper = Helper(Looker(devices, attention, proc))
+    helper = Helper(looker)
     while message := ours.recv(MESSAGE_BYTES):
         try:
             jobs = list(decode_jobs(message))

@@ -22,13 +22,14 @@ import fcntl
 import os
 import re
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from memnotify_cuse.fasync.attention import UNKNOWN_UID, Attention
 from memnotify_cuse.kernel.errors import KernelFileError, MalformedKernelFileError
+from memnotify_cuse.kernel.fdinfo import read_inode
 from memnotify_cuse.kernel.files import read_kernel_text
 from memnotify_cuse.kernel.pidfd import get_descriptor
 from memnotify_cuse.kernel.process import ThreadStatus, parse_thread_status
@@ -37,6 +38,35 @@ from memnotify_cuse.transport.identify import IDENTIFY
 
 _NUMBER: Final = struct.Struct("=Q")
 _DESCRIPTOR_TABLE: Final = re.compile(r"\nFDSize:\t([0-9]{1,10})\n")
+
+
+Sight = Callable[[int, int], bool]
+"""Whether a process's descriptor may be one of ours, without looking at the file: process, descriptor. OSError."""
+
+INODES: Final = 1 << 16
+
+
+def by_inode(first_inode: int, proc: Path = Path("/proc")) -> Sight:
+    """Told by the inode that the kernel prints in fdinfo: all of ours are above `first_inode`, a random number."""
+    # Where inodes have 32 bits, the kernel folds ours (fs/fuse/fuse_i.h, fuse_squash_ino()).
+    folded = first_inode >> 32 ^ first_inode & 0xFFFFFFFF
+
+    def may_be_ours(pid: int, descriptor: int) -> bool:
+        inode = read_inode(f"{proc}/{pid}/fdinfo/{descriptor}")
+        return inode is not None and (
+            0 < inode - first_inode < INODES or (inode >> 32 == 0 and (inode ^ folded) < INODES)
+        )
+
+    return may_be_ours
+
+
+def by_device(devices: Collection[FileId], proc: Path = Path("/proc")) -> Sight:
+    """Told by the device. It takes the right to enter /proc/PID/fd (CAP_DAC_READ_SEARCH)."""
+
+    def may_be_ours(pid: int, descriptor: int) -> bool:
+        return file_id_at(f"{proc}/{pid}/fd/{descriptor}") in devices
+
+    return may_be_ours
 
 
 class LeftOutError(Exception):
@@ -65,10 +95,16 @@ class Process(NamedTuple):
 
 
 class Looker:
-    """Looks at processes, on `devices` only, and notes in `attention` at whom. `left_out` may change at any time."""
+    """Looks at processes, at files on `devices` only, which `sight` tells from others, and notes in `attention` at whom.
 
-    def __init__(self, devices: Collection[FileId], attention: Attention, proc: Path = Path("/proc")) -> None:
+    `left_out` may change at any time.
+    """
+
+    def __init__(
+        self, devices: Collection[FileId], sight: Sight, attention: Attention, proc: Path = Path("/proc")
+    ) -> None:
         self._devices = devices
+        self._may_be_ours = sight
         self._attention = attention
         self.proc = proc
         self.left_out: set[int] = set()
@@ -115,7 +151,7 @@ class Looker:
     def _duplicate(self, pid: int, pidfd: int, descriptor: int) -> int | None:
         """A duplicate, if the descriptor is a file on one of our devices."""
         try:
-            if file_id_at(f"{self.proc}/{pid}/fd/{descriptor}") not in self._devices:
+            if not self._may_be_ours(pid, descriptor):
                 return None
             fd = get_descriptor(pidfd, descriptor)
         except PermissionError:

@@ -90,7 +90,7 @@ class _Helper:
 
 
 class HelperPool:
-    """Has jobs done. `start` asks for a parent of helpers, which `connect` takes; `identifiers` has the helpers' pids."""
+    """Has jobs done. `start` asks for a parent of helpers, which `connect` takes; `identifiers` are the helpers."""
 
     def __init__(self, start: Callable[[], object], identifiers: set[int]) -> None:
         self._start = start

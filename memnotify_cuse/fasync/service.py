@@ -241,7 +241,6 @@ class SigioService:
             self._elsewhere_until_s[file.number] = trio.current_time() + NOT_IN_S
         if end.status is Status.NO_OWNER:
             self._device.subscribe(file, subscribed=False)
-        self._note_refusal(end, place.pid if place else 0)
         return end
 
     async def _look_after_helpers(self) -> None:
@@ -284,19 +283,20 @@ class SigioService:
         lost = [file for file in files if file.number not in self._places and self._is_open(file)]
         for tid in {tid: None for file in lost for tid in (file.user_tid, file.opener_tid) if tid}:
             if any(tid in (file.user_tid, file.opener_tid) for file in self._unplaced(lost)):
-                await self._search_process(user, tid)
+                if await self._search_process(user, tid) is Status.REFUSED:
+                    self._note_refusal(tid)
         self._seen.update(file.number for file in files)
         self._forget_closed()
         return self._device.subscribers > before
 
-    async def _search_process(self, user: int, tid: int) -> None:
-        """Look at all descriptors of a thread's process, unless that was in vain a moment ago."""
+    async def _search_process(self, user: int, tid: int) -> Status:
+        """Look at all descriptors of a thread's process, unless that was done a moment ago; how it ended."""
         searching = self._searching.get(tid)
         if searching is not None:
             await searching.wait()
-            return
+            return Status.OK
         if trio.current_time() < self._searched.get(tid, 0.0):
-            return
+            return Status.OK
         done = self._searching[tid] = trio.Event()
         started_s = trio.current_time()
         try:
@@ -305,10 +305,9 @@ class SigioService:
                 job = Job(Kind.SEARCH, pid=tid, descriptor=descriptor, count=SEARCH_DESCRIPTORS)
                 ((*found, end),) = await self._pool.run_jobs(user, [job])
                 self._note_places(found, moves=False)
-                self._note_refusal(end, tid)
                 descriptor = end.descriptor
                 if end.status is not Status.OK or not descriptor:
-                    break
+                    return end.status
         finally:
             now_s = trio.current_time()
             self._searched = {known: until for known, until in self._searched.items() if until > now_s}
@@ -355,13 +354,13 @@ class SigioService:
         if self._device.subscribers:
             self._pool.want(HELPERS_WITH_OWNERS)
 
-    def _note_refusal(self, end: Report, pid: int) -> None:
-        if end.status is Status.REFUSED and not self._refused_once:
+    def _note_refusal(self, tid: int) -> None:
+        if not self._refused_once:
             self._refused_once = True
             log.warning(
                 "no SIGIO for process %d and others like it: this server may not look at their descriptors "
                 "(CAP_SYS_PTRACE; see memnotify doctor). poll and read are not affected",
-                pid,
+                tid,
             )
 
     # After opens, and after F_SETFL.

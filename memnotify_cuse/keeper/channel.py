@@ -1,10 +1,11 @@
 """Short messages with descriptors between processes of ours: a word and a rest, as text.
 
 The keeper's channel, from the server and what sets it up (`setup`), which is not trusted beyond these words once it has
-given up its rights; the keeper heeds the first six only until it is ready:
+given up its rights; the keeper heeds the first seven only until it is ready:
 
     undo WHAT               what is to be undone at the end, see `undo`
     device KIND MAJOR MINOR what tells our files from others (`kernel.statx.FileId`), for the helpers
+    inodes FIRST            the same, where our files can be told by their inodes
     identity UID GID        the user that server and helpers are
     trace-at PATH           where a trace instance may be made later, if the server asks for it
     ready                   the device can be opened

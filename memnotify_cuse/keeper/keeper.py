@@ -104,7 +104,7 @@ class _Keeper:
         self._signals = signals
         self._forker: Child | None = None
         self._undo: list[str] = []
-        self._devices: list[str] = []
+        self._told: list[str] = []
         self._identity: Identity | None = None
         self._trace: str | None = None
         self._ready = False
@@ -157,8 +157,8 @@ class _Keeper:
         word, rest, _ = message
         if not self._ready and word == "undo":
             self._undo.append(rest)
-        elif not self._ready and word == "device":
-            self._devices.append(rest)
+        elif not self._ready and word in ("device", "inodes"):
+            self._told.append(f"{word} {rest}")
         elif not self._ready and word == "trace-at":
             self._trace = rest
         elif not self._ready and word == "identity":
@@ -188,7 +188,7 @@ class _Keeper:
             self._channel.close()
             self._signals.close()
             ours.close()
-            return run(theirs, keeper_pid, self._devices, self._identity)
+            return run(theirs, keeper_pid, self._told, self._identity)
 
         self._forker = fork("memnotify-helpers", fork_helpers)
         theirs.close()

@@ -5,12 +5,14 @@
 | keeper | SYS_ADMIN | it unmounts at the end, and makes and removes trace instances |
 |        | DAC_OVERRIDE | it removes the mount point that was made, whoever owns the folder |
 |        | KILL | it ends its children, which are of another user |
-|        | SETUID, SETGID, SYS_PTRACE, IPC_LOCK | its child, the parent of the helpers, becomes what it is by them |
+|        | SETUID, SETGID, SYS_PTRACE, | the parent of the helpers, its child, becomes what it is by them |
+|        | IPC_LOCK, DAC_READ_SEARCH | |
 | server | none | what it needs is opened before it gives them up |
 |        | SYS_NICE | only where the limit of real-time priority cannot be raised (no CAP_SYS_RESOURCE) |
 | parent of helpers | IPC_LOCK, and those of a helper | the helpers that it forks lock their memory first |
 | helper | SYS_PTRACE | to duplicate a client's descriptor (pidfd_getfd) |
 |        | KILL | to signal other users' processes |
+|        | DAC_READ_SEARCH | only with a character device, or before Linux 5.14: to look at /proc/PID/fd |
 
 Server and helpers are of the user `memnotify` where there is one, else of an id that no user has.
 """
@@ -55,10 +57,12 @@ KEEPER = frozenset(
         Capability.SETGID,
         Capability.SYS_PTRACE,
         Capability.IPC_LOCK,
+        Capability.DAC_READ_SEARCH,
     }
 )
 HELPER = frozenset({Capability.SYS_PTRACE, Capability.KILL})
 FORKER = HELPER | {Capability.IPC_LOCK}
+BY_DEVICE = frozenset({Capability.DAC_READ_SEARCH})
 
 
 def choose_identity() -> Identity | None:

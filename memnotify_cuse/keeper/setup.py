@@ -21,6 +21,7 @@ from memnotify_cuse.keeper.rights import Identity, choose_identity, lower_oom_sc
 from memnotify_cuse.keeper.traces import open_flags_trace
 from memnotify_cuse.kernel.capabilities import die_with_parent
 from memnotify_cuse.kernel.errors import KernelFileError
+from memnotify_cuse.kernel.fdinfo import fdinfo_has_inodes
 from memnotify_cuse.kernel.statx import FileId
 from memnotify_cuse.logstream import say
 from memnotify_cuse.scanner.doorbell import FirstTrace, open_first_trace, trace_path
@@ -29,6 +30,10 @@ log = logging.getLogger(__name__)
 
 ANSWER_S: Final = 20.0
 """How long the name service may take, and a server for its first answers."""
+
+INODE_BYTES: Final = 5
+INODE_BITS: Final = 16
+"""The mount has less than 65,536 inodes, and they stay below 2^56, which all programs can show."""
 
 
 def set_up_and_serve(config: Config, channel: Channel, keeper_pid: int) -> int:
@@ -62,6 +67,9 @@ class _Setup:
         cuse_fd = open_cuse(config.device) if config.device is not None and _takes_cuse(config) else None
         mount = mount_control(config.mount, self._undo)
         self._tell_device(mount.device)
+        first_inode = choose_first_inode()
+        if cuse_fd is None and fdinfo_has_inodes():
+            self._channel.send("inodes", str(first_inode))
         node = "none" if config.device is None else "fuse" if cuse_fd is None else "cuse"
         self._show_device(mount, cuse_fd, node)
         # Not earlier: the memory that it takes is not for the child.
@@ -78,6 +86,7 @@ class _Setup:
             flags_trace=flags.pipe if flags else None,
             identity=identity,
             keep=server_keeps(),
+            first_inode=first_inode,
             refused=refused,
         )
         return daemon.serve(config, given)
@@ -143,6 +152,11 @@ class _Setup:
             os.close(os.open(device, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
         except OSError as error:
             raise ServeError(f"{device}: cannot be opened: {error.strerror}") from None
+
+
+def choose_first_inode() -> int:
+    """A number above which no other file system has inodes: a random one."""
+    return int.from_bytes(os.urandom(INODE_BYTES), "little") << INODE_BITS
 
 
 def _lower_oom_score() -> tuple[str, ...]:

@@ -42,6 +42,7 @@ class Capability(IntEnum):
     """The capabilities that some process of ours holds, or that `doctor` asks about."""
 
     DAC_OVERRIDE = 1
+    DAC_READ_SEARCH = 2
     KILL = 5
     SETGID = 6
     SETUID = 7

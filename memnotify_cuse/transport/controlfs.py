@@ -62,7 +62,7 @@ T = TypeVar("T")
 class _Opened:
     """An open file of a text, in the state of `generation`, or of `simulate`, where that is 0."""
 
-    inode: int
+    kind: int
     generation: int
 
 
@@ -117,17 +117,18 @@ class ControlFs(pyfuse3.Operations):
     ) -> EntryAttributes:
         # A shell's `echo all 5 > simulate` truncates first.
         only_size = fields.update_size and not (fields.update_mode or fields.update_uid or fields.update_gid)
-        if only_size and inode == tree.SIMULATE:
+        if only_size and self._tree.kind(inode) == tree.SIMULATE:
             return self._attributes(self._tree.node(inode))
         raise FUSEError(errno.EACCES if only_size else errno.EPERM)
 
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        kind = self._tree.kind(inode)
         wants = flags & os.O_ACCMODE
-        if wants != (os.O_WRONLY if inode == tree.SIMULATE else os.O_RDONLY):
+        if wants != (os.O_WRONLY if kind == tree.SIMULATE else os.O_RDONLY):
             raise FUSEError(errno.EACCES)
-        if flags & os.O_TRUNC and inode != tree.SIMULATE:
+        if flags & os.O_TRUNC and kind != tree.SIMULATE:
             raise FUSEError(errno.EACCES)
-        if inode not in self._texts and inode != tree.SIMULATE:
+        if kind not in self._texts and kind != tree.SIMULATE:
             raise FUSEError(errno.EACCES)
         number = next(self._handles)
         try:
@@ -135,7 +136,7 @@ class ControlFs(pyfuse3.Operations):
         except OverBoundError as error:
             raise FUSEError(errno.EMFILE if error.per_user else errno.ENFILE) from None
         try:
-            self._opened[number] = _Opened(inode, self._generation(inode))
+            self._opened[number] = _Opened(kind, self._generation(kind))
         except BaseException:
             self._holdings.give_back(number)
             raise
@@ -143,13 +144,13 @@ class ControlFs(pyfuse3.Operations):
 
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
         opened = self._opened.get(fh)
-        if opened is None or opened.inode not in self._texts:
+        if opened is None or opened.kind not in self._texts:
             raise FUSEError(errno.EBADF)
-        return self._texts[opened.inode].read(opened.generation, off, min(size, MAX_READ_BYTES))
+        return self._texts[opened.kind].read(opened.generation, off, min(size, MAX_READ_BYTES))
 
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
         opened = self._opened.get(fh)
-        if opened is None or opened.inode != tree.SIMULATE:
+        if opened is None or opened.kind != tree.SIMULATE:
             raise FUSEError(errno.EBADF)
         if len(buf) > MAX_COMMAND_BYTES:
             raise FUSEError(errno.EINVAL)
@@ -198,14 +199,14 @@ class ControlFs(pyfuse3.Operations):
         for fh in list(self._opened):
             self.forget_open_file(fh)
 
-    def _generation(self, inode: int) -> int:
-        """The state that a new open file of `inode` reads."""
-        if inode == tree.SIMULATE:
+    def _generation(self, kind: int) -> int:
+        """The state that a new open file of that kind reads."""
+        if kind == tree.SIMULATE:
             return 0
-        if inode != tree.ZONEINFO:
-            return self._texts[inode].open()
+        if kind != tree.ZONEINFO:
+            return self._texts[kind].open()
         try:
-            generation = self._texts[inode].open()
+            generation = self._texts[kind].open()
         except (KernelFileError, OSError) as error:
             if not self._zoneinfo_failed:
                 log.warning("zoneinfo cannot be shown, opens of it get EIO: %s", error)

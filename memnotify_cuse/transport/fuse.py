@@ -42,7 +42,7 @@ class FuseTransport:
 
     `open_files` is the account in which open text files are counted, which is another's to move when `users` learns
     whose an id is; without it they have an account of their own. `identifiers` are the threads that may ask which open
-    file a descriptor belongs to. `owner` (user and group) owns the files, this process unless given. `on_flood` is that
+    file a descriptor belongs to. `owner` (user and group) owns the files, this process unless given; `first_inode` is that of `Tree`. `on_flood` is that
     of `Connection`.
     """
 
@@ -56,6 +56,7 @@ class FuseTransport:
         open_files: Account | None = None,
         users: Users | None = None,
         owner: tuple[int, int] | None = None,
+        first_inode: int = 0,
         on_flood: Callable[[bool], None] = lambda _flooded: None,
     ) -> None:
         users = users or Users()
@@ -65,7 +66,7 @@ class FuseTransport:
         send = self._connection.send
         self._endpoint = DeviceEndpoint(device, send, identifiers=identifiers, users=users)
         device.on_notified.append(partial(self._connection.serve_who_was_told, self._endpoint))
-        self._tree = Tree(control.zones, owner)
+        self._tree = Tree(control.zones, owner, first_inode)
         self._control_fs = ControlFs(control, self._tree, holdings)
         self._direct = DirectAnswers(self._tree, send, self._control_fs.forget_open_file)
         self._forwarder = Forwarder(send, users, self._connection.charge)

@@ -57,30 +57,41 @@ _DIRECTORY: Final = stat.S_IFDIR | 0o555
 _READABLE: Final = stat.S_IFREG | 0o444
 
 _FIXED: Final = {
-    b"mem_notify": Node(DEVICE, _READABLE),
-    b"zones": Node(ZONES, _DIRECTORY),
-    b"status": Node(STATUS, _READABLE),
-    b"server": Node(SERVER, _READABLE),
-    b"zoneinfo": Node(ZONEINFO, _READABLE),
-    b"simulate": Node(SIMULATE, stat.S_IFREG | 0o200),
+    b"mem_notify": (DEVICE, _READABLE),
+    b"zones": (ZONES, _DIRECTORY),
+    b"status": (STATUS, _READABLE),
+    b"server": (SERVER, _READABLE),
+    b"zoneinfo": (ZONEINFO, _READABLE),
+    b"simulate": (SIMULATE, stat.S_IFREG | 0o200),
 }
-_ROOT_NODE: Final = Node(ROOT, _DIRECTORY)
+"""Name, kind and mode. A kind is an inode less the first one of the tree."""
 
 
 class Tree:
     """The entries there are now. `zones` gives the zones that have a device; a zone keeps its inode.
 
+    All inodes but the root's are above `first_inode`, by which a descriptor of ours can be told from others without
+    asking the file system (`fasync.look`).
+
     `device_inodes` maps the inode of each device file to its zone (None: of all zones). Everything belongs to
     `owner` (user and group, this process's unless given) and dates from `born_ns`.
     """
 
-    def __init__(self, zones: Callable[[], Iterable[ZoneId]], owner: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, zones: Callable[[], Iterable[ZoneId]], owner: tuple[int, int] | None = None, first_inode: int = 0
+    ) -> None:
         self._zones = zones
+        self._first_inode = first_inode
         self.owner = owner or (os.geteuid(), os.getegid())
         self.born_ns = time.time_ns()
-        self.device_inodes: dict[int, ZoneId | None] = {DEVICE: None}
-        self._nodes = {node.inode: node for node in (_ROOT_NODE, *_FIXED.values())}
+        self.device_inodes: dict[int, ZoneId | None] = {first_inode + DEVICE: None}
+        self._fixed = {name: Node(first_inode + kind, mode) for name, (kind, mode) in _FIXED.items()}
+        self._nodes = {node.inode: node for node in (Node(ROOT, _DIRECTORY), *self._fixed.values())}
         self._zone_nodes: dict[ZoneId, Node] = {}
+
+    def kind(self, inode: int) -> int:
+        """Which of the fixed entries an inode is: `ROOT`, `STATUS` and so on."""
+        return inode if inode == ROOT else inode - self._first_inode
 
     def node(self, inode: int) -> Node:
         """The entry of an inode, or `TreeError` (ENOENT)."""
@@ -91,9 +102,10 @@ class Tree:
 
     def children(self, inode: int) -> dict[bytes, Node]:
         """The entries of a directory by name, or `TreeError` (ENOTDIR)."""
-        if inode == ROOT:
-            return _FIXED
-        if inode == ZONES:
+        kind = self.kind(inode)
+        if kind == ROOT:
+            return self._fixed
+        if kind == ZONES:
             return {str(zone).encode(): self._zone_node(zone) for zone in self._zones()}
         raise TreeError(errno.ENOTDIR)
 
@@ -111,7 +123,7 @@ class Tree:
     def _zone_node(self, zone: ZoneId) -> Node:
         node = self._zone_nodes.get(zone)
         if node is None:
-            node = Node(FIRST_ZONE + len(self._zone_nodes), _READABLE)
+            node = Node(self._first_inode + FIRST_ZONE + len(self._zone_nodes), _READABLE)
             self._zone_nodes[zone] = self._nodes[node.inode] = node
             self.device_inodes[node.inode] = zone
         return node

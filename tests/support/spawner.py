@@ -118,7 +118,9 @@ def _start(request: dict[str, Any], asked: socket.socket) -> int:
 def _run(asked: socket.socket) -> None:
     import memnotify_cuse.cli.main
     import memnotify_cuse.cli.serve
-    import memnotify_cuse.daemon  # noqa: F401
+    import memnotify_cuse.daemon
+    import memnotify_cuse.fasync.forker
+    import memnotify_cuse.keeper.setup  # noqa: F401
 
     while message := asked.recv(MESSAGE_BYTES):
         request = json.loads(message)

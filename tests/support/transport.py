@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from memnotify_cuse.transport.cuse import cuse_problem
+from memnotify_cuse.keeper.chardev import cuse_problem
 from tests.support.server import mount_problem
 
 _numbers = itertools.count(1)
