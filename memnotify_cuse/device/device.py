@@ -87,8 +87,7 @@ class Device:
         holder.open_files += 1
         # A bound method is a new object each time it is named.
         wake = self._wakes.setdefault(wake, wake)
-        now = self._pressure.notification
-        file = OpenFile(next(self._numbers), uid, zone, holder, wake, told_rise=now, signalled_rise=now, tried_rise=now)
+        file = OpenFile(next(self._numbers), uid, zone, holder, wake, signalled_rise=self._pressure.notification)
         self._files[file.number] = file
         self._most_files = max(self._most_files, len(self._files))
         self.on_open()
@@ -144,7 +143,6 @@ class Device:
         for file in self._unanswered.values():
             if file.zone in records:
                 file.put(records[file.zone])
-                file.told_rise = self._pressure.notification
         for file in self._herd.pick_watchers(frozenset(records), risen, now_ns):
             self._herd.woken(file)
             self._tell(file, records[file.zone])

@@ -181,6 +181,13 @@ class TestSigio:
         (late,) = bench.subscribers(BOB, 1)
         assert bench.picks(1001, {file.number for file in alices[:2]}) == [late]
 
+    def test_a_user_who_was_told_is_owed_no_more_beyond_the_most_in_all(self) -> None:
+        bench = UserBench(Policy(herd_max=2))
+        alice, bob = bench.subscribers(ALICE, 40)[0], bench.subscribers(BOB, 40)[0]
+        bench.notify(1000)
+        assert bench.signal(1000) == [alice, bob]
+        assert bench.picks(1001, {alice.number, bob.number}) == []
+
 
 class TestBounds:
     def test_a_user_cannot_keep_another_from_opening(self, bench: UserBench) -> None:

@@ -188,6 +188,13 @@ class TestSigio:
         bench.device.subscribe(late, subscribed=True)
         assert bench.picks(1010, told) == [late]
 
+    def test_those_opened_since_keep_to_herd_control(self, bench: UserBench) -> None:
+        rise(bench, 1000)
+        bench.subscribers(ALICE, 40)
+        assert len(bench.picks(1010)) == 0
+        bench.notify(1200, level=LEVEL_CRITICAL)
+        assert len(bench.picks(1200)) == 3
+
     def test_nobody_once_the_pressure_has_ended(self, bench: UserBench) -> None:
         bench.subscribers(ALICE, 3)
         rise(bench, 1000)
@@ -207,6 +214,16 @@ class TestSigio:
         assert record is not None
         assert b" level=critical" in record
         assert bench.reads(file, 1120) is None
+
+    def test_the_guard_time_runs_from_the_signal(self, bench: UserBench) -> None:
+        (file,) = bench.subscribers(ALICE, 1)
+        bench.notify(1000)
+        assert bench.signal(1000) == [file]
+        assert bench.reads(file, 1000)
+        rise(bench, 1100)
+        assert bench.signal(1100) == [file]
+        bench.notify(1250, level=LEVEL_CRITICAL)
+        assert bench.signal(1250) == []
 
     def test_those_of_another_zone_keep_to_herd_control(self, bench: UserBench) -> None:
         bench.subscribers(ALICE, 40, DMA32)

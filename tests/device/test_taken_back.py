@@ -92,6 +92,15 @@ def test_a_wake_before_it_is_not_taken_back(bench: UserBench) -> None:
     assert bench.polls(file, 1002)
 
 
+def test_a_wake_before_it_is_withdrawn_with_its_pressure(bench: UserBench) -> None:
+    (file,) = bench.sleepers(ALICE, 1)
+    bench.device.subscribe(file, subscribed=True)
+    bench.notify(1000)
+    bench.device.not_signalled(file, bench.announces(file, 1001))
+    bench.device.pressure_ended((NORMAL,), 1010 * MS)
+    assert not bench.polls(file, 1020)
+
+
 def test_a_wake_after_it_is_not_taken_back(bench: UserBench) -> None:
     (file,) = bench.sleepers(ALICE, 1)
     bench.device.subscribe(file, subscribed=True)
@@ -123,6 +132,16 @@ def test_a_rise_is_signalled_again(bench: UserBench) -> None:
     bench.notify(1200, level=LEVEL_CRITICAL)
     assert bench.signal(1200) == files
     assert bench.reads(files[0], 1210)
+
+
+def test_a_poll_finds_a_rise_although_the_guard_time_runs(bench: UserBench) -> None:
+    (file,) = bench.subscribers(ALICE, 1)
+    bench.notify(1000)
+    assert bench.polls(file, 1000)
+    assert bench.reads(file, 1000)
+    bench.notify(1100, level=LEVEL_CRITICAL, rises=True)
+    bench.device.not_signalled(file, bench.announces(file, 1100))
+    assert bench.polls(file, 1110)
 
 
 def test_after_a_later_signal_an_earlier_one_cannot_be_taken_back(bench: UserBench) -> None:
