@@ -163,6 +163,21 @@ class TestSigio:
         assert len(bench.woken()) == 97, "100 and 3 wanted, 100 in all"
         assert bench.picks(1000) == bobs[:3]
 
+    def test_who_polls_and_who_is_signalled_share_the_most_in_all(self, bench: UserBench) -> None:
+        bench.sleepers(ALICE, 1600)
+        bench.subscribers(BOB, 1600)
+        bench.notify(1000)
+        assert (len(bench.woken()), len(bench.picks(1000))) == (50, 50)
+
+    def test_the_user_who_was_signalled_longest_ago_is_first(self, bench: UserBench) -> None:
+        (alice,) = bench.subscribers(ALICE, 1, NORMAL)
+        bench.subscribers(BOB, 1, DMA32)
+        bench.notify(1000, NORMAL)
+        assert bench.signal(1000) == [alice]
+        bench.subscribers(ALICE, 1, DMA32)
+        bench.notify(1200, DMA32)
+        assert users_of(bench.picks(1200)) == [BOB, ALICE]
+
     def test_those_signalled_count_for_their_own_user(self, bench: UserBench) -> None:
         alices = bench.subscribers(ALICE, 40)
         bobs = bench.subscribers(BOB, 40)
