@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from memnotify_cuse.board import NOTIFY_INTERVAL_NS, Board, UnknownZoneError, ZoneState
 from memnotify_cuse.kernel.zoneinfo import ZoneId
+from memnotify_cuse.record import LEVEL_CRITICAL, LEVEL_LOW, LEVEL_MEDIUM
 
 NORMAL = ZoneId(0, "Normal")
 DMA32 = ZoneId(0, "DMA32")
@@ -17,10 +20,12 @@ class Listener:
     def __init__(self) -> None:
         self.notified_zones: list[tuple[int, dict[ZoneId, str | None]]] = []
         self.ended: list[tuple[int, tuple[ZoneId, ...]]] = []
+        self.rises: list[tuple[int, ZoneId, str]] = []
 
     def notified(self, zones: tuple[ZoneState, ...], now_ns: int) -> None:
         assert all(state.under_pressure for state in zones)
         self.notified_zones.append((now_ns // MS, {state.zone: state.reason for state in zones}))
+        self.rises += [(now_ns // MS, state.zone, state.level) for state in zones if state.rises]
 
     def pressure_ended(self, zones: tuple[ZoneId, ...], now_ns: int) -> None:
         self.ended.append((now_ns // MS, zones))
@@ -38,8 +43,9 @@ def calm() -> list[ZoneState]:
     return [state(DMA, -1), state(DMA32, 0, free=5000), state(NORMAL, 0, free=5000)]
 
 
-def pressed(*zones: ZoneId) -> list[ZoneState]:
-    return [state(each.zone, 1, reason="anon_scan") if each.zone in zones else each for each in calm()]
+def pressed(*zones: ZoneId, level: str = LEVEL_LOW) -> list[ZoneState]:
+    under = {zone: replace(state(zone, 1, reason="anon_scan"), level=level) for zone in zones}
+    return [under.get(each.zone, each) for each in calm()]
 
 
 @pytest.fixture
@@ -189,3 +195,93 @@ def test_the_record_of_a_state() -> None:
         b"node=0 zone=Normal pressure=1 free_pages=1000 high_pages=600 reserve_pages=50 reclaim_target_kb=4800 "
         b"reason=anon_scan time_ns=7 level=low\n"
     )
+
+
+class TestRise:
+    """A level above the highest one told in a zone's pressure is told to everybody, at once."""
+
+    def play(self, board: Board, *levels: tuple[int, str | None], evidence: bool = False) -> None:
+        """Publish `levels` of the Normal zone at these times in ms, None for no pressure; the first with evidence."""
+        for now_ms, level in levels:
+            drive(board, now_ms, now_ms)
+            first = evidence or not board.states[NORMAL].under_pressure
+            states = calm() if level is None else pressed(NORMAL, level=level)
+            board.publish(states, [NORMAL] if level and first else [], now_ms * MS)
+
+    def test_pressure_that_begins_low_or_medium_is_none(self, board: Board, listener: Listener) -> None:
+        self.play(board, (0, LEVEL_LOW), (1000, None), (2000, LEVEL_MEDIUM))
+        assert listener.times_ms == [0, 2000]
+        assert listener.rises == []
+
+    def test_pressure_that_begins_critical_is_one(self, board: Board, listener: Listener) -> None:
+        self.play(board, (0, LEVEL_CRITICAL))
+        assert listener.rises == [(0, NORMAL, LEVEL_CRITICAL)]
+
+    def test_is_notified_without_new_evidence_once(self, board: Board, listener: Listener) -> None:
+        self.play(board, (0, LEVEL_LOW), (1000, LEVEL_MEDIUM), (1500, LEVEL_MEDIUM), (2000, LEVEL_CRITICAL))
+        self.play(board, (2500, LEVEL_CRITICAL), (3000, LEVEL_CRITICAL))
+        assert listener.times_ms == [0, 1000, 2000]
+        assert listener.rises == [(1000, NORMAL, LEVEL_MEDIUM), (2000, NORMAL, LEVEL_CRITICAL)]
+
+    def test_waits_for_the_rate_and_comes_as_soon_as_it_allows(self, board: Board, listener: Listener) -> None:
+        self.play(board, (0, LEVEL_LOW), (30, LEVEL_CRITICAL))
+        assert listener.times_ms == [0]
+        assert board.deadline_ns == NOTIFY_INTERVAL_NS
+        drive(board, 30, 1000)
+        assert listener.rises == [(200, NORMAL, LEVEL_CRITICAL)]
+        assert board.deadline_ns is None
+
+    def test_that_is_over_before_its_time_is_not_told(self, board: Board, listener: Listener) -> None:
+        self.play(board, (0, LEVEL_LOW), (30, LEVEL_CRITICAL), (60, LEVEL_LOW))
+        assert board.deadline_ns is None
+        self.play(board, (90, LEVEL_CRITICAL), (120, None))
+        assert board.deadline_ns is None
+        drive(board, 120, 1000)
+        assert listener.times_ms == [0]
+
+    def test_a_level_reached_before_the_first_notification_is_none_unless_it_is_critical(
+        self, board: Board, listener: Listener
+    ) -> None:
+        board.publish(pressed(DMA32), [DMA32], 0)
+        board.publish(pressed(DMA32, NORMAL, level=LEVEL_LOW), [NORMAL], 30 * MS)
+        board.publish(pressed(DMA32, NORMAL, level=LEVEL_MEDIUM), [], 60 * MS)
+        drive(board, 60, 1000)
+        assert listener.rises == [(200, DMA32, LEVEL_MEDIUM)]
+        assert list(listener.notified_zones[-1][1]) == [NORMAL, DMA32]
+
+    def test_a_level_that_swings_does_not_tell_everybody_at_each_swing(self, board: Board, listener: Listener) -> None:
+        swings = [(ms, (LEVEL_LOW, LEVEL_CRITICAL, LEVEL_MEDIUM)[ms // 3000 % 3]) for ms in range(0, 60_000, 3000)]
+        self.play(board, *swings, evidence=True)
+        assert listener.rises == [(3000, NORMAL, LEVEL_CRITICAL)]
+        assert len(listener.times_ms) == len(swings)
+
+    def test_the_same_level_rises_again_after_ten_seconds_below_it(self, board: Board, listener: Listener) -> None:
+        self.play(board, (0, LEVEL_CRITICAL), (1000, LEVEL_MEDIUM), (10_999, LEVEL_CRITICAL))
+        assert listener.rises == [(0, NORMAL, LEVEL_CRITICAL)]
+        self.play(board, (11_500, LEVEL_LOW), (15_000, LEVEL_MEDIUM), (21_500, LEVEL_CRITICAL))
+        assert listener.rises[1:] == [(21_500, NORMAL, LEVEL_CRITICAL)]
+
+    def test_the_level_that_it_fell_to_is_the_one_that_counts(self, board: Board, listener: Listener) -> None:
+        self.play(board, (0, LEVEL_CRITICAL), (1000, LEVEL_LOW), (11_000, LEVEL_LOW), (12_000, LEVEL_MEDIUM))
+        assert listener.rises[1:] == [(12_000, NORMAL, LEVEL_MEDIUM)]
+
+    def test_the_end_of_the_pressure_forgets_what_was_told(self, board: Board, listener: Listener) -> None:
+        self.play(board, (0, LEVEL_CRITICAL), (1000, None), (1500, LEVEL_LOW), (2000, LEVEL_CRITICAL))
+        assert [now_ms for now_ms, _, _ in listener.rises] == [0, 2000]
+
+    def test_each_zone_has_its_own(self, board: Board, listener: Listener) -> None:
+        board.publish(pressed(NORMAL), [NORMAL], 0)
+        critical = pressed(DMA32, level=LEVEL_CRITICAL)[1]
+        board.publish([pressed(NORMAL)[0], critical, pressed(NORMAL)[2]], [NORMAL, DMA32], 1000 * MS)
+        assert listener.rises == [(1000, DMA32, LEVEL_CRITICAL)]
+        assert list(listener.notified_zones[-1][1]) == [NORMAL, DMA32]
+
+    def test_a_simulation_is_of_level_low_whatever_the_machine_does(self, board: Board, listener: Listener) -> None:
+        board.simulate(NORMAL, 1000 * MS, 0)
+        board.publish([replace(each, level=LEVEL_CRITICAL) for each in calm()], [], 300 * MS)
+        assert board.states[NORMAL].level == LEVEL_LOW
+        assert listener.rises == []
+
+    def test_the_states_that_others_look_at_are_not_marked(self, board: Board) -> None:
+        self.play(board, (0, LEVEL_CRITICAL))
+        assert not board.states[NORMAL].rises

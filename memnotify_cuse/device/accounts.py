@@ -4,7 +4,9 @@ A user may hold up to a bound of its own, and never more than a share of what is
 from being emptied by many users together: the fuller it is, the less each may take, and the next one to come still gets
 something (the *dynamic thresholds* of shared switch buffers, Choudhury and Hahne 1998). A reserve is for root alone.
 
-The user ids of a user namespace belong to the user who made it, where the kernel says who that is (`count_to`).
+The user ids of a user namespace belong to the user who made it, where the kernel says who that is (`count_to`). Until
+then each of them is a user of its own, and one user may have 65,536 of them. So all ids of the range that subordinate
+ids are given out from may hold no more than a part of the stock together, which leaves the rest to those who log in.
 """
 
 from __future__ import annotations
@@ -12,8 +14,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
-ROOT_UID = 0
+ROOT_UID: Final = 0
+
+FIRST_SUBORDINATE_UID: Final = 100_000
+"""SUB_UID_MIN of login.defs(5), above UID_MAX: subuid(5) ranges and containers' users are from here on."""
 
 
 class OverBoundError(Exception):
@@ -28,13 +34,15 @@ class OverBoundError(Exception):
 class Bounds:
     """How much there is in all, how much one user may hold, and what is kept back for root.
 
-    A user other than root may hold no more than 1/`share_divisor` of what is left beside the reserve.
+    A user other than root may hold no more than 1/`share_divisor` of what is left beside the reserve, and the ids that
+    may be subordinate ones no more than 1/`subordinate_divisor` of all beside it together.
     """
 
     total: int
     per_user: int
     root_reserve: int
     share_divisor: int = 4
+    subordinate_divisor: int = 2
 
 
 class Users:
@@ -91,6 +99,7 @@ class Account:
     def __init__(self, bounds: Bounds) -> None:
         self.bounds = bounds
         self._held: Counter[int] = Counter()
+        self._held_by_subordinates = 0
         self.held = 0
 
     @property
@@ -110,23 +119,30 @@ class Account:
             share = bounds.per_user
         else:
             left = bounds.total - bounds.root_reserve - self.held
+            if user >= FIRST_SUBORDINATE_UID:
+                theirs = (bounds.total - bounds.root_reserve) // bounds.subordinate_divisor
+                left = min(left, theirs - self._held_by_subordinates)
             share = min(bounds.per_user, left // bounds.share_divisor)
         if left <= 0:
             raise OverBoundError(per_user=False)
         if self._held[user] >= max(share, 1):
             raise OverBoundError(per_user=True)
-        self._held[user] += 1
-        self.held += 1
+        self._add(user, 1)
 
     def give_back(self, user: int) -> None:
         """One less for `user`."""
-        self.held -= 1
-        self._held[user] -= 1
-        if not self._held[user]:
-            del self._held[user]
+        self._add(user, -1)
 
     def move(self, user: int, owner: int) -> None:
         """What `user` holds is counted to `owner`, over its bound if need be."""
-        held = self._held.pop(user, 0)
-        if held:
-            self._held[owner] += held
+        held = self._held[user]
+        self._add(user, -held)
+        self._add(owner, held)
+
+    def _add(self, user: int, count: int) -> None:
+        self.held += count
+        if user >= FIRST_SUBORDINATE_UID:
+            self._held_by_subordinates += count
+        self._held[user] += count
+        if not self._held[user]:
+            del self._held[user]

@@ -53,7 +53,7 @@ class Device:
         self._wakes: dict[Wake, Wake] = {}
         self._unanswered: dict[int, OpenFile] = {}
         self._pressure = Pressure(page_kb)
-        self._herd = Herd(self.policy, self._pressure, self._guard_passed)
+        self._herd = Herd(self.policy, self._pressure, self._guard_ns)
         self.users.on_learned(self._count_to)
 
     @property
@@ -90,8 +90,7 @@ class Device:
         holder.open_files += 1
         # A bound method is a new object each time it is named.
         wake = self._wakes.setdefault(wake, wake)
-        now = self._pressure.notification
-        file = OpenFile(next(self._numbers), uid, zone, holder, wake, told_rise=now, signalled_rise=now, tried_rise=now)
+        file = OpenFile(next(self._numbers), uid, zone, holder, wake, signalled_rise=self._pressure.notification)
         self._files[file.number] = file
         self._most_files = max(self._most_files, len(self._files))
         self.on_open()
@@ -147,7 +146,6 @@ class Device:
         for file in self._unanswered.values():
             if file.zone in records:
                 file.put(records[file.zone])
-                file.told_rise = self._pressure.notification
         for file in self._herd.pick_watchers(frozenset(records), risen, now_ns):
             self._herd.woken(file)
             self._tell(file, records[file.zone])
@@ -229,13 +227,17 @@ class Device:
             # A dict keeps the room that it once needed, however few entries are left.
             self._files, self._unanswered = dict(self._files), dict(self._unanswered)
             self._holders, self._most_files = dict(self._holders), len(self._files)
+            self._herd.give_memory_back()
 
     def _expire_hold(self, file: OpenFile, now_ns: int) -> None:
         if file.answered_ns is not None and now_ns - file.answered_ns >= self.policy.hold_ns:
             file.pending, file.answered_ns = False, None
 
+    def _guard_ns(self, user: int) -> int:
+        return self.policy.guard_ns(self.open_files_of(user))
+
     def _guard_passed(self, file: OpenFile, now_ns: int) -> bool:
-        return file.told_ns is None or now_ns - file.told_ns >= self.policy.guard_ns(self.open_files_of(file.user))
+        return file.told_ns is None or now_ns - file.told_ns >= self._guard_ns(file.user)
 
     def _has_risen(self, file: OpenFile) -> bool:
         return self._pressure.rise_of(file.zone) > file.told_rise

@@ -22,20 +22,20 @@ _Zones = frozenset[ZoneId | None]
 
 
 class Herd:
-    """The files that wait, and whose turn it is. `guard_passed(file, now_ns)` is whether a file may be told again.
+    """The files that wait, and whose turn it is. `guard_ns(user)` is for how long a file that was told is left alone.
 
     `_zones` are those of the last notification whose level did not rise in it, `_waited` is how many watchers of them
     each user had then.
     """
 
-    def __init__(self, policy: Policy, pressure: Pressure, guard_passed: Callable[[OpenFile, int], bool]) -> None:
+    def __init__(self, policy: Policy, pressure: Pressure, guard_ns: Callable[[int], int]) -> None:
         self.watchers = Lines()
         self.subscribers = Lines()
         self._rise_due = Lines()
         self._places = itertools.count(1)
         self._policy = policy
         self._pressure = pressure
-        self._guard_passed = guard_passed
+        self._guard_ns = guard_ns
         self._zones: _Zones = frozenset()
         self._waited: dict[int, int] = {}
 
@@ -43,6 +43,10 @@ class Herd:
         """`file` waits for nothing any more."""
         self.watchers.remove(file)
         self.unsubscribe(file)
+
+    def give_memory_back(self) -> None:
+        for lines in (self.watchers, self.subscribers, self._rise_due):
+            lines.give_memory_back()
 
     def move(self, user: int, owner: int) -> None:
         """The files of `user` are `owner`'s from now on."""
@@ -65,11 +69,7 @@ class Herd:
         shares, (most, _) = self._shares(self._zones)
         offers = (
             Offer(
-                (
-                    file
-                    for file in _about(line, self._zones)
-                    if not file.awaits_answer and self._guard_passed(file, now_ns)
-                ),
+                (file for file in self._due(line, self._zones, now_ns) if not file.awaits_answer),
                 shares[line.user][0],
             )
             for line in self.watchers.in_turn()
@@ -102,12 +102,8 @@ class Herd:
         shares, (_, most) = self._shares(zones)
         offers = (
             Offer(
-                (
-                    file
-                    for file in _about(line, zones)
-                    # Looking for owners can take longer than the guard time.
-                    if file.number not in passed_over and self._guard_passed(file, now_ns)
-                ),
+                # Looking for owners can take longer than the guard time.
+                (file for file in self._due(line, zones, now_ns) if file.number not in passed_over),
                 shares[line.user][1] - told[line.user],
                 owed=line.user not in told,
             )
@@ -149,6 +145,11 @@ class Herd:
         for file in picked:
             file.tried_rise = self._pressure.notification
         return picked
+
+    def _due(self, line: Line, zones: _Zones, now_ns: int) -> Iterator[OpenFile]:
+        """The files of `line` about `zones` whose guard time has passed."""
+        latest_ns = now_ns - self._guard_ns(line.user)
+        return (file for file in _about(line, zones) if file.told_ns is None or file.told_ns <= latest_ns)
 
     def _expect_signal_of_rise(self, file: OpenFile) -> None:
         if self._is_rise_due(file):

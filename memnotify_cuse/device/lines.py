@@ -38,7 +38,11 @@ class Line:
 
     def count(self, zones: Collection[ZoneId | None]) -> int:
         """How many of the files are about one of `zones`."""
-        return sum(count for zone, count in self._in_zone.items() if zone in zones)
+        total = 0
+        for zone, count in self._in_zone.items():
+            if zone in zones:
+                total += count
+        return total
 
 
 class Lines:
@@ -76,9 +80,14 @@ class Lines:
         line.remove(file)
         self._files -= 1
         if not line.files:
-            # A dict keeps the room that it once needed, for as long as it is kept.
             del self._lines[line.user]
         return True
+
+    def give_memory_back(self) -> None:
+        """Make the tables anew: a dict keeps the room that it once needed, however few entries are left."""
+        self._lines = dict(self._lines)
+        for line in self._lines.values():
+            line.files = dict(line.files)
 
     def to_end(self, file: OpenFile) -> None:
         """`file` had its turn, and so had its user."""
