@@ -156,7 +156,7 @@ class Connection:
     def _step(self) -> _Got:
         """Receive what there is, but not much at a time, and serve one request, if there is one."""
         queued = self._queued
-        got = self._receive() if queued.count < MAX_QUEUED else _Got.REQUEST
+        got = self._receive()
         if not queued.count:
             return got
         for _ in range(RECEIVED_PER_SERVED):
