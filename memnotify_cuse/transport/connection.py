@@ -102,7 +102,7 @@ class Connection:
     @property
     def queued(self) -> int:
         """How many requests were received and wait for their turn."""
-        return len(self._queued)
+        return self._queued.count
 
     def charge(self, busy_s: float) -> None:
         """A request took so long elsewhere."""
@@ -117,13 +117,15 @@ class Connection:
             now_s = clock_s()
             self._gauge.update(now_s)
             end_s = now_s + SERVING_S
+            busy_s = 0.0
             while now_s < end_s:
                 began_s, got = now_s, self._step()
                 now_s = clock_s()
                 if got is _Got.REQUEST:
-                    self._gauge.add(now_s - began_s)
+                    busy_s += now_s - began_s
                 elif got is _Got.END or not select.select([self._fd], [], [], LINGER_S)[0]:
                     break
+            self._gauge.add(busy_s)
             self._gauge.update(now_s)
 
     def serve_who_was_told(self, endpoint: DeviceEndpoint) -> None:
@@ -143,7 +145,7 @@ class Connection:
 
     async def _wait(self) -> None:
         """Until there may be something to serve, or to find out that the flood is over."""
-        if self._queued:
+        if self._queued.count:
             await trio.lowlevel.checkpoint()
         elif self._gauge.flooded:
             with trio.move_on_after(WINDOW_S):
@@ -153,17 +155,18 @@ class Connection:
 
     def _step(self) -> _Got:
         """Receive what there is, but not much at a time, and serve one request, if there is one."""
-        got = self._receive() if len(self._queued) < MAX_QUEUED else _Got.REQUEST
-        if not self._queued:
+        queued = self._queued
+        got = self._receive()
+        if not queued.count:
             return got
         for _ in range(RECEIVED_PER_SERVED):
-            if got is not _Got.REQUEST or len(self._queued) >= MAX_QUEUED:
+            if got is not _Got.REQUEST or queued.count >= MAX_QUEUED:
                 break
             got = self._receive()
         # What was queued may have been interrupted meanwhile.
-        if got is _Got.END or not self._queued:
+        if got is _Got.END or not queued.count:
             return got
-        _, (header, message) = self._queued.take()
+        _, (header, message) = queued.take()
         self._serve(header, memoryview(message))
         return _Got.REQUEST
 
@@ -182,9 +185,8 @@ class Connection:
                 return _Got.END
             raise
         message = self._view[:length]
-        at_once = self._first and not self._queued
-        self._first = False
-        if at_once:
+        if self._first and not self._queued.count:
+            self._first = False
             self.receive(message)
         else:
             self._queue(message)
@@ -201,7 +203,8 @@ class Connection:
         if header is None:
             return
         if header.opcode in AT_ONCE or len(message) > MAX_QUEUED_BYTES:
-            self._serve(header, message)
+            if not self._ends_queued(header, message):
+                self._serve(header, message)
         else:
             self._queued.put(self._users.of(header.uid), header.unique, (header, bytes(message)))
 
@@ -214,16 +217,17 @@ class Connection:
 
     def _serve(self, header: wire.Header, message: memoryview) -> None:
         try:
-            if header.opcode == wire.Opcode.INTERRUPT and self._end_queued(wire.decode_interrupt(message)):
-                return
             self._dispatch(header, message)
         except Exception as error:
             self._errors.unexpected(f"unexpected error in request {header.opcode}; answered with EIO", error)
             if header.opcode not in NO_REPLY:
                 self.send(wire.encode_error(header.unique, errno.EIO))
 
-    def _end_queued(self, unique: int) -> bool:
-        """End a request whose turn has not come with EINTR; False if it is not queued."""
+    def _ends_queued(self, header: wire.Header, message: memoryview) -> bool:
+        """Whether it is the INTERRUPT of a request whose turn has not come, which then is ended with EINTR."""
+        if header.opcode != wire.Opcode.INTERRUPT or len(message) < wire.INTERRUPT_BYTES:
+            return False
+        unique = wire.decode_interrupt(message)
         if self._queued.remove(unique) is None:
             return False
         self.send(wire.encode_error(unique, errno.EINTR))

@@ -89,16 +89,15 @@ class FuseTransport:
 
     def dispatch(self, header: wire.Header, message: memoryview) -> None:
         """Answer a request on a device file, a name or attributes, hand everything else to pyfuse3."""
-        if header.opcode == wire.Opcode.INTERRUPT:
+        if header.inode in self._tree.device_inodes:
+            if header.opcode == wire.Opcode.OPEN:
+                self._endpoint.open(header, message, self._tree.device_inodes[header.inode])
+                return
+            if self._endpoint.handle(header, message):
+                return
+        elif header.opcode == wire.Opcode.INTERRUPT:
             if not self._forwarder.interrupt(wire.decode_interrupt(message)):
                 self._endpoint.handle(header, message)
-        elif header.inode in self._tree.device_inodes and self._on_device(header, message):
-            pass
-        elif not self._direct.handle(header, message):
+            return
+        if not self._direct.handle(header, message):
             self._forwarder.forward(header, message)
-
-    def _on_device(self, header: wire.Header, message: memoryview) -> bool:
-        if header.opcode == wire.Opcode.OPEN:
-            self._endpoint.open(header, message, self._tree.device_inodes[header.inode])
-            return True
-        return self._endpoint.handle(header, message)

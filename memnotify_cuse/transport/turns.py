@@ -12,23 +12,26 @@ T = TypeVar("T")
 
 
 class Turns(Generic[T]):
-    """Items by user, first in first out within a user. Each has a key of its own, by which it can be taken back."""
+    """Items by user, first in first out within a user. Each has a key of its own, by which it can be taken back.
+
+    `count` is how many there are: an attribute, because it is looked at with every request.
+    """
 
     def __init__(self) -> None:
         # Ordered dictionaries, because the first entry of a dict is slow to find once many before it were removed.
         self._queues: OrderedDict[int, OrderedDict[int, T]] = OrderedDict()
         self._user_of: dict[int, int] = {}
-
-    def __len__(self) -> int:
-        return len(self._user_of)
+        self.count = 0
 
     def put(self, user: int, key: int, item: T) -> None:
-        """Queue `item` as the last one of `user`."""
+        """Queue `item` as the last one of `user`, in place of one that has the same key."""
+        self.remove(key)
         queue = self._queues.get(user)
         if queue is None:
             queue = self._queues[user] = OrderedDict()
         queue[key] = item
         self._user_of[key] = user
+        self.count += 1
 
     def next(self) -> tuple[int, T]:
         """Key and item of the next turn, which stays queued; LookupError if nothing is."""
@@ -42,6 +45,7 @@ class Turns(Generic[T]):
         queue = self._queues[user]
         key, item = queue.popitem(last=False)
         del self._user_of[key]
+        self.count -= 1
         if queue:
             self._queues.move_to_end(user)
         else:
@@ -54,6 +58,7 @@ class Turns(Generic[T]):
         if user is None:
             return None
         item = self._queues[user].pop(key)
+        self.count -= 1
         if not self._queues[user]:
             del self._queues[user]
         return item

@@ -102,6 +102,7 @@ _CUSE_INIT_OUT: Final = struct.Struct("=8I40x")
 _NOTIFY_POLL_OUT: Final = struct.Struct("=IiQQ")
 
 HEADER_BYTES: Final = _HEADER.size
+INTERRUPT_BYTES: Final = HEADER_BYTES + _INTERRUPT.size
 PROTOCOL_MAJOR: Final = 7
 PROTOCOL_MINOR: Final = 31
 CUSE_MAX_TRANSFER_BYTES: Final = 64 * 1024

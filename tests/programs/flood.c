@@ -1,6 +1,5 @@
 /* flood UID FILE attributes|text THREADS: so many threads of that user ask for attributes of FILE, or read it, without
  * end. Prints the number of threads once all of them run; ends when its standard input does. */
-#define _GNU_SOURCE
 #include <fcntl.h>
 #include <grp.h>
 #include <pthread.h>

@@ -126,3 +126,6 @@ def test_an_interrupt_ends_a_request_that_still_waits(bench: Bench) -> None:
     assert not bench.forwarder.interrupt(waits)
     assert not bench.forwarder.interrupt(passed_on)
     assert (bench.replies(), bench.forwarder.waiting) == ([], 0)
+    for _ in range(WAITING_BOUNDS.per_user):
+        bench.ask(ATTACKER)
+    assert bench.replies() == []

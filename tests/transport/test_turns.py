@@ -10,7 +10,7 @@ from memnotify_cuse.transport.turns import Turns
 
 
 def taken(turns: Turns[str]) -> list[str]:
-    return [turns.take()[1] for _ in range(len(turns))]
+    return [turns.take()[1] for _ in range(turns.count)]
 
 
 def test_who_comes_behind_thousands_of_another_user_is_next_but_one() -> None:
@@ -42,6 +42,13 @@ def test_what_is_taken_back_has_no_turn() -> None:
         turns.take()
 
 
+def test_a_key_that_comes_again_takes_the_place_of_the_first() -> None:
+    turns: Turns[str] = Turns()
+    turns.put(1, 10, "a")
+    turns.put(2, 10, "b")
+    assert (turns.count, taken(turns)) == (1, ["b"])
+
+
 @given(st.lists(st.tuples(st.integers(0, 3), st.booleans()), max_size=60))
 def test_nothing_is_lost_or_served_twice(puts: list[tuple[int, bool]]) -> None:
     turns: Turns[int] = Turns()
@@ -52,5 +59,5 @@ def test_nothing_is_lost_or_served_twice(puts: list[tuple[int, bool]]) -> None:
             kept.add(key)
         else:
             assert turns.remove(key) == key
-    assert len(turns) == len(kept)
-    assert {turns.take()[0] for _ in range(len(turns))} == kept
+    assert turns.count == len(kept)
+    assert {turns.take()[0] for _ in range(turns.count)} == kept
