@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from memnotify_cuse.kernel.errors import MalformedKernelFileError
 
 _TITLE = re.compile(r"Filename\s+Type\s+Size\s+Used\s+Priority\n")
-# Read as latin-1, the UTF-8 of "à" has U+00A0 and that of "Å" U+0085: white space and a line end to Python's str methods.
+# Not \S: read as latin-1, the UTF-8 of "à" has U+00A0, and that of "Å" U+0085, which Python takes for a line end.
 _LINE = re.compile(r"([^ \t]+)\s+([a-z]+)\s+([0-9]{1,20})\s+([0-9]{1,20})\s+(-?[0-9]{1,6})")
 _ZRAM = re.compile(r"/dev/(zram[0-9]{1,6})")
 _MM_STAT = re.compile(r"\s*([0-9]{1,20})\s+[0-9]{1,20}\s+([0-9]{1,20})\s[0-9\s-]*")

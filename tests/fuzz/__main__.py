@@ -53,6 +53,8 @@ def _in_parallel(fuzz: Callable[[int, int], Outcome], count: int, seed: int, job
     """`count` in all, each job with a seed of its own: `seed`, `seed` + 1, and so on."""
     counts = [count // jobs + (number < count % jobs) for number in range(jobs)]
     start_s = time.monotonic()
+    if jobs == 1:
+        return fuzz(count, seed)
     with ProcessPoolExecutor(jobs) as pool:
         outcomes = list(pool.map(fuzz, counts, range(seed, seed + jobs)))
     return merged(outcomes, time.monotonic() - start_s)

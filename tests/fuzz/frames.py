@@ -23,6 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import fields, replace
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -83,6 +84,7 @@ _HEADER: Final = struct.Struct("=IIQQIIIHH")
 _UNIQUE: Final = struct.Struct("=Q")
 _LENGTH: Final = struct.Struct("=I")
 _OUT: Final = struct.Struct("=IiQ")
+_INTERRUPT_BYTES: Final = wire.HEADER_BYTES + 8
 _RELEASE_BYTES: Final = wire.HEADER_BYTES + 8
 _DECODERS: Final = {name: value for name, value in sorted(vars(wire).items()) if name.startswith("decode_")}
 _KERNEL_MAX_ERRNO: Final = 511
@@ -139,6 +141,7 @@ class Kernel:
         self._device_inodes = device_inodes
         self._unique = 0
         self._held: dict[int, int] = {}
+        self.held_ever = 0
 
     def new_unique(self) -> int:
         self._unique += 2
@@ -161,12 +164,16 @@ class Kernel:
             return self._take(None)
         _, opcode, unique, inode, *_ = _HEADER.unpack_from(frame)
         problems = self._take((opcode, unique) if opcode not in NO_REPLY else None)
+        named = int.from_bytes(frame[40:48], sys.byteorder) if len(frame) >= _INTERRUPT_BYTES else None
+        if opcode == wire.Opcode.INTERRUPT and named in self._held:
+            problems.append("a held read was not answered when it was interrupted")
         for_device = self._device_inodes is None or inode in self._device_inodes
         fh = int.from_bytes(frame[40:48], sys.byteorder)
         if problems == ["no reply"]:
             problems = []
             if opcode == wire.Opcode.READ and for_device:
                 self._held[unique] = fh
+                self.held_ever += 1
             else:
                 problems = [f"no reply to opcode {opcode}"]
         if opcode == wire.Opcode.RELEASE and for_device and len(frame) >= _RELEASE_BYTES:
@@ -252,8 +259,9 @@ def cuse_kernel() -> Iterator[Kernel]:
 
 
 def _policy() -> Policy:
-    """Everybody may be told at any notification, so that held reads come and go."""
-    return Policy(guard_step_ns=0)
+    """Everybody may be told at any notification, so that held reads come and go, whatever the clock says."""
+    times = {each.name: 0 for each in fields(Policy) if each.name in ("guard_step_ns", "hold_ns")}
+    return replace(Policy(), **times)
 
 
 def _zone_state(status: int) -> ZoneState:
@@ -272,7 +280,7 @@ def valid_frame(kernel: Kernel, random: Random) -> bytes:
         opcode = wire.Opcode.RELEASE
     match opcode:
         case wire.Opcode.OPEN:
-            body = struct.pack("=II", random.choice((0, os.O_NONBLOCK, os.O_RDWR, random.getrandbits(32))), 0)
+            body = struct.pack("=II", random.choice((0, 0, 0, os.O_NONBLOCK, os.O_RDWR, random.getrandbits(32))), 0)
         case wire.Opcode.READ:
             size = random.choice((0, 1, 4096, 1 << 20, random.getrandbits(32)))
             flags = random.choice((0, os.O_NONBLOCK, os.O_NONBLOCK, random.getrandbits(32)))
@@ -296,15 +304,15 @@ def valid_frame(kernel: Kernel, random: Random) -> bytes:
 
 _FORGETS: Final = frozenset({wire.Opcode.FORGET, wire.Opcode.BATCH_FORGET})
 _DEVICE_OPCODES: Final = (
-    *(wire.Opcode.OPEN, wire.Opcode.READ, wire.Opcode.READ, wire.Opcode.POLL, wire.Opcode.POLL),
+    *(wire.Opcode.OPEN, wire.Opcode.OPEN, wire.Opcode.READ, wire.Opcode.READ, wire.Opcode.POLL, wire.Opcode.POLL),
     *(wire.Opcode.RELEASE, wire.Opcode.FLUSH, wire.Opcode.INTERRUPT, wire.Opcode.CUSE_INIT),
 )
 
 
 def frame_for(kernel: Kernel, random: Random) -> bytes:
-    """The next frame: one in ten as it is, the others mutated, with a number of their own."""
+    """The next frame: three in ten as they are, the others mutated, with a number of their own."""
     frame = valid_frame(kernel, random)
-    if random.random() < 0.1:
+    if random.random() < 0.3:
         return frame
     # A FORGET is never so large: that would take 4,096 inodes at once, and there is one for each zone and text.
     if random.random() < 0.001 and int.from_bytes(frame[4:8], sys.byteorder) not in _FORGETS:
@@ -338,8 +346,6 @@ def _close_all(kernel: Kernel) -> list[str]:
         body = _UNIQUE.pack(unique)
         header = _HEADER.pack(48, wire.Opcode.INTERRUPT, kernel.new_unique(), DEVICE, 0, 0, 1, 0, 0)
         problems += kernel.sends(header + body)
-    if kernel.held:
-        problems.append("a held read was not answered when it was interrupted")
     for fh in list(kernel.files):
         header = _HEADER.pack(64, wire.Opcode.RELEASE, kernel.new_unique(), DEVICE, 0, 0, 1, 0, 0)
         problems += kernel.sends(header + struct.pack("=QIIQ", fh, 0, 0, 0))
@@ -363,25 +369,29 @@ def fuzz_frames(count: int, seed: int) -> Outcome:
             _decode(frame, findings)
             problems = kernel.sends(frame)
             if number % FRAMES_PER_NOTIFICATION < len(kernels):
-                _notify(kernel, random)
-                problems += kernel.take_replies()
+                problems += _notify(kernel, random)
                 facts["notifications"] += 1
             problems += _complaints(logged, facts)
             for problem in problems:
                 findings.add(f"{kernel.name}: {problem}", f"frame {number} of seed {seed}: {frame[:256].hex()}")
         for kernel in kernels:
             facts["open files at the end"] += kernel.device.open_files
+            facts["reads were held"] += kernel.held_ever
             for problem in [*_close_all(kernel), *_complaints(logged, facts)]:
                 findings.add(f"{kernel.name}: {problem}", f"seed {seed}")
     return Outcome("frames", count, time.monotonic() - start_s, findings, facts)
 
 
-def _notify(kernel: Kernel, random: Random) -> None:
+def _notify(kernel: Kernel, random: Random) -> list[str]:
+    """Pressure, for a moment or longer: what was wrong with that. An exception would end the server's scanner."""
     now_ns = time.monotonic_ns()
-    if random.random() < 0.5:
+    try:
         kernel.device.notified((_zone_state(1),), now_ns)
-    else:
-        kernel.device.pressure_ended((ZONE,), now_ns)
+        if random.random() < 0.8:
+            kernel.device.pressure_ended((ZONE,), now_ns)
+    except Exception as error:
+        return [f"a notification raised {type(error).__name__}", *kernel.take_replies()]
+    return kernel.take_replies()
 
 
 def _complaints(logged: _Records, facts: Counter[str]) -> list[str]:

@@ -35,6 +35,9 @@ END_S: Final = 90.0
 """How long the program may take to end, behind its time: it gives those that hang 30 s, and its dead 30 s more."""
 
 SETTLE_S: Final = 60.0
+TELL_S: Final = 1.0
+"""Of simulated pressure, to tell a poller: longer than the least time between two notifications, 200 ms."""
+
 BURST_S: Final = 0.05
 BURST_PAUSE_S: Final = 0.25
 EXPECTED: Final = ("simulate: ",)
@@ -153,7 +156,7 @@ def _tell_a_poller(server: Server) -> None:
     def tell() -> None:
         wait_until(lambda: "status=1" not in server.status(), "no pressure", limit_s=SETTLE_S)
         with opened(server.device) as fd:
-            server.simulate(seconds=BURST_S)
+            server.simulate(seconds=TELL_S)
             assert revents(fd, SETTLE_S), "a poller was not told of a notification"
 
     Blocking(tell).result()

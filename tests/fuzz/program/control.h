@@ -266,7 +266,7 @@ static void op_watch(void)
 	if (one_in(2)) {
 		watch = inotify_init1(IN_NONBLOCK);
 		for (unsigned i = 0; i < 1 + below(4); i++)
-			inotify_add_watch(watch, any_path(), (uint32_t)next_random() | IN_OPEN);
+			inotify_add_watch(watch, any_path(), ((uint32_t)next_random() & IN_ALL_EVENTS) | IN_OPEN);
 	} else {
 		/* No events that ask for leave: nobody but us would give it. */
 		watch = fanotify_init(FAN_CLASS_NOTIF | FAN_NONBLOCK | FAN_CLOEXEC | (one_in(2) ? FAN_REPORT_FID : 0), O_RDONLY);

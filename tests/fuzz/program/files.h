@@ -143,7 +143,7 @@ static void op_splice(void)
 	splice(fd, one_in(2) ? &offset : NULL, ends[1], NULL, any_size() & 0xfffff, below(16));
 	vmsplice(ends[1], &part, 1, below(16));
 	sendfile(ends[1], fd, one_in(2) ? &offset : NULL, any_size() & 0xfffff);
-	tee(ends[0], ends[1], 100, SPLICE_F_NONBLOCK);
+	tee(ends[0], of_kind(PIPE), 100, SPLICE_F_NONBLOCK);
 	splice(ends[0], NULL, of_kind(OF_MOUNT), one_in(2) ? &other : NULL, 100, below(16));
 	copy_file_range(fd, &offset, any_fd(), &other, any_size() & 0xfffff, 0);
 	copy_file_range(fd, NULL, of_kind(PIPE), NULL, 1, 0);
