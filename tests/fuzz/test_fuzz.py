@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import time
 from typing import Any
 
 import pytest
@@ -183,6 +182,4 @@ def test_what_the_children_of_a_process_hold_counts_as_well() -> None:
         finally:
             for pid in reversed(family(top.pid)):
                 os.kill(pid, 9)
-    started_s = time.monotonic()
     assert held_by(top.pid).descriptors == 0
-    assert time.monotonic() - started_s < 60
