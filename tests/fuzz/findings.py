@@ -21,7 +21,7 @@ class Findings:
     def add(self, kind: str, example: str) -> None:
         self.counts[kind] += 1
         kept = self.examples.setdefault(kind, [])
-        if len(kept) < KEPT_EXAMPLES:
+        if len(kept) < KEPT_EXAMPLES and example not in kept:
             kept.append(example)
 
     def merge(self, other: Findings) -> None:

@@ -35,6 +35,8 @@ END_S: Final = 90.0
 """How long the program may take to end, behind its time: it gives those that hang 30 s, and its dead 30 s more."""
 
 SETTLE_S: Final = 60.0
+ANSWER_S: Final = 10.0
+STOP_S: Final = 20.0
 TELL_S: Final = 1.0
 """Of simulated pressure, to tell a poller: longer than the least time between two notifications, 200 ms."""
 
@@ -76,7 +78,9 @@ def _run(
     example = f"seed {seed}, {seconds} s"
     # The first notification makes what is made at need, and is no leak.
     for _ in range(2):
-        _tell_a_poller(server)
+        for problem in _failed("a poller that is told at first", lambda: _poller_told(server)):
+            findings.add(problem, example)
+        wait_until(lambda: "status=1" not in server.status(), "no pressure", limit_s=SETTLE_S)
     before = held_by(server.process.pid)
     with _bursts(server) as slowest_ms:
         for line in _output(program, server.mount, seconds, seed, processes):
@@ -113,15 +117,16 @@ def _afterwards(server: Server, before: Held, facts: Counter[str]) -> Iterator[s
     if server.process.poll() is not None:
         yield f"the server ended with {server.process.returncode}: {server.log[-2000:]}"
         return
+    if no_answer := list(_failed("an answer of the server", lambda: bool(server.status()))):
+        # Each of the others would be waited for in vain.
+        yield from no_answer
+        return
     for what, check in (
         ("open_files=0", lambda: open_files(server) == 0),
         ("the end of the simulated pressure", lambda: "status=1" not in server.status()),
+        ("a poller that is told afterwards", lambda: _poller_told(server)),
     ):
         yield from _failed(what, check)
-    try:
-        _tell_a_poller(server)
-    except AssertionError as error:
-        yield f"afterwards, {error}"
     yield from _failed(
         "the descriptors of before",
         lambda: held_by(server.process.pid).descriptors <= before.descriptors + SPARE_DESCRIPTORS,
@@ -144,22 +149,21 @@ def _afterwards(server: Server, before: Held, facts: Counter[str]) -> Iterator[s
 
 
 def _failed(what: str, condition: Callable[[], bool]) -> Iterator[str]:
+    """`what` is not so within SETTLE_S, or the server does not say."""
+    # A thread of its own asks: it would hang with the server.
+    asked = Blocking(lambda: wait_until(condition, what, limit_s=SETTLE_S))
     try:
-        Blocking(lambda: wait_until(condition, what, limit_s=SETTLE_S)).result()
-    except AssertionError as error:
+        wait_until(lambda: asked.returned, f"{what}: the server does not answer", limit_s=SETTLE_S + ANSWER_S)
+        asked.result()
+    except (AssertionError, OSError) as error:
         yield str(error)
 
 
-def _tell_a_poller(server: Server) -> None:
-    """A new notification is told to a program that polls; AssertionError if it is not."""
-
-    def tell() -> None:
-        wait_until(lambda: "status=1" not in server.status(), "no pressure", limit_s=SETTLE_S)
-        with opened(server.device) as fd:
-            server.simulate(seconds=TELL_S)
-            assert revents(fd, SETTLE_S), "a poller was not told of a notification"
-
-    Blocking(tell).result()
+def _poller_told(server: Server) -> bool:
+    """Whether a new notification is told to a program that polls. To be asked when there is no pressure."""
+    with opened(server.device) as fd:
+        server.simulate(seconds=TELL_S)
+        return bool(revents(fd, SETTLE_S))
 
 
 @contextmanager
@@ -200,6 +204,6 @@ def _limited(server: Server, seconds: float) -> Iterator[None]:
         if server.process.poll() is None:
             with suppress(subprocess.TimeoutExpired):
                 server.process.terminate()
-                server.process.wait(SETTLE_S)
+                server.process.wait(STOP_S)
             if server.process.poll() is None:
                 end(server.process.pid, connection)
