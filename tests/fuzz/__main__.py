@@ -41,9 +41,11 @@ def main(arguments: list[str] | None = None) -> int:
     if options.seconds and problem:
         print(f"no system calls: {problem}")
     elif options.seconds:
+        print(f"fuzz_syscalls: {options.seconds:.0f} s", flush=True)
         outcomes.append(fuzz_syscalls(options.seconds, seed, options.processes))
     for count, fuzz in ((options.frames, fuzz_frames), (options.texts, fuzz_texts)):
         if count:
+            print(f"{fuzz.__name__}: {count:,}", flush=True)
             outcomes.append(_in_parallel(fuzz, count, seed, options.jobs))
     print(table(outcomes))
     return 1 if any(each.findings.counts for each in outcomes) else 0
