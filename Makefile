@@ -54,7 +54,7 @@ detection: ## measure who is told when memory runs out, and who survives (qemu; 
 	@packaging/setup.sh report
 	.venv/bin/python -m benchmarks.detection
 
-fuzz: ## five minutes of odd system calls, 1,000,000 mutated frames, 200,000 mutated kernel files (6 minutes)
+fuzz: ## five minutes of odd system calls, 1,000,000 mutated frames, 200,000 mutated kernel files (8 minutes)
 	@packaging/setup.sh dev
 	.venv/bin/python -m tests.fuzz
 
