@@ -55,8 +55,9 @@ log = logging.getLogger(__name__)
 class Given:
     """What is handed over by `setup`. `fuse_fd` and `cuse_fd` (None: no character device) are the connections.
 
-    The inodes of the mount are above `first_inode`. `trace` is None where there is none, which may come to be (`trace_may_come`); `flags_trace` is for mode `strict`.
-    `refused` is what the keeper was not permitted to do for the server.
+    The inodes of the mount are above `first_inode`. `trace` is None where there is none, which may come to be
+    (`trace_may_come`); `flags_trace` is for mode `strict`. `refused` is what the keeper was not permitted to do for the
+    server.
     """
 
     keeper_pid: int

@@ -40,7 +40,9 @@ MAX_ABANDONED: Final = 16
 
 
 class Forker:
-    """The helpers, for the server at the other end of `channel`. `looker(attention)` is what one looks with, `rights` what it may do."""
+    """The helpers, for the server at the other end of `channel`. `looker(attention)` is what one looks with, `rights`
+    what it may do.
+    """
 
     def __init__(self, channel: Channel, looker: Callable[[Attention], Looker], rights: Collection[Capability]) -> None:
         self._channel = channel

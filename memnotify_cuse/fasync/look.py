@@ -95,7 +95,8 @@ class Process(NamedTuple):
 
 
 class Looker:
-    """Looks at processes, at files on `devices` only, which `sight` tells from others, and notes in `attention` at whom.
+    """Looks at processes, at files on `devices` only, which `sight` tells from others, and notes in `attention` at
+    whom.
 
     `left_out` may change at any time.
     """

@@ -4,12 +4,14 @@ r"""/proc/self/mountinfo: what is mounted where.
     (1)(2)(3)   (4)   (5)      (6)      (7)   (8) (9)   (10)         (11)
 
 Field 3 is the device, major and minor, as in stat's st_dev. Field 5 is the mount point, with space, tab, newline and
-backslash as \040, \011, \012, \134; after the hyphen come file system type and source. Source: fs/proc_namespace.c,
-show_mountinfo().
+backslash as \040, \011, \012, \134; after the hyphen come file system type and source. All other bytes of a name are as
+the file system has them: any user who may mount through fusermount3 can put a form feed, U+2028 or bytes that are not
+UTF-8 here. Source: fs/proc_namespace.c, show_mountinfo().
 """
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +33,13 @@ class Mount:
 
 
 def parse_mountinfo(text: str, path: str = "/proc/self/mountinfo") -> list[Mount]:
-    """All mounts, in mount order: of several on one mount point the last one is seen."""
+    """All mounts, in mount order: of several on one mount point the last one is seen. Raises MalformedKernelFileError.
+
+    `text` is as os.fsdecode() gives it, and so are the names in the result.
+    """
     mounts = []
-    for number, line in enumerate(text.splitlines(), 1):
+    # Not splitlines(), which takes a form feed or U+2028 in a name for the end of a line.
+    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else (), 1):
         fields = line.split(" ")
         try:
             separator = fields.index("-", 6)
@@ -49,7 +55,9 @@ def mount_at(mount_point: Path, proc: Path = Path("/proc")) -> Mount | None:
     """The mount that is seen at `mount_point` itself, None if nothing is mounted there. Asks no file system."""
     path = proc / "self" / "mountinfo"
     wanted = str(mount_point)
-    found = [mount for mount in parse_mountinfo(path.read_text(), str(path)) if mount.mount_point == wanted]
+    found = [
+        mount for mount in parse_mountinfo(os.fsdecode(path.read_bytes()), str(path)) if mount.mount_point == wanted
+    ]
     return found[-1] if found else None
 
 

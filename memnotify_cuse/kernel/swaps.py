@@ -4,7 +4,8 @@ r"""/proc/swaps and zram's mm_stat: which swap there is, and what a page in it c
     /dev/zram0                              partition	262140		1536		100
     /var/swap\040file                       file		1048572		0		-2
 
-Kernel source: mm/swapfile.c, swap_show(); sizes are in KiB, and blanks in names are written as octal escapes.
+Kernel source: mm/swapfile.c, swap_show(); sizes are in KiB. Blank, tab, newline and backslash in a name are written as
+octal escapes; all other bytes are as the file system has them.
 
 /sys/block/zramN/mm_stat is one line: orig_data_size compr_data_size mem_used_total …, in bytes
 (drivers/block/zram/zram_drv.c, mm_stat_show(); Documentation/admin-guide/blockdev/zram.rst).
@@ -18,7 +19,8 @@ from dataclasses import dataclass
 from memnotify_cuse.kernel.errors import MalformedKernelFileError
 
 _TITLE = re.compile(r"Filename\s+Type\s+Size\s+Used\s+Priority\n")
-_LINE = re.compile(r"(\S+)\s+([a-z]+)\s+([0-9]{1,20})\s+([0-9]{1,20})\s+(-?[0-9]{1,6})")
+# Not \S: read as latin-1, the UTF-8 of "à" has U+00A0, and that of "Å" U+0085, which Python takes for a line end.
+_LINE = re.compile(r"([^ \t]+)\s+([a-z]+)\s+([0-9]{1,20})\s+([0-9]{1,20})\s+(-?[0-9]{1,6})")
 _ZRAM = re.compile(r"/dev/(zram[0-9]{1,6})")
 _MM_STAT = re.compile(r"\s*([0-9]{1,20})\s+[0-9]{1,20}\s+([0-9]{1,20})\s[0-9\s-]*")
 
@@ -52,12 +54,16 @@ def parse_swaps(text: str, path: str = "/proc/swaps") -> tuple[Swap, ...]:
     if title is None:
         raise MalformedKernelFileError(path, 1, "expected the title 'Filename Type Size Used Priority'")
     found = []
-    for number, line in enumerate(text[title.end() :].splitlines(), start=2):
-        match = _LINE.fullmatch(line.rstrip())
+    for number, line in enumerate(_lines(text[title.end() :]), start=2):
+        match = _LINE.fullmatch(line.rstrip(" \t"))
         if match is None:
             raise MalformedKernelFileError(path, number, f"expected 'name type size used priority', got {line[:80]!r}")
         found.append(Swap(match[1], int(match[3]), int(match[4])))
     return tuple(found)
+
+
+def _lines(text: str) -> list[str]:
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 def parse_mm_stat(text: str, path: str = "/sys/block/zram0/mm_stat") -> ZramStat:

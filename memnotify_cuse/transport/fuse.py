@@ -42,8 +42,8 @@ class FuseTransport:
 
     `open_files` is the account in which open text files are counted, which is another's to move when `users` learns
     whose an id is; without it they have an account of their own. `identifiers` are the threads that may ask which open
-    file a descriptor belongs to. `owner` (user and group) owns the files, this process unless given; `first_inode` is that of `Tree`. `on_flood` is that
-    of `Connection`.
+    file a descriptor belongs to. `owner` (user and group) owns the files, this process unless given; `first_inode` is
+    that of `Tree`. `on_flood` is that of `Connection`.
     """
 
     def __init__(

@@ -47,3 +47,13 @@ def test_mm_stat() -> None:
 def test_mm_stat_that_is_not_so_is_named(text: str) -> None:
     with pytest.raises(MalformedKernelFileError, match="mm_stat"):
         parse_mm_stat(text)
+
+
+@pytest.mark.parametrize("name", ["/var/Ångström", "/media/à", "/var/a\fb", "/var/a\x1cb"])
+def test_a_name_may_have_any_bytes_that_the_kernel_does_not_escape(name: str) -> None:
+    """They come as latin-1 (`KernelFile`), in which half a UTF-8 letter can look like a blank or a line end."""
+    as_read = name.encode().decode("latin-1")
+    text = (
+        f"{TITLE}{as_read}                            file\t\t1048572\t\t7\t\t-2\n/dev/sda2 partition\t9\t\t1\t\t-3\n"
+    )
+    assert parse_swaps(text) == (Swap(as_read, 1048572, 7), Swap("/dev/sda2", 9, 1))
