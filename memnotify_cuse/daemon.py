@@ -130,7 +130,7 @@ class _Server:
                 self._device,
                 identifiers,
                 users=self._device.users,
-                on_flood=self.realtime.flood,
+                on_flood=partial(self.realtime.flood, "cuse"),
             )
             self._transports.append((cuse, "the character device"))
         self._pool = HelperPool(partial(self._channel.send, "helpers"), identifiers)
@@ -151,7 +151,7 @@ class _Server:
             # Before the server changes its user.
             owner=(os.geteuid(), os.getegid()),
             first_inode=given.first_inode,
-            on_flood=self.realtime.flood,
+            on_flood=partial(self.realtime.flood, "fuse"),
         )
         self._transports.insert(0, (fuse, "the control file system"))
 

@@ -59,7 +59,7 @@ class Realtime:
 
     def __init__(self) -> None:
         self._needed = False
-        self._flooded = False
+        self._flooded: set[object] = set()
         self._held = False
         self._permitted = True
 
@@ -82,9 +82,9 @@ class Realtime:
         self._needed = needed
         self._apply()
 
-    def flood(self, flooded: bool) -> None:
-        """Whether clients ask more than is good for others."""
-        self._flooded = flooded
+    def flood(self, connection: object, flooded: bool) -> None:
+        """Whether clients ask more through a connection than is good for others."""
+        (self._flooded.add if flooded else self._flooded.discard)(connection)
         self._apply()
 
     def _apply(self) -> None:

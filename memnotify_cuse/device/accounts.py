@@ -57,6 +57,10 @@ class Users:
         self._owning: set[int] = set()
         self._learned: list[Callable[[int, int], None]] = []
 
+    def __len__(self) -> int:
+        """Of how many ids something is known."""
+        return len(self._owners)
+
     def of(self, uid: int) -> int:
         """The user that `uid` is counted to."""
         return self._owners.get(uid, uid)

@@ -52,6 +52,9 @@ FLAGS_PAUSE_S: Final = 0.02
 IDLE_S: Final = 60.0
 """How long after the last open file was closed the helpers end."""
 
+MAX_KNOWN_IDS: Final = 4096
+"""Of how many user ids it is remembered whose they are, beside those of open files."""
+
 MAX_ROUNDS: Final = 4
 HELPERS_WITH_OWNERS: Final = 2
 """As soon as there is somebody to signal, a second helper stands by."""
@@ -282,9 +285,9 @@ class SigioService:
             self._note_places(reports, moves=True)
         lost = [file for file in files if file.number not in self._places and self._is_open(file)]
         for tid in {tid: None for file in lost for tid in (file.user_tid, file.opener_tid) if tid}:
-            if any(tid in (file.user_tid, file.opener_tid) for file in self._unplaced(lost)):
-                if await self._search_process(user, tid) is Status.REFUSED:
-                    self._note_refusal(tid)
+            wanted = any(tid in (file.user_tid, file.opener_tid) for file in self._unplaced(lost))
+            if wanted and await self._search_process(user, tid) is Status.REFUSED:
+                self._note_refusal(tid)
         self._seen.update(file.number for file in files)
         self._forget_closed()
         return self._device.subscribers > before
@@ -440,6 +443,8 @@ class SigioService:
 
     def _forget_closed(self) -> None:
         """Drop what is known of files that are closed, now and then."""
+        if len(self._device.users) > MAX_KNOWN_IDS:
+            self._device.users.forget_all_but({file.uid for file in self._device.files})
         if len(self._seen) + len(self._places) <= 3 * self._device.open_files + 64:
             return
         numbers = {file.number for file in self._device.files}
