@@ -16,7 +16,7 @@ from functools import partial
 from memnotify_cuse.device.accounts import Users
 from memnotify_cuse.device.device import Device
 from memnotify_cuse.transport import wire
-from memnotify_cuse.transport.connection import Connection
+from memnotify_cuse.transport.connection import NO_REPLY, Connection
 from memnotify_cuse.transport.endpoint import DeviceEndpoint
 
 
@@ -56,6 +56,6 @@ class CuseTransport:
             self.on_made()
         elif header.opcode == wire.Opcode.OPEN:
             self._endpoint.open(header, message, None)
-        elif not self._endpoint.handle(header, message):
+        elif not self._endpoint.handle(header, message) and header.opcode not in NO_REPLY:
             # Never ENOSYS, after which the kernel would not ask again.
             self._connection.send(wire.encode_error(header.unique, errno.EINVAL))

@@ -157,6 +157,8 @@ class DeviceEndpoint:
             self._hold(header, file, request.size_bytes)
 
     def _hold(self, header: wire.Header, file: OpenFile, size_bytes: int) -> None:
+        # The kernel gives a number again only once the read that had it is over.
+        self._forget_read(header.unique)
         try:
             self._holdings.take(header.unique, header.uid)
         except OverBoundError:
@@ -185,12 +187,18 @@ class DeviceEndpoint:
             self._send(wire.encode_error(header.unique, errno.ENOTTY))
 
     def _interrupt(self, unique: int) -> None:
-        held = self._held.get(unique)
-        if held is not None:
-            self._let_go(unique)
-            if held.fh not in self._held_on and held.fh not in self._kh:
-                self._device.unwatch(self._files[held.fh])
+        if self._forget_read(unique):
             self._send(wire.encode_error(unique, errno.EINTR))
+
+    def _forget_read(self, unique: int) -> bool:
+        """Let go of a held read that gets no data; False if there is none of this number."""
+        held = self._held.get(unique)
+        if held is None:
+            return False
+        self._let_go(unique)
+        if held.fh not in self._held_on and held.fh not in self._kh:
+            self._device.unwatch(self._files[held.fh])
+        return True
 
     def _release(self, header: wire.Header, fh: int) -> None:
         file = self._files.pop(fh, None)

@@ -6,11 +6,9 @@ import errno
 import os
 import select
 import socket
-import stat
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 import trio
@@ -18,13 +16,18 @@ import trio
 from memnotify_cuse.board import ZoneState
 from memnotify_cuse.device.device import Device
 from memnotify_cuse.kernel.zoneinfo import ZoneId
-from memnotify_cuse.transport import cuse, wire
-from memnotify_cuse.transport.cuse import CuseTransport, cuse_problem, open_cuse
-from memnotify_cuse.transport.mount import MountError
+from memnotify_cuse.transport import wire
+from memnotify_cuse.transport.cuse import CuseTransport
 
 HEADER = struct.Struct("=IIQQIIIHH")
 CUSE_INIT = 4096
 LIMIT_S = 10
+ZONE = ZoneState(ZoneId(0, "Normal"), 1, free_pages=1, high_pages=9, reserve_pages=0, reason="anon_scan")
+
+
+def read_body(fh: int) -> bytes:
+    """A blocking read."""
+    return struct.pack("=QQIIQII", fh, 0, 4096, 0, 0, 0, 0)
 
 
 class Kernel:
@@ -37,11 +40,13 @@ class Kernel:
         self.fd = theirs.detach()
         self._unique = 0
 
-    def send(self, opcode: int, body: bytes = b"", *, length: int | None = None) -> int:
-        self._unique += 2
+    def send(self, opcode: int, body: bytes = b"", *, length: int | None = None, unique: int | None = None) -> int:
+        if unique is None:
+            self._unique += 2
+            unique = self._unique
         size = HEADER.size + len(body) if length is None else length
-        self.end.send(HEADER.pack(size, opcode, self._unique, 0, 0, 0, 4711, 0, 0) + body)
-        return self._unique
+        self.end.send(HEADER.pack(size, opcode, unique, 0, 0, 0, 4711, 0, 0) + body)
+        return unique
 
     async def receive(self) -> tuple[int, int, bytes]:
         """The next reply: its unique, its error (positive), what follows the header."""
@@ -67,16 +72,22 @@ class Kernel:
 
 
 @asynccontextmanager
-async def serving(device: Device | None = None) -> AsyncIterator[Kernel]:
+async def serving(
+    device: Device | None = None,
+    *,
+    on_made: Callable[[], object] = lambda: None,
+    on_flood: Callable[[bool], None] = lambda _flooded: None,
+) -> AsyncIterator[Kernel]:
     kernel = Kernel()
-    transport = CuseTransport(Path("/dev/mem_notify_test"), kernel.fd, device or Device(page_kb=4))
+    transport = CuseTransport("mem_notify_test", kernel.fd, device or Device(page_kb=4), on_flood=on_flood)
+    transport.on_made = on_made
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(transport.serve)
             yield kernel
             nursery.cancel_scope.cancel()
     finally:
-        transport.close()
+        os.close(kernel.fd)
         kernel.end.close()
 
 
@@ -103,20 +114,32 @@ def test_an_older_kernel_is_answered_in_its_own_minor_version() -> None:
     trio.run(main)
 
 
+def test_who_waits_for_the_device_hears_that_the_kernel_makes_it() -> None:
+    made: list[bool] = []
+
+    async def main() -> None:
+        async with serving(on_made=lambda: made.append(True)) as kernel:
+            await kernel.open()
+            assert made == []
+            await kernel.ask(CUSE_INIT, struct.pack("=IIII", 7, 36, 0, 1))
+            assert made == [True]
+
+    trio.run(main)
+
+
 def test_open_poll_read_release() -> None:
     async def main() -> None:
         device = Device(page_kb=4)
-        zone = ZoneState(ZoneId(0, "Normal"), 1, free_pages=1, high_pages=9, reserve_pages=0, reason="anon_scan")
         async with serving(device) as kernel:
             fh = await kernel.open()
             assert device.open_files == 1
             poll = struct.pack("=QQII", fh, 99, wire.POLL_SCHEDULE_NOTIFY, select.POLLIN)
             assert await kernel.ask(wire.Opcode.POLL, poll) == (0, struct.pack("=II", 0, 0))
-            device.notified((zone,), 1)
+            device.notified((ZONE,), 1)
             assert await kernel.receive() == (0, -wire.NOTIFY_POLL, struct.pack("=Q", 99))
             _, revents = await kernel.ask(wire.Opcode.POLL, poll)
             assert struct.unpack("=II", revents)[0] == select.POLLIN | select.POLLRDNORM
-            error, record = await kernel.ask(wire.Opcode.READ, struct.pack("=QQIIQII", fh, 0, 4096, 0, 0, 0, 0))
+            error, record = await kernel.ask(wire.Opcode.READ, read_body(fh))
             assert (error, record[:12]) == (0, b"node=0 zone=")
             assert await kernel.ask(wire.Opcode.RELEASE, struct.pack("=QIIQ", fh, 0, 0, 0)) == (0, b"")
             assert device.open_files == 0
@@ -128,9 +151,38 @@ def test_a_blocked_read_is_ended_by_interrupt() -> None:
     async def main() -> None:
         async with serving() as kernel:
             fh = await kernel.open()
-            blocked = kernel.send(wire.Opcode.READ, struct.pack("=QQIIQII", fh, 0, 4096, 0, 0, 0, 0))
+            blocked = kernel.send(wire.Opcode.READ, read_body(fh))
             kernel.send(wire.Opcode.INTERRUPT, struct.pack("=Q", blocked))
             assert await kernel.receive() == (blocked, errno.EINTR, b"")
+
+    trio.run(main)
+
+
+def test_a_number_that_the_kernel_gives_again_is_that_of_the_new_read() -> None:
+    async def main() -> None:
+        device = Device(page_kb=4)
+        async with serving(device) as kernel:
+            old, new = await kernel.open(), await kernel.open()
+            for fh in (old, new):
+                kernel.send(wire.Opcode.READ, read_body(fh), unique=1000)
+            # Neither the end of the one nor a notification finds two of them.
+            assert await kernel.ask(wire.Opcode.RELEASE, struct.pack("=QIIQ", old, 0, 0, 0)) == (0, b"")
+            assert device.watchers == 1
+            device.notified((ZONE,), 1)
+            unique, error, record = await kernel.receive()
+            assert (unique, error, record[:12]) == (1000, 0, b"node=0 zone=")
+            assert await kernel.ask(wire.Opcode.RELEASE, struct.pack("=QIIQ", new, 0, 0, 0)) == (0, b"")
+
+    trio.run(main)
+
+
+@pytest.mark.parametrize("opcode", [wire.Opcode.FORGET, wire.Opcode.BATCH_FORGET])
+def test_a_forget_gets_no_reply(opcode: wire.Opcode) -> None:
+    async def main() -> None:
+        async with serving() as kernel:
+            kernel.send(opcode, bytes(16))
+            # The next reply is that of the open.
+            assert await kernel.open() > 0
 
     trio.run(main)
 
@@ -171,42 +223,3 @@ def test_malformed_messages_are_logged_and_the_next_one_is_served(caplog: pytest
         "unexpected error in request 40",
         "unexpected error in request 4096",
     ]
-
-
-def test_a_path_outside_dev_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(MountError, match="needs a name directly under /dev"):
-        open_cuse(tmp_path / "mem_notify")
-
-
-def test_a_name_that_exists_is_refused_and_left_alone() -> None:
-    with pytest.raises(MountError, match="/dev/null: exists already"):
-        open_cuse(Path("/dev/null"))
-    assert Path("/dev/null").is_char_device()
-
-
-def test_a_name_that_is_served_already_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(cuse, "SYS_CUSE", tmp_path)
-    (tmp_path / "mem_notify_test").mkdir()
-    with pytest.raises(MountError, match="/dev/mem_notify_test: memnotify is already serving there"):
-        open_cuse(Path("/dev/mem_notify_test"))
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a character device")
-def test_a_node_without_a_device_that_a_killed_server_left_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuse, "DEV_CUSE", "/dev/null")
-    node = Path(f"/dev/memnotify-test-{os.getpid()}")
-    # Major 0 is nobody's.
-    os.mknod(node, stat.S_IFCHR | 0o444, os.makedev(0, 0))
-    try:
-        node.chmod(0o444)
-        os.close(open_cuse(node))
-        assert not node.exists()
-    finally:
-        node.unlink(missing_ok=True)
-
-
-def test_without_the_module_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(cuse, "DEV_CUSE", str(tmp_path / "cuse"))
-    with pytest.raises(MountError, match="modprobe cuse"):
-        open_cuse(Path("/dev/mem_notify_test"))
-    assert cuse_problem() is not None
