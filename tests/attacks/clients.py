@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from memnotify_cuse.kernel import libc
-from tests.attacks.limits import LIMIT_S, RELEASE_S
-from tests.attacks.processes import abort, kill_session, mounts_at, within
+from tests.attacks.limits import LIMIT_S, RELEASE_S, SILENT_S
+from tests.attacks.processes import CONNECTIONS, abort, kill_session, mount_fusectl, mounts_at, within
 from tests.support.mounted import NOBODY
 from tests.support.programs import Programs
 from tests.support.server import unmount
@@ -110,11 +112,16 @@ class SilentMount:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        mount_fusectl()
         path.touch()
         self.fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
         data = f"fd={self.fd},rootmode=100666,user_id={NOBODY},group_id={NOBODY},allow_other"
         libc.mount("silent", str(path), "fuse", libc.MS_NOSUID | libc.MS_NODEV, data)
         self._connections = mounts_at(path)
+        # A program that looks at a process that it hangs (ps, lsof) hangs with it: not for longer, even if we are gone.
+        aborts = "; ".join(f"echo 1 > {CONNECTIONS}/{number}/abort" for number in self._connections)
+        command = ["sh", "-c", f"sleep {SILENT_S}; {aborts}"]
+        self._watchdog = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
 
     def hand_over(self) -> None:
         """Close our descriptor, once the attack has its own."""
@@ -134,6 +141,9 @@ class SilentMount:
         self.abort()
         self.hand_over()
         unmount(self.path)
+        with suppress(ProcessLookupError):
+            os.killpg(self._watchdog.pid, signal.SIGKILL)
+        self._watchdog.wait()
 
 
 def sleep_until(deadline_s: float, condition: Callable[[], object]) -> None:

@@ -36,3 +36,6 @@ LIMIT_S: Final = 20.0
 
 WATCHDOG_S: Final = 90.0
 """After that the connections are aborted and the server killed, so that no test can hang on what it tests."""
+
+SILENT_S: Final = 25
+"""So long a silent FUSE server of an attack may keep others waiting, the tests themselves among them."""

@@ -1,7 +1,8 @@
 """Facts about processes that may be stuck, from what can be read without waiting for them.
 
-/proc/PID/stat and getsid(2) need neither the memory map of a process nor the lock of its exec. /proc/PID/environ,
-cmdline and maps do, and are read of no process but the server's own.
+/proc/PID/status and getsid(2) need neither the memory map of a process nor the lock of its exec. /proc/PID/stat,
+environ, cmdline and maps do (on 6.18 a reader of stat waits in state D for an exec that hangs), and are read of no
+process but the server's own.
 """
 
 from __future__ import annotations
@@ -31,25 +32,16 @@ def within(limit_s: float, condition: Callable[[], object]) -> float | None:
 
 def is_gone(pid: int) -> bool:
     """Whether all threads of a process have ended. A zombie with a living thread is not gone: that is how it hangs."""
-    try:
-        threads = os.listdir(f"/proc/{pid}/task")
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-    return all(_fields(f"/proc/{pid}/task/{tid}/stat")[:1] in (["Z"], ["X"], []) for tid in threads)
-
-
-def born(pid: int) -> str:
-    """What tells a process from a later one of the same id: its start time, "" once it is gone."""
-    fields = _fields(f"/proc/{pid}/stat")
-    return fields[19] if fields else ""
+    status = _status(pid)
+    return not status or (status["State"][:1] in "ZX" and status["Threads"] == "1")
 
 
 def family(pid: int) -> list[int]:
     """A process and all its descendants, itself first."""
-    parents = {int(entry): _fields(f"/proc/{entry}/stat")[1:2] for entry in os.listdir("/proc") if entry.isdigit()}
+    parents = {each: _status(each).get("PPid") for each in _pids()}
     found = [pid]
     for member in found:
-        found += sorted(child for child, parent in parents.items() if parent == [str(member)])
+        found += sorted(child for child, parent in parents.items() if parent == str(member))
     return found
 
 
@@ -96,11 +88,16 @@ def mounts_at(path: Path) -> list[int]:
     return [int(words[2].split(":")[1]) for words in lines if words[4] == str(path)]
 
 
-def abort(connection: int) -> None:
-    """End a FUSE connection, whoever holds it; everybody who waits for it gets an error."""
-    if not CONNECTIONS.is_dir() or not os.listdir(CONNECTIONS):
+def mount_fusectl() -> None:
+    """Make the kernel's list of connections visible; it stays so."""
+    if not mounts_at(CONNECTIONS):
         with suppress(OSError):
             libc.mount("none", str(CONNECTIONS), "fusectl", 0)
+
+
+def abort(connection: int) -> None:
+    """End a FUSE connection, whoever holds it; everybody who waits for it gets an error."""
+    mount_fusectl()
     with suppress(OSError):
         (CONNECTIONS / str(connection) / "abort").write_text("1")
 
@@ -116,9 +113,10 @@ def _session_of(pid: int) -> int:
         return 0
 
 
-def _fields(path: str) -> list[str]:
-    """State, parent and what follows of a stat file; empty if the process is gone."""
+def _status(pid: int) -> dict[str, str]:
+    """The words of a status file by their key; empty if the process is gone."""
     try:
-        return Path(path).read_text().rpartition(")")[2].split()
+        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
     except (FileNotFoundError, ProcessLookupError):
-        return []
+        return {}
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}

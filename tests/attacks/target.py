@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from tests.attacks.limits import LIMIT_S, STOP_S, WATCHDOG_S
-from tests.attacks.processes import abort, born, family, is_gone, mounts_at, within
+from tests.attacks.processes import abort, family, mounts_at, within
 from tests.support.mounted import Machine
 from tests.support.server import unmount
 
@@ -37,8 +38,10 @@ class Target:
         self._pipe: tuple[int, int] | None = None
         self._full_stderr = full_stderr
         self._connections: set[int] = set()
-        self._known: dict[int, str] = {}
+        self._known: dict[int, int] = {}
+        """A pidfd for each process that the server ever had: an id may be used again."""
         self._is_ready = False
+        self._watchdog: threading.Timer | None = None
         self.start()
 
     def start(self) -> None:
@@ -47,12 +50,14 @@ class Target:
         command = (sys.executable, "-m", "memnotify_cuse", "serve", *paths, *self.machine.options, *self._options)
         self._log_path.write_bytes(b"")
         self._is_ready = False
+        self._forget()
         if self._full_stderr:
             self._pipe = os.pipe()
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=self._pipe[1])
         else:
             with self._log_path.open("wb") as log:
                 self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log)
+        self._stop_watchdog()
         self._watchdog = threading.Timer(WATCHDOG_S, self.release)
         self._watchdog.daemon = True
         self._watchdog.start()
@@ -84,7 +89,10 @@ class Target:
     def pids(self) -> list[int]:
         """The processes of the server, the first one first. Those of before are remembered, also without a parent."""
         now = family(self._process.pid)
-        self._known.update((pid, born(pid)) for pid in now)
+        for pid in now:
+            if pid not in self._known:
+                with suppress(ProcessLookupError):
+                    self._known[pid] = os.pidfd_open(pid)
         return now
 
     def is_running(self) -> bool:
@@ -114,7 +122,7 @@ class Target:
         self._process.kill()
         for pid in self._living():
             with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                signal.pidfd_send_signal(self._known[pid], signal.SIGKILL)
 
     def leftovers(self) -> list[str]:
         """What a server that ended should not have left."""
@@ -132,7 +140,7 @@ class Target:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._watchdog.cancel()
+        self._stop_watchdog()
         if self._process.poll() is None:
             self.terminate()
         self.release()
@@ -140,6 +148,7 @@ class Target:
             while mounts_at(path):
                 unmount(path)
         self._process.wait(LIMIT_S)
+        self._forget()
         for fd in self._pipe or ():
             os.close(fd)
         self._pipe = None
@@ -148,7 +157,21 @@ class Target:
         return self._process.poll() is not None and not self._living()
 
     def _living(self) -> list[int]:
-        return [pid for pid, birth in self._known.items() if born(pid) == birth and not is_gone(pid)]
+        """Those of which a thread is left: a pidfd is readable once the last has ended."""
+        poll = select.poll()
+        for pidfd in self._known.values():
+            poll.register(pidfd, select.POLLIN)
+        ended = {pidfd for pidfd, _ in poll.poll(0)}
+        return [pid for pid, pidfd in self._known.items() if pidfd not in ended]
+
+    def _stop_watchdog(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+
+    def _forget(self) -> None:
+        for pidfd in self._known.values():
+            os.close(pidfd)
+        self._known = {}
 
 
 def _fill(pipe: int) -> None:
