@@ -14,9 +14,15 @@ enum { OWNERS = 24, EVERY_MS = 300, SLOTS = 8 };
 
 static const char *device, *path;
 static char *self;
+static int connection;
 
 static char *map_page(int fd, void *at)
 {
+	struct stat found;
+
+	/* Asks for the size, without which there is nothing to fault in. */
+	if (fstat(fd, &found))
+		fail("fstat");
 	char *page = mmap(at, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | (at ? MAP_FIXED : 0), fd, 0);
 
 	if (page == MAP_FAILED)
@@ -24,15 +30,13 @@ static char *map_page(int fd, void *at)
 	return page;
 }
 
-static void take_away(int fd, char *page)
+static void take_away(void)
 {
 	silent->opcode = FUSE_READ;
-	madvise(page, 4096, MADV_DONTNEED);
-	posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+	silent_invalidate(connection);
 }
 
 static char *page_of_set;
-static int file_of_set;
 
 static int first_thread_waits(void)
 {
@@ -51,7 +55,7 @@ static void *lose_set(void *unused)
 {
 	while (!first_thread_waits())
 		rest(1);
-	take_away(file_of_set, page_of_set);
+	take_away();
 	set_owner(open_device(device), getpid());
 	wait_for_ever();
 	return unused;
@@ -62,8 +66,7 @@ static void sigwait_owner(void)
 	pthread_t thread;
 	sigset_t set;
 
-	file_of_set = open(path, O_RDWR);
-	page_of_set = map_page(file_of_set, NULL);
+	page_of_set = map_page(open(path, O_RDWR), NULL);
 	/* The zeroes of the file are a set without a signal: only who reads it knows that the signal would kill. */
 	if (*(volatile char *)page_of_set)
 		fail("page");
@@ -118,9 +121,9 @@ static void *lose_arguments(void *unused)
 	(void)unused;
 	int fd = open(path, O_RDWR), notify = open_device(device);
 	/* The page may be that of the main thread's frames, which therefore never returns from its join. */
-	char *page = map_page(fd, (char *)((unsigned long)arguments[0] & ~4095UL));
+	map_page(fd, (char *)((unsigned long)arguments[0] & ~4095UL));
 	set_owner(notify, getpid());
-	take_away(fd, page);
+	take_away();
 	wait_for_ever();
 	return NULL;
 }
@@ -168,7 +171,8 @@ int main(int argc, char **argv)
 	device = argv[2];
 	path = argv[3];
 	self = realpath("/proc/self/exe", NULL);
-	silent_start(atoi(argv[4]));
+	connection = atoi(argv[4]);
+	silent_start(connection);
 	silent->to_strangers = mode->to_strangers;
 	for (int i = 0; i < mode->owners; i++) {
 		if (fork() == 0)
