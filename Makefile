@@ -6,7 +6,7 @@ USER_MOUNT := $(CURDIR)/build/mem_notify
 MEMNOTIFY := .venv/bin/memnotify
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-vm lint format bench detection clean
+.PHONY: help install run test test-vm lint format bench detection attacks clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -53,6 +53,11 @@ bench: ## measure latency, round trip, rest and wake-up beside their peers (root
 detection: ## measure who is told when memory runs out, and who survives (qemu; about two hours)
 	@packaging/setup.sh report
 	.venv/bin/python -m benchmarks.detection
+
+attacks: ## attack the server in every known way, and kill it a thousand times (root; a Markdown table; half an hour)
+	@packaging/setup.sh dev
+	@.venv/bin/python -m tests.attacks; attacks=$$?; \
+		.venv/bin/python -m tests.attacks.kills --count 1000 && exit $$attacks
 
 clean: ## remove .venv, build/ and caches
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
