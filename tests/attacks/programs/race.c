@@ -1,5 +1,5 @@
 /* race uid DEVICE COUNT VICTIM: the owner is a group of COUNT members; some of them exec VICTIM, the set-uid copy of
- * this program, over and over. VICTIM becomes root altogether, and from then on no signal of the group is its own: it
+ * this program, over and over (and it them). VICTIM becomes root altogether, and from then on no signal of the group is its own: it
  * prints "hit" if one comes.
  *
  * race tid DEVICE COUNT (as root, who may choose ids): the owner is a thread, the first of a process that
@@ -23,43 +23,56 @@ static void expect_silence(const sigset_t *set, long ms)
 	}
 }
 
-static int be_victim(void)
+static void watched_signals(sigset_t *set)
+{
+	sigemptyset(set);
+	sigaddset(set, SIGNAL);
+	sigaddset(set, SIGIO);
+}
+
+/* An ordinary member of the group for a while, then the victim. The id stays, so that it is looked at early. */
+static void be_racer(const char *victim, uid_t uid)
 {
 	sigset_t set;
 
-	sigemptyset(&set);
-	sigaddset(&set, SIGNAL);
-	sigaddset(&set, SIGIO);
+	if (setresuid(uid, uid, uid))
+		fail("setresuid");
+	signal(SIGNAL, nothing);
+	signal(SIGIO, nothing);
+	watched_signals(&set);
+	sigprocmask(SIG_UNBLOCK, &set, NULL);
+	srandom(getpid() + time(NULL));
+	for (long left = 1 + random() % BEFORE_MS; left > 0; left -= 10)
+		rest(10);
+	execl(victim, victim, "victim", NULL);
+	fail("exec");
+}
+
+static void be_victim(const char *self)
+{
+	uid_t before = getuid();
+	sigset_t set;
+
+	watched_signals(&set);
 	sigprocmask(SIG_BLOCK, &set, NULL);
-	if (setuid(0)) {
-		printf("failed setuid\n");
-		return 1;
-	}
+	if (setuid(0))
+		fail("setuid");
 	expect_silence(&set, LIVES_MS);
-	return 0;
+	be_racer(self, before);
 }
 
 static void race_for_uid(const char *device, int count, const char *victim)
 {
 	setpgid(0, 0);
 	signal(SIGNAL, nothing);
-	for (int i = 1; i < count; i++)
+	for (int i = 0; i < RACERS; i++)
+		if (fork() == 0)
+			be_racer(victim, getuid());
+	for (int i = RACERS; i < count; i++)
 		if (fork() == 0)
 			wait_for_ever();
 	for (int i = 0; i < FILES; i++)
 		set_owner(open_device(device), -getpgrp());
-	for (int i = 0; i < RACERS; i++)
-		if (fork() == 0) {
-			srandom(getpid());
-			for (;;) {
-				if (fork() == 0) {
-					rest(1 + random() % BEFORE_MS);
-					execl(victim, "race", "victim", NULL);
-					_exit(1);
-				}
-				wait(NULL);
-			}
-		}
 	ready();
 	wait_for_ever();
 }
@@ -76,9 +89,7 @@ static void race_for_tid(const char *device, int count)
 	int fds[FILES], group;
 	sigset_t set;
 
-	sigemptyset(&set);
-	sigaddset(&set, SIGNAL);
-	sigaddset(&set, SIGIO);
+	watched_signals(&set);
 	sigprocmask(SIG_BLOCK, &set, NULL);
 	for (int i = 0; i < FILES; i++)
 		set_owner(fds[i] = open_device(device), getpid());
@@ -118,7 +129,7 @@ static void race_for_tid(const char *device, int count)
 int main(int argc, char **argv)
 {
 	if (argc == 2)
-		return be_victim();
+		be_victim(argv[0]);
 	if (!strcmp(argv[1], "uid"))
 		race_for_uid(argv[2], atoi(argv[3]), argv[4]);
 	race_for_tid(argv[2], atoi(argv[3]));
