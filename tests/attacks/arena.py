@@ -66,6 +66,8 @@ class Arena:
         self._stack = ExitStack()
         self._silent: SilentMount | None = None
         self.attacker: Program | None = None
+        self.descriptors_worst = 0
+        """Of one process of the server, looked at all along: those that are held for a notification are gone after."""
 
     def __enter__(self) -> Arena:
         with ExitStack() as stack:
@@ -128,11 +130,15 @@ class Arena:
         self.target.machine.tighten()
 
         def all_told() -> bool:
+            self._count_descriptors()
             return all(told.at_ns >= changed_ns for honest in audience for told in honest.told()[-1:] or [_NEVER])
 
         in_time = within(2 * WORST_S, all_told) is not None
-        sleep_until(time.monotonic() + GUARD_S, lambda: False)
+        sleep_until(time.monotonic() + GUARD_S, self._count_descriptors)
         return in_time
+
+    def _count_descriptors(self) -> None:
+        self.descriptors_worst = max(self.descriptors_worst, descriptors(self.target.known_pids))
 
     def _new_honest(self) -> Iterator[Honest]:
         for how in ("poll", "sigio"):
@@ -157,13 +163,14 @@ def withstand(
     outcome = Outcome(notifications=notifications)
     with Arena(scenario, directory, programs, long=long) as arena:
         target = arena.target
-        outcome.pss_before_mb, outcome.descriptors_before = _measured(target)
+        outcome.pss_before_mb, outcome.descriptors_before = pss_mb(target.pids()), arena.descriptors_worst
         arena.attack()
         changes_ns = []
         for _ in range(notifications):
             changes_ns.append(time.monotonic_ns())
             arena.notify(arena.honest)
-            _measure(outcome, target)
+            outcome.pss_worst_mb = max(outcome.pss_worst_mb, pss_mb(target.pids()))
+        outcome.descriptors_worst = arena.descriptors_worst
         for honest in arena.honest:
             _judge_told(outcome, honest, changes_ns)
         _judge_delays(outcome)
@@ -231,17 +238,6 @@ def _complaining(outcome: Outcome, what: str) -> Iterator[None]:
         yield
     except AssertionError as error:
         outcome.problems.append(f"{what}: {error}")
-
-
-def _measured(target: Target) -> tuple[float, int]:
-    pids = target.pids()
-    return pss_mb(pids), descriptors(pids)
-
-
-def _measure(outcome: Outcome, target: Target) -> None:
-    pss, most = _measured(target)
-    outcome.pss_worst_mb = max(outcome.pss_worst_mb, pss)
-    outcome.descriptors_worst = max(outcome.descriptors_worst, most)
 
 
 def _judge_told(outcome: Outcome, honest: Honest, changes_ns: list[int]) -> None:

@@ -95,6 +95,11 @@ class Target:
                     self._known[pid] = os.pidfd_open(pid)
         return now
 
+    @property
+    def known_pids(self) -> list[int]:
+        """The processes that it was last seen with: without a look at all of the machine's."""
+        return list(self._known)
+
     def is_running(self) -> bool:
         return self._process.poll() is None
 
