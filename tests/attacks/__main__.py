@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from itertools import count
 
 from tests.attacks.arena import Outcome, killed, withstand
-from tests.attacks.folders import SOURCES, folder
+from tests.attacks.folders import SOURCES, end_orderly, folder
 from tests.attacks.scenarios import TABLE, Scenario
 from tests.support.programs import Programs
 
@@ -36,6 +36,7 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="the size that the tests take")
     parser.add_argument("--no-kills", action="store_true", help="without the runs that SIGKILL the server")
     arguments = parser.parse_args()
+    end_orderly()
     _print_row(COLUMNS)
     _print_row(["---"] * len(COLUMNS))
     failed = False

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,3 +20,12 @@ def folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="memnotify-attack-", ignore_cleanup_errors=True) as name:
         os.chmod(name, 0o755)
         yield Path(name)
+
+
+def end_orderly() -> None:
+    """Have SIGTERM and SIGINT end this program as an exception does: servers, attackers and mounts go with it.
+
+    A shell's background job has SIGINT ignored.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))

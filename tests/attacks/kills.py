@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.attacks.clients import Honest, Program
-from tests.attacks.folders import SOURCES, folder
+from tests.attacks.folders import SOURCES, end_orderly, folder
 from tests.attacks.limits import LIMIT_S, RELEASE_S, STOP_S
 from tests.attacks.processes import within
 from tests.attacks.target import Target
@@ -72,7 +72,7 @@ def kill_often(count: int, directory: Path, programs: Programs, seed: int, *, ve
             if problem:
                 tally.problems.append(f"kill {number}: {problem}")
                 target.release()
-            if verbose and (problem or number % 100 == 99):
+            if verbose and (problem or number % 20 == 19):
                 print(f"{number + 1} kills, {len(tally.problems)} problems {problem}", file=sys.stderr, flush=True)
         target.start()
         if target.terminate() is None:
@@ -129,6 +129,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=1000, metavar="N")
     parser.add_argument("--seed", type=int, default=1, metavar="N")
     arguments = parser.parse_args()
+    end_orderly()
     with folder() as built, folder() as directory:
         tally = kill_often(arguments.count, directory, Programs(SOURCES, built), arguments.seed, verbose=True)
     print("| kills | of them of other processes | clients gone, worst s | problems |")
