@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.attacks.clients import HONEST_UID, Honest, Program, SilentMount, open_as, sleep_until
+from tests.attacks.clients import HONEST_UID, Honest, Program, SilentMount, kill_all, open_as, sleep_until
 from tests.attacks.limits import (
     DESCRIPTORS_GROWTH,
     GUARD_S,
@@ -124,6 +124,12 @@ class Arena:
             self._silent.abort()
         return self.attacker.kill() if self.attacker is not None else []
 
+    def end_all(self) -> list[int]:
+        """The same for the honest programs as well, all at once."""
+        if self._silent is not None:
+            self._silent.abort()
+        return kill_all([*self.honest, *([self.attacker] if self.attacker is not None else [])])
+
     def notify(self, audience: Sequence[Honest]) -> bool:
         """Have the server notify once, and return when `audience` can be told again; False if somebody was not told."""
         changed_ns = time.monotonic_ns()
@@ -206,7 +212,7 @@ def killed(
             return None
         started = time.monotonic()
         target.kill(pids[child])
-        left = arena.end_attack() + [pid for honest in arena.honest for pid in honest.kill()]
+        left = arena.end_all()
         outcome.require(not left, f"{len(left)} clients still there {RELEASE_S} s after SIGKILL")
         if child and target.is_running():
             # What the server does without that process is its own affair; that it can be ended is ours.

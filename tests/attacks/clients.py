@@ -16,7 +16,7 @@ from typing import Final, Self
 
 from memnotify_cuse.kernel import libc
 from tests.attacks.limits import LIMIT_S, RELEASE_S, SILENT_S
-from tests.attacks.processes import CONNECTIONS, abort, kill_session, mount_fusectl, mounts_at, within
+from tests.attacks.processes import CONNECTIONS, abort, kill_sessions, mount_fusectl, mounts_at, within
 from tests.support.mounted import NOBODY
 from tests.support.programs import Programs
 from tests.support.server import unmount
@@ -55,10 +55,16 @@ class Program:
 
     def kill(self) -> list[int]:
         """SIGKILL for all of it; the processes that are still there after the limit."""
-        left = kill_session(self._process.pid, RELEASE_S)
-        if not left:
-            self._process.wait(LIMIT_S)
-        return left
+        return kill_all([self])
+
+    def reap(self) -> None:
+        """Take note of the end of its first process."""
+        self._process.wait(LIMIT_S)
+
+    @property
+    def session(self) -> int:
+        """The session that all its processes are in."""
+        return self._process.pid
 
     def __enter__(self) -> Self:
         return self
@@ -72,6 +78,15 @@ class Program:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self.lines.append(line.decode(errors="replace").rstrip())
+
+
+def kill_all(programs: Sequence[Program]) -> list[int]:
+    """SIGKILL for all of these programs at once; the processes that are still there after the limit."""
+    left = kill_sessions({program.session for program in programs}, RELEASE_S)
+    if not left:
+        for program in programs:
+            program.reap()
+    return left
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from tests.attacks.clients import Honest, Program
+from tests.attacks.clients import Honest, Program, kill_all
 from tests.attacks.folders import SOURCES, end_orderly, folder
 from tests.attacks.limits import LIMIT_S, RELEASE_S, STOP_S
 from tests.attacks.processes import within
@@ -84,7 +84,7 @@ def kill_often(count: int, directory: Path, programs: Programs, seed: int, *, ve
 def _kill_once(target: Target, programs: Programs, chance: random.Random, tally: Tally, *, near_open: bool) -> str:
     with ExitStack() as stack:
         clients: list[Program] = []
-        stack.callback(lambda: [client.kill() for client in clients])
+        stack.callback(lambda: kill_all(clients))
         if near_open:
             owner = Program([programs("owners"), "own", target.device, "0"], uid=NOBODY)
             clients.append(owner)
@@ -103,7 +103,7 @@ def _kill_once(target: Target, programs: Programs, chance: random.Random, tally:
         tally.children += child > 0
         started = time.monotonic()
         target.kill(pids[child])
-        left = [pid for client in clients for pid in client.kill()]
+        left = kill_all(clients)
         if child and target.is_running() and target.terminate() is None:
             return f"not gone {STOP_S} s after SIGTERM, without process {child}"
         if within(RELEASE_S, target.is_gone) is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,22 +45,20 @@ def family(pid: int) -> list[int]:
     return found
 
 
-def session(sid: int) -> list[int]:
-    """The living processes of a session."""
-    return [pid for pid in _pids() if _session_of(pid) == sid and not is_gone(pid)]
+def kill_sessions(sids: Collection[int], limit_s: float) -> list[int]:
+    """SIGKILL for every process of these sessions, at once; those that are still there after `limit_s`."""
 
-
-def kill_session(sid: int, limit_s: float) -> list[int]:
-    """SIGKILL for every process of a session; those that are still there after `limit_s`."""
+    def left() -> list[int]:
+        return [pid for pid in _pids() if _session_of(pid) in sids and not is_gone(pid)]
 
     def all_gone() -> bool:
-        left = session(sid)
-        for pid in left:
+        found = left()
+        for pid in found:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        return not left
+        return not found
 
-    return [] if within(limit_s, all_gone) is not None else session(sid)
+    return [] if within(limit_s, all_gone) is not None else left()
 
 
 def pss_mb(pids: Iterable[int]) -> float:
