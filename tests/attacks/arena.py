@@ -167,7 +167,7 @@ def withstand(
 ) -> Outcome:
     """Run an attack, notify so often, end the server by SIGTERM while it lasts."""
     outcome = Outcome(notifications=notifications)
-    with Arena(scenario, directory, programs, long=long) as arena:
+    with _complaining(outcome, "the arena"), Arena(scenario, directory, programs, long=long) as arena:
         target = arena.target
         outcome.pss_before_mb, outcome.descriptors_before = pss_mb(target.pids()), arena.descriptors_worst
         arena.attack()
@@ -201,7 +201,7 @@ def killed(
     at the same paths must work.
     """
     outcome = Outcome()
-    with Arena(scenario, directory, programs, long=long) as arena:
+    with _complaining(outcome, "the arena"), Arena(scenario, directory, programs, long=long) as arena:
         target = arena.target
         if child >= len(target.pids()):
             return None

@@ -158,7 +158,7 @@ static void texts(void)
 static void interrupts(void)
 {
 	struct sigaction action = { .sa_handler = nothing };
-	struct itimerval timer = { { 0, 20000 }, { 0, 20000 } };
+	struct itimerval timer = { { 0, 500000 }, { 0, 500000 } };
 	char line[4096];
 
 	sigaction(SIGALRM, &action, NULL);
