@@ -54,7 +54,7 @@ detection: ## measure who is told when memory runs out, and who survives (qemu; 
 	@packaging/setup.sh report
 	.venv/bin/python -m benchmarks.detection
 
-attacks: ## attack the server in every known way, and kill it a thousand times (root; a Markdown table; half an hour)
+attacks: ## attack the server in every known way, and kill it a thousand times (root; an hour)
 	@packaging/setup.sh dev
 	@.venv/bin/python -m tests.attacks; attacks=$$?; \
 		.venv/bin/python -m tests.attacks.kills --count 1000 && exit $$attacks

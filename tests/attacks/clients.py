@@ -60,6 +60,7 @@ class Program:
     def reap(self) -> None:
         """Take note of the end of its first process."""
         self._process.wait(LIMIT_S)
+        self._reader.join(LIMIT_S)
 
     @property
     def session(self) -> int:
@@ -76,8 +77,9 @@ class Program:
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self.lines.append(line.decode(errors="replace").rstrip())
+        with self._process.stdout as lines:
+            for line in lines:
+                self.lines.append(line.decode(errors="replace").rstrip())
 
 
 def kill_all(programs: Sequence[Program]) -> list[int]:
