@@ -50,9 +50,9 @@ class Scenario:
     """SIGKILL of the server under this attack is part of the tests; of `make attacks` it always is."""
 
 
-def _silent(name: str, bounded: str, mode: str) -> Scenario:
+def _silent(name: str, bounded: str, mode: str, *, kills: bool = False) -> Scenario:
     arguments = (mode, "{device}", "{silent}", "{fd}")
-    return Scenario(name, bounded, "silent", arguments, kills=True)
+    return Scenario(name, bounded, "silent", arguments, kills=kills)
 
 
 def _owners(
@@ -93,9 +93,9 @@ _ZONEINFO: Final = "{mount}/zoneinfo"
 
 TABLE: Final = (
     _files("no attack", "nothing: what the others are compared with", "idle", 0, kills=True),
-    _silent("sigwait page", "time for each client", "sigwait"),
+    _silent("sigwait page", "time for each client", "sigwait", kills=True),
     _silent("exec", "time for each client", "exec"),
-    _silent("dup2 loop", "time for each client", "swap"),
+    _silent("dup2 loop", "time for each client", "swap", kills=True),
     _silent("cmdline page", "time for each client", "cmdline"),
     _silent("silent files between", "time for each client", "held"),
     Scenario(
@@ -108,7 +108,7 @@ TABLE: Final = (
     Scenario("thread id race", "whom an id means", "race", ("tid", "{device}", "{count}"), Users.ROOT, count=400),
     _files("zoneinfo opens", "open text files", "hold", 20_000, path=_ZONEINFO, long_count=119_000, gives_back=True),
     _files("device opens", "open device files", "hold", 20_000, long_count=32_000, opens=True, gives_back=True),
-    _files("statx threads", "requests of a user", "statx", 3_000, path=_ZONEINFO, opens=True, kills=True),
+    _files("statx threads", "requests of a user", "statx", 3_000, path=_ZONEINFO, opens=True),
     _files("statx threads, device", "requests of a user", "statx", 3_000, opens=True),
     _owners("group of 1,000", "members for each batch", "group", 1_000, kills=True),
     _owners("3,000 threads", "threads that are looked at", "threads", 3_000),
@@ -126,9 +126,9 @@ TABLE: Final = (
     _files("open and close", "requests of a user", "opens"),
     _files("poll without end", "requests of a user", "ask"),
     _files("texts without end", "rendering", "texts", path=_ZONEINFO),
-    _files("interrupted readers", "requests of a user", "interrupts", 2_000, kills=True),
+    _files("interrupted readers", "requests of a user", "interrupts", 2_000),
     _files("epoll ADD and DEL", "requests of a user", "epoll"),
-    _files("passed around", "searches for a file", "passing", kills=True),
+    _files("passed around", "searches for a file", "passing"),
     _files("writes to simulate", "rights", "writes", path="{mount}/simulate"),
     _files("lookups", "requests of a user", "lookups", path="{mount}"),
     _files("byte readers", "held reads", "slow", 500),
@@ -136,5 +136,28 @@ TABLE: Final = (
     _owners("random owners", "owners that are looked at", "random"),
     _owners("forks", "owners that are looked at", "forks", kills=True),
     _owners("exec storm", "owners that are looked at", "exec"),
-    _owners("stopped owners", "time for each client", "stopped", 300, kills=True),
+    _owners("stopped owners", "time for each client", "stopped", 300),
 )
+
+LONG_ONLY: Final = frozenset(
+    {
+        "silent files between",
+        "statx threads, device",
+        "descriptor table",
+        "sub-uids asleep",
+        "O_ASYNC loop",
+        "zoneinfo unreadable",
+        "texts without end",
+        "epoll ADD and DEL",
+        "lookups",
+        "byte readers",
+        "poll of a millisecond",
+        "random owners",
+        "device opens",
+    }
+)
+"""Kin of other rows, for `make attacks` alone: the tests are to take three minutes."""
+
+IN_TESTS: Final = tuple(scenario for scenario in TABLE if scenario.name not in LONG_ONLY)
+
+KILLS_IN_TESTS: Final = tuple(scenario for scenario in TABLE if scenario.kills)

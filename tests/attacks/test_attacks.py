@@ -8,7 +8,7 @@ import pytest
 
 from tests.attacks.arena import killed, withstand
 from tests.attacks.kills import kill_often
-from tests.attacks.scenarios import TABLE, Scenario
+from tests.attacks.scenarios import IN_TESTS, KILLS_IN_TESTS, TABLE, Scenario
 from tests.support.programs import Programs
 
 pytestmark = pytest.mark.mount
@@ -18,7 +18,7 @@ KILLS = 20
 SEED = 12
 
 
-@pytest.mark.parametrize("scenario", TABLE, ids=lambda scenario: scenario.name.replace(" ", "-"))
+@pytest.mark.parametrize("scenario", IN_TESTS, ids=lambda scenario: scenario.name.replace(" ", "-"))
 def test_an_attack_is_withstood(scenario: Scenario, directory: Path, programs: Programs) -> None:
     """Two honest programs are told of each notification in time, and SIGTERM ends the server while it lasts."""
     assert withstand(scenario, directory, programs, NOTIFICATIONS).problems == []
@@ -26,7 +26,7 @@ def test_an_attack_is_withstood(scenario: Scenario, directory: Path, programs: P
 
 @pytest.mark.parametrize(
     "scenario",
-    [scenario for scenario in TABLE if scenario.kills],
+    KILLS_IN_TESTS,
     ids=lambda scenario: scenario.name.replace(" ", "-"),
 )
 def test_sigkill_under_attack_lets_go_of_every_client(scenario: Scenario, directory: Path, programs: Programs) -> None:
