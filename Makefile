@@ -6,7 +6,7 @@ USER_MOUNT := $(CURDIR)/build/mem_notify
 MEMNOTIFY := .venv/bin/memnotify
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-vm lint format bench detection fuzz clean
+.PHONY: help install run test test-vm lint format bench detection fuzz attacks clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -57,6 +57,11 @@ detection: ## measure who is told when memory runs out, and who survives (qemu; 
 fuzz: ## five minutes of odd system calls, 1,000,000 mutated frames, 200,000 mutated kernel files (8 minutes)
 	@packaging/setup.sh dev
 	.venv/bin/python -m tests.fuzz
+
+attacks: ## attack the server in every known way, and kill it a thousand times (root; an hour)
+	@packaging/setup.sh dev
+	@.venv/bin/python -m tests.attacks; attacks=$$?; \
+		.venv/bin/python -m tests.attacks.kills --count 1000 && exit $$attacks
 
 clean: ## remove .venv, build/ and caches
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

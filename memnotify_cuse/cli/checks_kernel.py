@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from memnotify_cuse.cli.machine import CAP_SYS_RESOURCE, Finding, Machine
+from memnotify_cuse.cli.machine import Finding, Machine
+from memnotify_cuse.kernel.capabilities import Capability
 from memnotify_cuse.kernel.errors import KernelFileError
 from memnotify_cuse.kernel.files import read_kernel_text
 from memnotify_cuse.kernel.lru_gen import read_lru_gen
@@ -142,6 +143,6 @@ def psi(machine: Machine) -> Finding:
     except KernelFileError as error:
         return Finding("warn", "psi", str(error), "no trigger; without tracefs a timer is all there is")
     found = f"memory stalls {stalled:.2f} % of the last minute, triggers work"
-    if not machine.can(CAP_SYS_RESOURCE):
+    if not machine.can(Capability.SYS_RESOURCE):
         found += " (windows in multiples of 2 s: no CAP_SYS_RESOURCE)"
     return Finding("ok", "psi", found, "used as doorbell where tracefs is missing")

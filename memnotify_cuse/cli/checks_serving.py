@@ -9,20 +9,17 @@ import stat
 from pathlib import Path
 
 from memnotify_cuse.cli.common import DEFAULT_DEVICE
-from memnotify_cuse.cli.machine import (
-    CAP_IPC_LOCK,
-    CAP_SYS_ADMIN,
-    CAP_SYS_PTRACE,
-    CAP_SYS_RESOURCE,
-    Finding,
-    Machine,
-)
+from memnotify_cuse.cli.machine import Finding, Machine
+from memnotify_cuse.keeper.rights import BY_DEVICE, HELPER
+from memnotify_cuse.kernel.capabilities import Capability
+from memnotify_cuse.kernel.fdinfo import fdinfo_has_inodes
 from memnotify_cuse.kernel.mountinfo import mount_at
 from memnotify_cuse.kernel.pidfd import get_descriptor
 
-# mlockall with MCL_ONFAULT locks what a Python server touches: some tens of MiB.
-_ENOUGH_MEMLOCK_BYTES = 128 * 1024 * 1024
 _MIB = 1024 * 1024
+# mlockall compares the limit with all that is mapped, touched or not (mm/mlock.c, SYSCALL_DEFINE1(mlockall)). A server
+# has 42 MiB mapped.
+_ENOUGH_MEMLOCK_BYTES = 64 * _MIB
 
 
 def fuse(machine: Machine) -> Finding:
@@ -50,26 +47,23 @@ def pyfuse3(machine: Machine) -> Finding:
         return Finding("fail", "pyfuse3", str(error), "pip install 'pyfuse3>=3.5' (Debian: needs libfuse3-3)")
     if not hasattr(library, "PollHandle"):
         return Finding("fail", "pyfuse3", f"{library.__version__} has no poll", "pip install 'pyfuse3>=3.5'")
-    return Finding("ok", "pyfuse3", library.__version__, "serves the control file system, and lets it answer poll")
+    return Finding("ok", "pyfuse3", library.__version__, "serves the texts of the control file system")
 
 
 def cuse(machine: Machine) -> Finding:
     """The transport for a true character device; FUSE does without it, so its absence is nothing to warn about."""
     path = machine.root / "dev/cuse"
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))
-    except OSError as error:
-        return Finding(
-            "ok", "cuse", f"{path}: {error.strerror}", "the device will be a file (modprobe cuse may change that)"
-        )
+    error = _cuse_error(machine)
+    if error is not None:
+        return Finding("ok", "cuse", f"{path}: {error}", "the device will be a file (modprobe cuse may change that)")
     return Finding("ok", "cuse", f"{path} can be opened", "the device will be a character device")
 
 
 def mounting(machine: Machine) -> Finding:
     """Who may mount: root itself, or an ordinary user with the help of fusermount3."""
-    if machine.can(CAP_SYS_ADMIN):
+    if machine.can(Capability.SYS_ADMIN):
         return Finding("ok", "mounting", "CAP_SYS_ADMIN", "may mount without fusermount3")
-    if not machine.could(CAP_SYS_ADMIN):
+    if not machine.could(Capability.SYS_ADMIN):
         return Finding(
             "fail",
             "mounting",
@@ -111,6 +105,10 @@ def device(machine: Machine) -> Finding:
                 )
             return Finding("warn", "device", f"{path}: {error.strerror}", "programs cannot open it either")
         return Finding("ok", "device", f"{path} is served ({mount.fstype})", "a second server needs another path")
+    if (machine.sys / "class/cuse" / path.name).exists():
+        return Finding("ok", "device", f"{path} is served (cuse)", "a second server needs another path")
+    if _is_empty_file(path) and _cuse_error(machine) is not None:
+        return Finding("ok", "device", f"{path} is an empty file", "the server shows its device there, and leaves it")
     if os.path.lexists(path):
         return Finding(
             "warn",
@@ -130,20 +128,27 @@ def device(machine: Machine) -> Finding:
 
 def memlock(machine: Machine) -> Finding:
     """Whether the server can keep itself in memory, where it must be when memory is short."""
-    if machine.can(CAP_IPC_LOCK):
+    if machine.can(Capability.IPC_LOCK):
         return Finding("ok", "memlock", "CAP_IPC_LOCK", "the server locks itself into memory")
     if machine.memlock_bytes is None:
         return Finding("ok", "memlock", "RLIMIT_MEMLOCK is unlimited", "the server locks itself into memory")
     found = f"RLIMIT_MEMLOCK is {machine.memlock_bytes / _MIB:.0f} MiB, no CAP_IPC_LOCK"
     if machine.memlock_bytes >= _ENOUGH_MEMLOCK_BYTES:
         return Finding("ok", "memlock", found, "enough for the server to lock itself into memory")
-    return Finding("warn", "memlock", found, "the server may be swapped out just when it is needed, and tell late")
+    return Finding(
+        "warn",
+        "memlock",
+        found,
+        "the server may be swapped out just when it is needed, and tell late; "
+        f"{_ENOUGH_MEMLOCK_BYTES / _MIB:.0f} MiB are enough (ulimit -l, LimitMEMLOCK=): the kernel counts all that it "
+        "has mapped",
+    )
 
 
 def oom_score(machine: Machine) -> Finding:
     """Whether the server can keep the OOM killer away from itself."""
-    if machine.can(CAP_SYS_RESOURCE):
-        return Finding("ok", "oom_score", "CAP_SYS_RESOURCE", "the server can lower its oom_score_adj, to be spared")
+    if machine.can(Capability.SYS_RESOURCE):
+        return Finding("ok", "oom_score", "CAP_SYS_RESOURCE", "the server lowers its oom_score_adj, to be spared")
     return Finding(
         "warn",
         "oom_score",
@@ -153,15 +158,27 @@ def oom_score(machine: Machine) -> Finding:
 
 
 def sigio(machine: Machine) -> Finding:
-    """What SIGIO for O_ASYNC programs needs: looking at another process's descriptor."""
+    """What the SIGIO helpers need: to look at another process's descriptors, and to signal it."""
     error = pidfd_getfd_error()
     if error is not None:
         return Finding("warn", "sigio", f"pidfd_getfd: {error}", "nobody gets SIGIO here; poll and read work")
-    if not machine.can(CAP_SYS_PTRACE):
+    needed = set(HELPER)
+    if _cuse_error(machine) is None or not fdinfo_has_inodes():
+        needed |= BY_DEVICE
+    missing = ", ".join(f"CAP_{each.name}" for each in sorted(needed) if not machine.can(each))
+    if missing and machine.euid == 0:
+        # Root's helpers are of a user of their own, whose programs are none that listen.
         return Finding(
             "warn",
             "sigio",
-            "pidfd_getfd works, no CAP_SYS_PTRACE",
+            f"pidfd_getfd works, no {missing}",
+            "nobody gets SIGIO here; poll and read work; in a container: --cap-add",
+        )
+    if missing:
+        return Finding(
+            "warn",
+            "sigio",
+            f"pidfd_getfd works, no {missing}",
             f"SIGIO reaches programs of the same user only{_yama(machine)}",
         )
     return Finding(
@@ -194,6 +211,23 @@ def pidfd_getfd_error() -> str | None:
     finally:
         os.close(pidfd)
     return None
+
+
+def _cuse_error(machine: Machine) -> str | None:
+    """Why there can be no character device, None if there can be one."""
+    try:
+        os.close(os.open(machine.root / "dev/cuse", os.O_RDWR | os.O_NONBLOCK))
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def _is_empty_file(path: Path) -> bool:
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and not found.st_size
 
 
 def _kind(path: Path) -> str:

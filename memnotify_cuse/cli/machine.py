@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 import resource
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from memnotify_cuse.kernel.capabilities import Capability, parse_capability_masks
 from memnotify_cuse.kernel.errors import MalformedKernelFileError
 from memnotify_cuse.kernel.files import read_kernel_text
 
 Level = Literal["ok", "warn", "fail"]
-
-# Bit numbers: include/uapi/linux/capability.h.
-CAP_IPC_LOCK = 14
-CAP_SYS_PTRACE = 19
-CAP_SYS_ADMIN = 21
-CAP_SYS_RESOURCE = 24
-
-_CAPABILITIES = re.compile(r"^(CapEff|CapBnd):\t([0-9a-f]{16})$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +54,11 @@ class Machine:
         """The /sys of this machine."""
         return self.root / "sys"
 
-    def can(self, capability: int) -> bool:
-        """Whether this process has ``capability`` (a bit number)."""
+    def can(self, capability: Capability) -> bool:
+        """Whether this process has ``capability``."""
         return bool(self.effective >> capability & 1)
 
-    def could(self, capability: int) -> bool:
+    def could(self, capability: Capability) -> bool:
         """Whether a set-user-id program started by this process could have ``capability``."""
         return bool(self.bounding >> capability & 1)
 
@@ -89,7 +81,7 @@ def parse_capabilities(text: str, path: str = "/proc/self/status") -> tuple[int,
 
     Kernel source: fs/proc/array.c, task_cap().
     """
-    masks = {name: int(mask, 16) for name, mask in _CAPABILITIES.findall(text)}
+    masks = parse_capability_masks(text, path)
     try:
         return masks["CapEff"], masks["CapBnd"]
     except KeyError as error:

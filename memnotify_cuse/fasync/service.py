@@ -325,20 +325,41 @@ class SigioService:
             self._lost = trio.Event()
             started_s = trio.current_time()
             try:
-                async for pid, uid in self._processes():
-                    await self._search_process(uid, pid)
+                async for processes in self._processes():
+                    await self._search_processes(processes)
             except Exception:
                 log.exception("unexpected error while looking for SIGIO subscribers")
             for user in {file.user for file in self._device.files if self._device.is_subscribed(file)}:
                 self._serve_soon(user)
             await trio.sleep(SEARCH_REST * (trio.current_time() - started_s))
 
-    async def _processes(self) -> AsyncIterator[tuple[int, int]]:
+    async def _search_processes(self, processes: list[Report]) -> None:
+        """Look at the descriptors of some processes, in the turns of the users whose they are."""
+        async with trio.open_nursery() as nursery:
+            for user in {process.uid for process in processes}:
+                pids = [process.pid for process in processes if process.uid == user]
+                nursery.start_soon(self._search_processes_of, user, pids)
+
+    async def _search_processes_of(self, user: int, pids: list[int]) -> None:
+        next_descriptor = dict.fromkeys(pids, 0)
+        while next_descriptor:
+            jobs = [
+                Job(Kind.SEARCH, pid=pid, descriptor=descriptor, count=SEARCH_DESCRIPTORS)
+                for pid, descriptor in next_descriptor.items()
+            ]
+            results = await self._pool.run_jobs(user, jobs)
+            for pid, (*found, end) in zip(list(next_descriptor), results, strict=True):
+                self._note_places(found, moves=False)
+                next_descriptor[pid] = end.descriptor
+                if end.status is not Status.OK or not end.descriptor:
+                    del next_descriptor[pid]
+
+    async def _processes(self) -> AsyncIterator[list[Report]]:
+        """All processes, some at a time."""
         last = 0
         while True:
             ((*listed, end),) = await self._pool.run_jobs(0, [Job(Kind.PROCESSES, pid=last, count=LISTED_PROCESSES)])
-            for report in listed:
-                yield report.pid, report.uid
+            yield listed
             last = end.pid
             if end.status is not Status.OK or not last:
                 return

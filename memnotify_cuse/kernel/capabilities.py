@@ -35,6 +35,10 @@ _HEADER = struct.Struct("=Ii")
 # Effective, permitted and inheritable, for capabilities 0 to 31 and then for 32 to 63.
 _DATA = struct.Struct("=6I")
 
+_MASKS = frozenset({"CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"})
+_MASK_DIGITS = 16
+_HEXADECIMAL = frozenset("0123456789abcdef")
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -125,10 +129,23 @@ def set_name(name: str) -> None:
     _libc.prctl(PR_SET_NAME, name.encode()[:15], 0, 0, 0)
 
 
-def parse_capability_masks(text: str) -> dict[str, int]:
-    """The masks of a /proc/PID/status by their names, CapInh, CapPrm, CapEff, CapBnd and CapAmb."""
-    lines = (line.split(":\t") for line in text.splitlines() if line.startswith("Cap"))
-    return {name: int(mask, 16) for name, mask in lines}
+def parse_capability_masks(text: str, path: str = "/proc/PID/status") -> dict[str, int]:
+    """The masks of a /proc/PID/status by their names, as far as it has them: CapInh, CapPrm, CapEff, CapBnd, CapAmb.
+
+    Raises MalformedKernelFileError.
+    """
+    masks = {}
+    for number, line in enumerate(text.split("\n"), start=1):
+        name, _, mask = line.partition(":\t")
+        if name not in _MASKS:
+            continue
+        if len(mask) != _MASK_DIGITS or not _HEXADECIMAL.issuperset(mask):
+            # Not for the keeper to have in memory.
+            from memnotify_cuse.kernel.errors import MalformedKernelFileError
+
+            raise MalformedKernelFileError(path, number, f"expected a mask, got {line[:80]!r}")
+        masks[name] = int(mask, 16)
+    return masks
 
 
 def _prctl(option: int, argument: int) -> int:

@@ -10,18 +10,13 @@ from pathlib import Path
 import pytest
 
 from memnotify_cuse.cli import checks_kernel, checks_serving, doctor
-from memnotify_cuse.cli.machine import (
-    CAP_IPC_LOCK,
-    CAP_SYS_ADMIN,
-    CAP_SYS_PTRACE,
-    CAP_SYS_RESOURCE,
-    Finding,
-    Machine,
-    parse_capabilities,
-)
+from memnotify_cuse.cli.machine import Finding, Machine, parse_capabilities
 from memnotify_cuse.cli.main import main
+from memnotify_cuse.kernel.capabilities import Capability
 from memnotify_cuse.kernel.errors import MalformedKernelFileError
 from memnotify_cuse.kernel.trace import KNOWN_EVENTS
+from tests.support.mounted import facts
+from tests.support.server import Server
 
 LINE = re.compile(r"(ok|warn|fail) +[a-z0-9_]+: .+ — .+")
 ALL = (1 << 41) - 1
@@ -50,7 +45,7 @@ Node 0, zone   Normal
 """
 
 
-def without(mask: int, capability: int) -> int:
+def without(mask: int, capability: Capability) -> int:
     """The mask less one capability."""
     return mask & ~(1 << capability)
 
@@ -161,15 +156,42 @@ def test_tracefs_events(machine: Machine) -> None:
 
 
 def test_a_file_in_the_way_of_the_device(machine: Machine) -> None:
-    (machine.root / "dev/mem_notify").touch()
+    node = machine.root / "dev/mem_notify"
+    node.write_text("precious")
     finding = checks_serving.device(machine)
     assert finding.level == "warn"
     assert "is a file" in finding.found
 
 
+def test_an_empty_file_is_in_the_way_of_a_character_device_only(machine: Machine) -> None:
+    (machine.root / "dev/mem_notify").touch()
+    finding = checks_serving.device(machine)
+    assert finding.level == "ok"
+    assert finding.meaning.endswith("and leaves it")
+    (machine.root / "dev/cuse").touch()
+    assert checks_serving.device(machine).level == "warn"
+
+
+def test_a_character_device_of_a_server_is_not_in_the_way(machine: Machine) -> None:
+    (machine.root / "dev/mem_notify").touch()
+    (machine.sys / "class/cuse/mem_notify").mkdir(parents=True)
+    assert checks_serving.device(machine).found.endswith("is served (cuse)")
+
+
+@pytest.mark.mount
+def test_as_much_memory_may_be_locked_as_the_server_has_mapped(server: Server) -> None:
+    """The figure of the check, against a real server."""
+    status = Path(f"/proc/{facts(server)['server_pid']}/status").read_text()
+    mapped_kb = int(re.search(r"^VmSize:\s+([0-9]+) kB$", status, re.MULTILINE)[1])  # type: ignore[index]
+    assert checks_serving.memlock(Machine(memlock_bytes=mapped_kb * 1024)).level == "warn"
+    assert checks_serving.memlock(Machine(memlock_bytes=mapped_kb * 2048)).level == "ok"
+
+
 def test_mounting_needs_a_right_that_a_container_may_lack(machine: Machine) -> None:
     assert checks_serving.mounting(machine).level == "ok"
-    bare = dataclasses.replace(machine, effective=without(ALL, CAP_SYS_ADMIN), bounding=without(ALL, CAP_SYS_ADMIN))
+    bare = dataclasses.replace(
+        machine, effective=without(ALL, Capability.SYS_ADMIN), bounding=without(ALL, Capability.SYS_ADMIN)
+    )
     finding = checks_serving.mounting(bare)
     assert finding.level == "fail"
     assert "--cap-add" in finding.meaning
@@ -191,15 +213,33 @@ def test_an_ordinary_user_needs_fusermount3(machine: Machine, tmp_path: Path, mo
 @pytest.mark.parametrize(
     ("check", "capability"),
     [
-        (checks_serving.memlock, CAP_IPC_LOCK),
-        (checks_serving.oom_score, CAP_SYS_RESOURCE),
-        (checks_serving.sigio, CAP_SYS_PTRACE),
+        (checks_serving.memlock, Capability.IPC_LOCK),
+        (checks_serving.oom_score, Capability.SYS_RESOURCE),
+        (checks_serving.sigio, Capability.SYS_PTRACE),
+        (checks_serving.sigio, Capability.KILL),
     ],
 )
 def test_a_right_that_is_missing_is_a_warning(
-    check: Callable[[Machine], Finding], capability: int, machine: Machine
+    check: Callable[[Machine], Finding], capability: Capability, machine: Machine
 ) -> None:
     assert check(dataclasses.replace(machine, effective=without(ALL, capability))).level == "warn"
+
+
+def test_the_helpers_of_root_are_nobody_without_their_rights(machine: Machine) -> None:
+    """They are of a user of their own; an ordinary user's are that user's, and reach that user's programs."""
+    mask = without(without(ALL, Capability.SYS_PTRACE), Capability.KILL)
+    finding = checks_serving.sigio(dataclasses.replace(machine, effective=mask))
+    assert finding.found == "pidfd_getfd works, no CAP_KILL, CAP_SYS_PTRACE"
+    assert finding.meaning.startswith("nobody gets SIGIO here")
+    user = dataclasses.replace(machine, effective=0, euid=1000)
+    assert checks_serving.sigio(user).meaning.startswith("SIGIO reaches programs of the same user only")
+
+
+def test_for_a_character_device_the_helpers_need_to_look_into_folders_too(machine: Machine) -> None:
+    machine = dataclasses.replace(machine, effective=without(ALL, Capability.DAC_READ_SEARCH))
+    assert checks_serving.sigio(machine).level == "ok"
+    (machine.root / "dev/cuse").touch()
+    assert "no CAP_DAC_READ_SEARCH" in checks_serving.sigio(machine).found
 
 
 @pytest.mark.parametrize(("limit", "level"), [(None, "ok"), (1 << 30, "ok"), (64 << 10, "warn")])

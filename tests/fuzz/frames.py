@@ -1,19 +1,22 @@
-"""Mutated frames: to the codec (`wire`), and by Connection.receive to the FUSE and the CUSE transport.
+"""Mutated frames: to the codec (`wire`), and over a connection to the FUSE and the CUSE transport.
 
-The transports are the real ones, on a socket in place of /dev/fuse or /dev/cuse, and without pyfuse3, which would get
-what `FuseTransport` forwards. What has to hold:
+The transports are the real ones, on a socket in place of /dev/fuse or /dev/cuse, and without pyfuse3, in whose place
+what `FuseTransport` forwards is answered at once. Frames come one by one, and now and then some at once, which then are
+queued and served in turn by user. What has to hold:
 
 - the decoders raise WireError and nothing else;
 - no frame leads to EIO but by a WireError, which is the documented way;
-- a request that wants a reply gets exactly one, or is forwarded, or is a held read; a held read gets one in the end;
-- after a RELEASE of every open file none is left, and no read is held.
+- a request that wants a reply gets exactly one, or is a held read; a held read gets one in the end;
+- after a RELEASE of every open file none is left, no read is held, and nothing waits or is counted.
 
-The number of a request (`unique`) is the kernel's, which never gives one to two requests in flight: it is made anew
-after mutation. So is the length in the header, in nine of ten frames, since a wrong one ends in decode_header.
+The number of a request (`unique`) is the kernel's, and replies are told apart by it: it is made anew after mutation,
+but for some frames that come alone, which have that of a held read. So is the length in the header, in nine of ten
+frames, since a wrong one ends in decode_header.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import socket
@@ -21,17 +24,12 @@ import struct
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import fields, replace
-from pathlib import Path
 from random import Random
-from types import SimpleNamespace
-from typing import Final, cast
+from typing import Final, NamedTuple
 from unittest import mock
-
-import trio
-from pyfuse3 import RequestContext
 
 from memnotify_cuse.board import Board, ZoneState
 from memnotify_cuse.control import Control, ServerFacts
@@ -39,11 +37,11 @@ from memnotify_cuse.device.device import Device
 from memnotify_cuse.device.policy import Policy
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 from memnotify_cuse.transport import wire
-from memnotify_cuse.transport.connection import NO_REPLY, Connection
-from memnotify_cuse.transport.controlfs import DEVICE, FIRST_ZONE, STATUS, ZONES
+from memnotify_cuse.transport.connection import NO_REPLY, Connection, _Got
 from memnotify_cuse.transport.cuse import CuseTransport
+from memnotify_cuse.transport.errorlog import ErrorLog
 from memnotify_cuse.transport.fuse import FuseTransport
-from memnotify_cuse.transport.mount import ControlMount
+from memnotify_cuse.transport.tree import DEVICE, FIRST_ZONE, STATUS, ZONES
 from tests.fuzz.findings import Findings, Outcome
 from tests.fuzz.mutate import mutated
 
@@ -77,6 +75,13 @@ BODY_BYTES: Final = {
 """Of the requests that are not an open device file's, from include/uapi/linux/fuse.h; 40 for those not named."""
 
 FRAMES_PER_NOTIFICATION: Final = 400
+FRAMES_AT_ONCE: Final = 8
+SHARE_AT_ONCE: Final = 0.05
+"""In so many of all cases some frames come at once; about a third of all frames do."""
+
+STEPS: Final = 100
+"""More than it takes to serve what comes at once."""
+
 MAX_FILES: Final = 200
 TOO_LARGE_BYTES: Final = 100_000
 
@@ -84,8 +89,8 @@ _HEADER: Final = struct.Struct("=IIQQIIIHH")
 _UNIQUE: Final = struct.Struct("=Q")
 _LENGTH: Final = struct.Struct("=I")
 _OUT: Final = struct.Struct("=IiQ")
-_INTERRUPT_BYTES: Final = wire.HEADER_BYTES + 8
-_RELEASE_BYTES: Final = wire.HEADER_BYTES + 8
+_FH_END: Final = 24
+_log: Final = logging.getLogger("memnotify_cuse.fuzz")
 _DECODERS: Final = {name: value for name, value in sorted(vars(wire).items()) if name.startswith("decode_")}
 _KERNEL_MAX_ERRNO: Final = 511
 """fs/fuse/dev.c, fuse_dev_do_write(): a reply with a larger one, or a positive error, is refused."""
@@ -100,6 +105,16 @@ class _Records(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self.records.append(record)
+
+
+class _EveryError(ErrorLog):
+    """Each error is logged, not only the first of its kind: it has to be explained by the frame that it came with."""
+
+    def __init__(self) -> None:
+        super().__init__(_log)
+
+    def unexpected(self, what: str, error: BaseException) -> None:
+        _log.error(what, exc_info=error)
 
 
 @contextmanager
@@ -119,8 +134,8 @@ def _logged() -> Iterator[_Records]:
 class Kernel:
     """The other end of one transport: sends frames, and knows which of its requests are in flight.
 
-    `forwarded_fd` is pyfuse3's end of FuseTransport, None for CUSE, `device_inodes` those that the endpoint serves
-    (None: all).
+    `device_inodes` are those that the endpoint serves (None: all). `forwarded` is pyfuse3's end of FuseTransport and
+    `replied` takes note of its reply to a request; both are None for CUSE.
     """
 
     def __init__(
@@ -129,69 +144,83 @@ class Kernel:
         device: Device,
         connection: Connection,
         end: socket.socket,
-        forwarded: socket.socket | None = None,
         device_inodes: frozenset[int] | None = None,
+        forwarded: socket.socket | None = None,
+        replied: Callable[[int], None] | None = None,
     ) -> None:
         self.name = name
         self.device = device
         self.files: list[int] = []
         self._connection = connection
+        connection._errors = _EveryError()
         self._end = end
         self._forwarded = forwarded
+        self._replied = replied
         self._device_inodes = device_inodes
         self._unique = 0
         self._held: dict[int, int] = {}
         self.held_ever = 0
+        self.queued_ever = 0
 
     def new_unique(self) -> int:
         self._unique += 2
         return self._unique
 
     @property
-    def has_no_inodes(self) -> bool:
-        """True for CUSE: the kernel has none to forget there, and CuseTransport would answer a FORGET with EINVAL."""
-        return self._device_inodes is None
-
-    @property
     def held(self) -> dict[int, int]:
         """Reads without a reply so far: unique → fh."""
         return self._held
 
-    def sends(self, frame: bytes) -> list[str]:
-        """What was wrong with the answer to `frame`, nothing if all was well."""
-        self._connection.receive(memoryview(frame))
-        if len(frame) < wire.HEADER_BYTES or _LENGTH.unpack_from(frame)[0] != len(frame):
-            return self._take(None)
-        _, opcode, unique, inode, *_ = _HEADER.unpack_from(frame)
-        problems = self._take((opcode, unique) if opcode not in NO_REPLY else None)
-        named = int.from_bytes(frame[40:48], sys.byteorder) if len(frame) >= _INTERRUPT_BYTES else None
-        if opcode == wire.Opcode.INTERRUPT and named in self._held:
+    def sends(self, *frames: bytes) -> list[str]:
+        """What was wrong with the answers to `frames`, which come at once; nothing if all was well."""
+        for frame in frames:
+            self._end.send(frame)
+        requests = [_Request.of(frame) for frame in frames if _is_whole(frame)]
+        opcodes = {each.unique: each.opcode for each in requests if each.opcode not in NO_REPLY}
+        before = dict(self._held)
+        problems, answers = self._take(opcodes)
+        interrupted = {each.first for each in requests if each.opcode == wire.Opcode.INTERRUPT and each.has_first}
+        if any(unique in before and unique in self._held for unique in interrupted - opcodes.keys()):
             problems.append("a held read was not answered when it was interrupted")
-        for_device = self._device_inodes is None or inode in self._device_inodes
-        fh = int.from_bytes(frame[40:48], sys.byteorder)
-        if problems == ["no reply"]:
-            problems = []
-            if opcode == wire.Opcode.READ and for_device:
-                self._held[unique] = fh
-                self.held_ever += 1
+        released = {each.first for each in requests if each.opcode == wire.Opcode.RELEASE and self._for_device(each)}
+        for each in requests:
+            count = answers[each.unique]
+            if each.opcode in NO_REPLY or count == 1:
+                continue
+            if count:
+                problems.append(f"{count} replies to opcode {each.opcode}")
+            elif each.opcode != wire.Opcode.READ or not self._for_device(each):
+                problems.append(f"no reply to opcode {each.opcode}")
             else:
-                problems = [f"no reply to opcode {opcode}"]
-        if opcode == wire.Opcode.RELEASE and for_device and len(frame) >= _RELEASE_BYTES:
-            # The kernel releases a file when no request on it is left.
-            self._held = {each: file for each, file in self._held.items() if file != fh}
-            if fh in self.files:
-                self.files.remove(fh)
+                self._held[each.unique] = each.first
+                self.held_ever += 1
+        # The kernel releases a file when no request on it is left.
+        self._held = {unique: fh for unique, fh in self._held.items() if fh not in released}
+        self.files = [fh for fh in self.files if fh not in released]
         return problems
 
     def take_replies(self) -> list[str]:
         """What was wrong with replies that came of themselves, as after a notification."""
-        return self._take(None)
+        return self._take({})[0]
 
-    def _take(self, request: tuple[int, int] | None) -> list[str]:
-        """Receive all there is. `request` is the opcode and the unique of the one that has to be answered."""
+    def _for_device(self, request: _Request) -> bool:
+        return request.has_first and (self._device_inodes is None or request.inode in self._device_inodes)
+
+    def _take(self, opcodes: Mapping[int, int]) -> tuple[list[str], Counter[int]]:
+        """Have the connection served, and receive all there is: problems, and how many answers each request got.
+
+        `opcodes` are those of the requests that are to be answered, by their unique.
+        """
         problems: list[str] = []
-        answers = 0
-        opcode, unique = request or (0, 0)
+        answers: Counter[int] = Counter()
+        for _ in range(STEPS):
+            got = self._connection._step()
+            self.queued_ever += self._connection.queued > 0
+            self._answer_forwarded()
+            if got is _Got.NOTHING and not self._connection.queued:
+                break
+        else:
+            problems.append("the connection does not come to rest")
         for reply in _messages(self._end):
             length, error, answered = _OUT.unpack_from(reply)
             if length != len(reply):
@@ -201,17 +230,44 @@ class Kernel:
                 continue
             if not -_KERNEL_MAX_ERRNO <= error <= 0:
                 problems.append(f"a reply with error {error}, which the kernel refuses")
-            if answered == unique:
-                answers += 1
-                if opcode == wire.Opcode.OPEN and not error:
-                    self.files.append(int.from_bytes(reply[16:24], sys.byteorder))
+            if answered in opcodes:
+                answers[answered] += 1
+                if opcodes[answered] == wire.Opcode.OPEN and not error and len(reply) >= _FH_END:
+                    self.files.append(int.from_bytes(reply[16:_FH_END], sys.byteorder))
             elif self._held.pop(answered, None) is None:
                 problems.append("a reply to no request")
-        if self._forwarded is not None:
-            answers += len(_messages(self._forwarded))
-        if request is not None and answers != 1:
-            problems.append("no reply" if not answers else f"{answers} replies to opcode {opcode}")
-        return problems
+        return problems, answers
+
+    def _answer_forwarded(self) -> None:
+        """As pyfuse3 would, which can be asked for more then."""
+        if self._forwarded is None or self._replied is None:
+            return
+        while messages := _messages(self._forwarded):
+            for message in messages:
+                unique = _Request.of(message).unique
+                # Not by the task that passes replies on, which needs an event loop.
+                self._connection.send(wire.encode_error(unique, errno.ENOSYS))
+                self._replied(unique)
+
+
+class _Request(NamedTuple):
+    """A frame as the kernel knows it. `first` is the first field of its body, if that is so long: often a file."""
+
+    opcode: int
+    unique: int
+    inode: int
+    first: int
+    has_first: bool
+
+    @classmethod
+    def of(cls, frame: bytes) -> _Request:
+        _, opcode, unique, inode, *_ = _HEADER.unpack_from(frame)
+        return cls(opcode, unique, inode, int.from_bytes(frame[40:48], sys.byteorder), len(frame) >= 48)
+
+
+def _is_whole(frame: bytes) -> bool:
+    """Whether it is as long as it says; else it is no request."""
+    return len(frame) >= wire.HEADER_BYTES and _LENGTH.unpack_from(frame)[0] == len(frame)
 
 
 def _messages(end: socket.socket) -> list[bytes]:
@@ -240,13 +296,16 @@ def fuse_kernel() -> Iterator[Kernel]:
     board.publish([_zone_state(0)], [], 0)
     control = Control(board, device, ServerFacts({}, dict), lambda: "")
     with _socketpair() as (ours, theirs), mock.patch("pyfuse3.init") as init:
-        transport = FuseTransport(cast(ControlMount, SimpleNamespace(fd=theirs.fileno())), device, control)
+        transport = FuseTransport(theirs.fileno(), device, control)
         # The device of a zone has an inode from its first lookup on.
-        trio.run(transport._control_fs.lookup, ZONES, str(ZONE).encode(), cast(RequestContext, None))
-        with transport._ours, socket.socket(fileno=int(init.call_args.args[1].rpartition("/")[2])) as forwarded:
+        transport._tree.lookup(ZONES, str(ZONE).encode())
+        forwarder = transport._forwarder
+        with socket.socket(fileno=int(init.call_args.args[1].rpartition("/")[2])) as forwarded:
             forwarded.setblocking(False)
-            inodes = frozenset(transport._control_fs.device_inodes)
-            yield Kernel("FUSE", device, transport._connection, ours, forwarded, inodes)
+            inodes = frozenset(transport._tree.device_inodes)
+            yield Kernel("FUSE", device, transport._connection, ours, inodes, forwarded, forwarder._replied)
+            assert not forwarder.waiting
+            forwarder.close()
 
 
 @contextmanager
@@ -254,7 +313,7 @@ def cuse_kernel() -> Iterator[Kernel]:
     """A CuseTransport."""
     device = Device(4, _policy())
     with _socketpair() as (ours, theirs):
-        transport = CuseTransport(Path("/dev/mem_notify_fuzz"), theirs.fileno(), device)
+        transport = CuseTransport("mem_notify_fuzz", theirs.fileno(), device)
         yield Kernel("CUSE", device, transport._connection, ours)
 
 
@@ -274,8 +333,6 @@ def valid_frame(kernel: Kernel, random: Random) -> bytes:
     files = kernel.files
     fh = random.choice(files) if files and random.random() < 0.9 else random.getrandbits(64)
     opcode = random.choice((*_DEVICE_OPCODES, random.randint(0, MAX_OPCODE)))
-    if kernel.has_no_inodes and opcode in _FORGETS:
-        opcode = wire.Opcode.POLL
     if opcode == wire.Opcode.OPEN and len(files) >= MAX_FILES:
         opcode = wire.Opcode.RELEASE
     match opcode:
@@ -302,28 +359,26 @@ def valid_frame(kernel: Kernel, random: Random) -> bytes:
     return _HEADER.pack(length, opcode, kernel.new_unique(), inode, uid, uid, random.getrandbits(22), 0, 0) + body
 
 
-_FORGETS: Final = frozenset({wire.Opcode.FORGET, wire.Opcode.BATCH_FORGET})
 _DEVICE_OPCODES: Final = (
     *(wire.Opcode.OPEN, wire.Opcode.OPEN, wire.Opcode.READ, wire.Opcode.READ, wire.Opcode.POLL, wire.Opcode.POLL),
     *(wire.Opcode.RELEASE, wire.Opcode.FLUSH, wire.Opcode.INTERRUPT, wire.Opcode.CUSE_INIT),
 )
 
 
-def frame_for(kernel: Kernel, random: Random) -> bytes:
-    """The next frame: three in ten as they are, the others mutated, with a number of their own."""
+def frame_for(kernel: Kernel, random: Random, *, alone: bool = True) -> bytes:
+    """The next frame: three in ten as they are, the others mutated, with a number of their own.
+
+    One that comes `alone` may have the number of a held read.
+    """
     frame = valid_frame(kernel, random)
     if random.random() < 0.3:
         return frame
-    # A FORGET is never so large: that would take 4,096 inodes at once, and there is one for each zone and text.
-    if random.random() < 0.001 and int.from_bytes(frame[4:8], sys.byteorder) not in _FORGETS:
+    if random.random() < 0.001:
         frame += bytes(TOO_LARGE_BYTES)
     changed = bytearray(mutated(frame, random))
     if len(changed) >= wire.HEADER_BYTES:
-        changed[8:16] = _UNIQUE.pack(kernel.new_unique())
-        # Mutated into one, the frame stands as it was.
-        may_not = kernel.has_no_inodes or len(changed) > TOO_LARGE_BYTES // 2
-        if may_not and int.from_bytes(changed[4:8], sys.byteorder) in _FORGETS:
-            return frame
+        held = list(kernel.held) if alone and random.random() < 0.05 else []
+        changed[8:16] = _UNIQUE.pack(random.choice(held) if held else kernel.new_unique())
         if random.random() < 0.9:
             changed[0:4] = _LENGTH.pack(len(changed))
     return bytes(changed)
@@ -363,18 +418,24 @@ def fuzz_frames(count: int, seed: int) -> Outcome:
     with ExitStack() as stack:
         logged = stack.enter_context(_logged())
         kernels = [stack.enter_context(fuse_kernel()), stack.enter_context(cuse_kernel())]
-        for number in range(count):
-            kernel = kernels[number % len(kernels)]
-            frame = frame_for(kernel, random)
-            _decode(frame, findings)
-            problems = kernel.sends(frame)
-            if number % FRAMES_PER_NOTIFICATION < len(kernels):
+        number = 0
+        while number < count:
+            kernel = random.choice(kernels)
+            at_once = min(FRAMES_AT_ONCE, count - number) if random.random() < SHARE_AT_ONCE else 1
+            frames = [frame_for(kernel, random, alone=at_once == 1) for _ in range(at_once)]
+            for frame in frames:
+                _decode(frame, findings)
+            problems = kernel.sends(*frames)
+            if random.random() < 1 / FRAMES_PER_NOTIFICATION:
                 problems += _notify(kernel, random)
                 facts["notifications"] += 1
             problems += _complaints(logged, facts)
             for problem in problems:
-                findings.add(f"{kernel.name}: {problem}", f"frame {number} of seed {seed}: {frame[:256].hex()}")
+                shown = " ".join(frame[:256].hex() for frame in frames)
+                findings.add(f"{kernel.name}: {problem}", f"frame {number} of seed {seed}: {shown}")
+            number += at_once
         for kernel in kernels:
+            facts["times frames were queued"] += kernel.queued_ever
             facts["open files at the end"] += kernel.device.open_files
             facts["reads were held"] += kernel.held_ever
             for problem in [*_close_all(kernel), *_complaints(logged, facts)]:

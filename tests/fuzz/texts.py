@@ -49,7 +49,16 @@ _MOUNTINFO: Final = (
     b"36 35 98:0 /mnt1 /mnt\\0402 rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n"
     b"90 28 0:52 / /run/mem_notify rw,nosuid,nodev,noexec - fuse.memnotify memnotify rw,user_id=0,allow_other\n"
 )
-_SYSCALL: Final = b"128 0x7ffc6e2a1b90 0x7ffc6e2a1b10 0x0 0x8 0x0 0x0 0x7ffc6e2a1a98 0x7f3f2f0a1c27\n"
+_STAT: Final = (
+    b"4712 (a b) (c)) S 1 4711 4711 0 -1 4194560 1265 0 4 0 2 1 0 0 20 0 2 0 1838914 16510976 2412 "
+    b"18446744073709551615 94020 94021 140722 0 0 0 0 4096 1088 0 0 0 17 1 "
+    b"0 0 0 0 0 94022 94023 94024 140723 140724 140725 140726 0\n"
+)
+_CAPABILITIES: Final = (
+    b"Name:\tCapEff:\t0\nCapInh:\t0000000000000000\nCapPrm:\t0000000000080020\nCapEff:\t0000000000080020\n"
+    b"CapBnd:\t000001ffffffffff\nCapAmb:\t0000000000000000\nNoNewPrivs:\t1\n"
+)
+_FDINFO: Final = b"pos:\t0\nflags:\t0104000\nmnt_id:\t64\nino:\t140123456\n"
 
 _TRACE_LINES: Final = (
     b"CPU:0 [LOST 123 EVENTS]",
@@ -115,8 +124,9 @@ TARGETS: Final = (
     Target("process", "parse_signals", samples=(_STATUS,)),
     Target("mountinfo", "parse_mountinfo", samples=(_MOUNTINFO,), decode=os.fsdecode),
     Target("lru_gen", "parse_lru_gen_enabled", samples=(b"0x0007\n", b"0x0000\n")),
-    # Its one caller takes a ValueError for "cannot be told".
-    Target("sigwait", "parse_sigwait_address", samples=(_SYSCALL, b"running\n"), allowed=(ValueError,)),
+    Target("process", "parse_start_time", samples=(_STAT,)),
+    Target("capabilities", "parse_capability_masks", samples=(_CAPABILITIES,)),
+    Target("fdinfo", "parse_inode", samples=(_FDINFO,), decode=_bytes),
 )
 """Every function `parse_*` of the room is here; the tests look."""
 

@@ -23,10 +23,10 @@ def proc_with(directory: Path, text: bytes) -> Path:
     return directory
 
 
-def test_mount_points_types_and_sources() -> None:
+def test_mount_points_types_sources_and_devices() -> None:
     assert parse_mountinfo(ROOT + line(r"/mnt\040a\134b")) == [
-        Mount("/", "ext4", "/dev/root"),
-        Mount("/mnt a\\b", "fuse.memnotify", "memnotify"),
+        Mount("/", "ext4", "/dev/root", 8, 1),
+        Mount("/mnt a\\b", "fuse.memnotify", "memnotify", 0, 52),
     ]
     assert parse_mountinfo("") == []
 
@@ -48,7 +48,14 @@ def test_a_name_that_is_not_utf8_is_found_and_disturbs_nothing(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "text", ["\n", "22 1 8:1 / / rw\n", ROOT + "22 1 8:1 / / rw shared:1 - ext4\n", ROOT + "\n" + ROOT]
+    "text",
+    [
+        "\n",
+        "22 1 8:1 / / rw\n",
+        ROOT + "22 1 8:1 / / rw shared:1 - ext4\n",
+        ROOT + "\n" + ROOT,
+        "22 1 8 / / rw - ext4 a rw\n",
+    ],
 )
 def test_what_is_no_mount_is_named(text: str) -> None:
     number = 1 if not text.startswith(ROOT) else 2

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,10 @@ from memnotify_cuse.kernel.process import (
     PendingSignals,
     ThreadStatus,
     parse_signals,
+    parse_start_time,
     parse_thread_status,
     read_signals,
+    read_start_time,
     read_thread_status,
 )
 
@@ -109,3 +112,41 @@ def test_the_status_of_this_thread() -> None:
 def test_a_thread_that_has_ended_has_no_status(tmp_path: Path) -> None:
     with pytest.raises(KernelFileGoneError):
         read_thread_status(4711, tmp_path)
+
+
+STAT = "4711 (a) b (c)) S 1 4711 4711 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 95906 1000 200 18446744073709551615\n"
+
+
+def test_when_a_thread_began_whatever_its_name() -> None:
+    assert parse_start_time(STAT) == 95906
+
+
+@pytest.mark.parametrize("text", ["", "4711 (x)", STAT.replace("95906", "x"), STAT.partition(" 95906")[0]])
+def test_a_malformed_start_time(text: str) -> None:
+    with pytest.raises(MalformedKernelFileError, match="no start time"):
+        parse_start_time(text)
+
+
+@given(st.text())
+def test_any_text_has_a_start_time_or_is_malformed(text: str) -> None:
+    with contextlib.suppress(MalformedKernelFileError):
+        parse_start_time(text)
+
+
+def test_a_thread_that_began_later_has_a_later_start_time() -> None:
+    """In ticks of the clock, by which the first must have aged."""
+    tick_s = 1 / os.sysconf("SC_CLK_TCK")
+    first = read_start_time(os.getpid())
+    age_s = time.clock_gettime(time.CLOCK_BOOTTIME) - first * tick_s
+    assert age_s > tick_s, "importing these tests takes longer"
+    found: list[int] = []
+    thread = threading.Thread(target=lambda: found.append(read_start_time(threading.get_native_id())))
+    thread.start()
+    thread.join()
+    now = time.clock_gettime(time.CLOCK_BOOTTIME) / tick_s
+    assert first < found[0] <= now
+
+
+def test_a_thread_that_has_ended_has_no_start_time(tmp_path: Path) -> None:
+    with pytest.raises(KernelFileGoneError):
+        read_start_time(4711, tmp_path)

@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from memnotify_cuse.keeper.children import fork
+from memnotify_cuse.kernel.capabilities import become_user
 from memnotify_cuse.kernel.errors import KernelFileGoneError, NoKernelMemoryError
 from memnotify_cuse.kernel.trace import KNOWN_EVENTS, TraceParser
 from memnotify_cuse.kernel.tracefs import (
     TraceInstance,
+    TracePipe,
     find_tracefs,
     mount_tracefs,
     remove_stale_instances,
@@ -79,7 +82,7 @@ def test_only_the_events_that_exist_are_enabled(tracefs: Path, monkeypatch: pyte
         assert (folder / "trace_clock").read_text() == "mono"
         assert (folder / "buffer_percent").read_text() == "0"
         assert (folder / "tracing_on").read_text() == "1"
-        assert instance.read() == b""
+        assert instance.pipe.read() == b""
     assert os.listdir(tracefs / "instances") == []
 
 
@@ -135,7 +138,7 @@ def test_busy_instances_are_tried_again(tracefs: Path, monkeypatch: pytest.Monke
     assert len(pauses) == 2
     assert os.listdir(tracefs / "instances") == []
     with pytest.raises(KernelFileGoneError, match="closed"):
-        instance.fileno()
+        instance.pipe.fileno()
 
 
 def test_an_instance_that_stays_busy_is_an_error(tracefs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,10 +159,24 @@ def test_stale_instances(tracefs: Path, tmp_path: Path) -> None:
     for pid, command in ((20, b"python3\0-m\0memnotify_cuse\0serve\0"), (30, b"bash\0"), (40, b"")):
         (proc / str(pid)).mkdir(parents=True)
         (proc / str(pid) / "cmdline").write_bytes(command)
-    for name in ("memnotify-10", "memnotify-20", "memnotify-30", "memnotify-40", "memnotify-x", "other-10"):
+    stale = ["memnotify-10", "memnotify-30", "memnotify-40", "memnotify-fcntl-10"]
+    others = ["memnotify-20", "memnotify-fcntl-20", "memnotify-fcntl-x10", "memnotify-x", "other-10"]
+    for name in stale + others:
         (tracefs / "instances" / name).mkdir()
-    assert remove_stale_instances(tracefs, proc=proc) == ["memnotify-10", "memnotify-30", "memnotify-40"]
-    assert sorted(os.listdir(tracefs / "instances")) == ["memnotify-20", "memnotify-x", "other-10"]
+    assert remove_stale_instances(tracefs, proc=proc) == stale
+    assert sorted(os.listdir(tracefs / "instances")) == others
+
+
+def test_an_instance_of_a_process_that_has_only_just_started_is_another_s_with_its_id(
+    tracefs: Path, tmp_path: Path
+) -> None:
+    """The keeper's process id, which is not that of the process that looks, may have been a killed server's."""
+    proc = tmp_path / "proc"
+    for pid in (20, 30):
+        (proc / str(pid)).mkdir(parents=True)
+        (proc / str(pid) / "cmdline").write_bytes(b"memnotify\0serve\0")
+        (tracefs / "instances" / f"memnotify-{pid}").mkdir()
+    assert remove_stale_instances(tracefs, proc=proc, own_pid=30) == ["memnotify-30"]
 
 
 def test_stale_instances_without_tracefs(tmp_path: Path) -> None:
@@ -201,18 +218,18 @@ def test_a_real_instance() -> None:
                 assert '0x0001u, "RECLAIM_WB_ANON"' in (folder / "format").read_text()
         assert "[mono]" in (path / "trace_clock").read_text()
         assert (path / "buffer_percent").read_text() == "0\n"
-        instance.set_tracing(False)
+        instance.pipe.set_tracing(False)
         assert (path / "tracing_on").read_text() == "0\n"
-        instance.set_tracing(True)
+        instance.pipe.set_tracing(True)
 
         # Scheduler events are certain to come, so that reading does not depend on reclaim.
         (path / "events" / "sched" / "sched_switch" / "enable").write_text("1")
         poll = select.poll()
-        poll.register(instance.fileno(), select.POLLIN)
+        poll.register(instance.pipe.fileno(), select.POLLIN)
         assert poll.poll(10_000)
-        instance.set_tracing(False)
+        instance.pipe.set_tracing(False)
         data = b""
-        while piece := instance.read():
+        while piece := instance.pipe.read():
             data += piece
         assert b": sched_switch: " in data
         assert all(e.name in KNOWN_EVENTS for e in TraceParser().feed(data))
@@ -220,8 +237,46 @@ def test_a_real_instance() -> None:
         assert first[16:17] == b"-"
         seconds = float(first.partition(b": sched_switch")[0].split()[-1])
         assert abs(time.monotonic() - seconds) < 60
-        assert instance.read() == b""
+        assert instance.pipe.read() == b""
     assert not path.exists()
+
+
+@real
+def test_a_pipe_works_in_a_process_that_could_not_open_it() -> None:
+    """As in the server, which has given up its rights by then."""
+    assert TRACEFS is not None
+    with TraceInstance.create(TRACEFS, f"memnotify-test-{os.getpid()}") as instance:
+
+        def as_nobody() -> int:
+            become_user(65534, 65534)
+            pipe = TracePipe(instance.path, instance.pipe.pipe, instance.pipe.switch)
+            try:
+                os.close(os.open(instance.path / "tracing_on", os.O_WRONLY))
+            except PermissionError:
+                pipe.set_tracing(False)
+                while pipe.read():
+                    pass
+                return 0
+            return 1
+
+        child = fork("as-nobody", as_nobody)
+        assert child.reap(30)
+        assert child.code == 0
+        assert (instance.path / "tracing_on").read_text() == "0\n"
+
+
+def test_a_pipe_closes_both_its_files_once(tmp_path: Path) -> None:
+    fds = os.pipe()
+    pipe = TracePipe(tmp_path, *fds)
+    pipe.close()
+    for fd in fds:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+    pipe.close()
+    with pytest.raises(KernelFileGoneError, match="tracing_on"):
+        pipe.set_tracing(True)
+    with pytest.raises(KernelFileGoneError, match="trace_pipe"):
+        pipe.read()
 
 
 @real

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,16 @@ import pytest
 from memnotify_cuse.kernel.errors import KernelFileError, NoKernelMemoryError
 from memnotify_cuse.kernel.tracefs import find_tracefs
 from memnotify_cuse.scanner import doorbell
-from memnotify_cuse.scanner.doorbell import Doorbell, PsiDoorbell, TraceDoorbell, open_doorbell
+from memnotify_cuse.scanner.doorbell import (
+    Doorbell,
+    FirstTrace,
+    PsiDoorbell,
+    TraceDoorbell,
+    open_doorbell,
+    open_first_trace,
+    open_psi,
+    trace_path,
+)
 
 PROC = Path("/proc")
 
@@ -20,20 +30,20 @@ def readable(bell: Doorbell) -> bool:
     return bool(select.select([bell], [], [], 0)[0])
 
 
-def without_trace() -> None:
+def without_trace(_pid: int) -> None:
     raise KernelFileError("tracefs is not mounted, or not for us to see")
 
 
-def without_memory() -> None:
+def without_memory(_pid: int) -> None:
     raise NoKernelMemoryError("/sys/kernel/tracing/instances/memnotify-1", "cannot be made: Cannot allocate memory")
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or find_tracefs() is None, reason="tracefs needs root, and to be mounted")
 def test_the_trace_is_taken_where_it_can_be_had() -> None:
-    bell, trace_may_come = open_doorbell(PROC)
+    bell = open_doorbell(PROC)
     assert isinstance(bell, TraceDoorbell)
-    assert not trace_may_come
-    instance = bell._instance.path
+    instance = trace_path(os.getpid())
+    assert instance is not None
     try:
         assert instance.exists()
         bell.drain()
@@ -47,12 +57,28 @@ def test_the_trace_is_taken_where_it_can_be_had() -> None:
     assert not instance.exists()
 
 
+@pytest.mark.skipif(os.geteuid() != 0 or find_tracefs() is None, reason="tracefs needs root, and to be mounted")
+def test_a_server_that_was_given_the_trace_closes_it_and_leaves_the_instance_to_the_keeper() -> None:
+    """It has no right to remove it."""
+    ended = subprocess.Popen(["true"])
+    ended.wait(10)
+    trace = open_first_trace(ended.pid)
+    assert trace.instance is not None
+    assert not trace.may_come
+    with trace.instance as instance:
+        assert instance.path == trace_path(ended.pid)
+        bell = TraceDoorbell(instance.pipe)
+        bell.drain()
+        bell.close()
+        assert instance.path.exists()
+
+
 @pytest.mark.skipif(not (PROC / "pressure/memory").exists(), reason="this kernel has no PSI")
 def test_else_a_psi_trigger(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doorbell, "_open_first_trace", without_trace)
-    bell, trace_may_come = open_doorbell(PROC)
+    assert open_first_trace() == FirstTrace(None, may_come=False)
+    bell = open_doorbell(PROC)
     assert isinstance(bell, PsiDoorbell)
-    assert not trace_may_come
     try:
         assert bell.drain() is None
         assert not readable(bell), "nothing stalls here"
@@ -64,14 +90,15 @@ def test_else_none_with_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(doorbell, "_open_first_trace", without_trace)
-    assert open_doorbell(tmp_path) == (None, False)
+    assert open_doorbell(tmp_path) is None
+    assert open_psi(tmp_path) is None
     assert "relying on a timer" in caplog.text
     assert str(tmp_path / "pressure" / "memory") in caplog.text
 
 
 def test_a_shortage_of_memory_leaves_the_trace_for_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(doorbell, "_open_first_trace", without_memory)
-    assert open_doorbell(tmp_path) == (None, True)
+    assert open_first_trace() == FirstTrace(None, may_come=True)
     assert "no trace events yet" in caplog.text

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 import re
 import socket
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -218,8 +216,8 @@ class Memory:
         self.refusals = refusals
         self.asked_s: list[float] = []
 
-    def open(self) -> FakeBell:
-        self.asked_s.append(trio.from_thread.run_sync(trio.current_time))
+    async def open(self) -> FakeBell:
+        self.asked_s.append(trio.current_time())
         if len(self.asked_s) <= self.refusals:
             raise NoKernelMemoryError("instances/memnotify-1", "cannot be made: Cannot allocate memory")
         return self.trace
@@ -289,8 +287,8 @@ def test_reclaim_while_the_doorbells_are_changed_is_not_lost(kernel: Kernel) -> 
     async def main() -> None:
         memory = Memory()
 
-        def open_while_reclaim_begins() -> FakeBell:
-            bell = memory.open()
+        async def open_while_reclaim_begins() -> FakeBell:
+            bell = await memory.open()
             bell.ring(shrink())
             put_under_pressure(kernel)
             return bell
@@ -326,7 +324,7 @@ def test_a_refusal_that_does_not_pass_is_logged_and_the_last(kernel: Kernel, cap
     async def main() -> None:
         asked = 0
 
-        def refuse() -> FakeBell:
+        async def refuse() -> FakeBell:
             nonlocal asked
             asked += 1
             raise KernelFileError("tracefs is not mounted, or not for us to see")
@@ -346,19 +344,24 @@ def test_a_refusal_that_does_not_pass_is_logged_and_the_last(kernel: Kernel, cap
     ]
 
 
-def test_a_trace_that_comes_while_the_server_stops_is_removed(kernel: Kernel) -> None:
-    async def main() -> None:
-        asked, go_on = threading.Event(), threading.Event()
-        trace = FakeBell("tracefs")
+def test_a_trace_that_came_and_was_not_taken_yet_is_closed_when_the_server_stops(kernel: Kernel) -> None:
+    """The scanner takes it at its next look at the zones, which may be a minute away."""
 
-        def open_slowly() -> FakeBell:
-            asked.set()
-            assert go_on.wait(LIMIT_S)
+    async def main() -> None:
+        memory, go_on = Memory(), trio.Event()
+
+        async def open_slowly() -> FakeBell:
+            trace = await memory.open()
+            await go_on.wait()
             return trace
 
-        async with scanning(kernel, None, LateDoorbell(open_slowly), limit_s=math.inf):
-            await trio.to_thread.run_sync(asked.wait, LIMIT_S)
-            threading.Timer(0.05, go_on.set).start()
-        assert trace.closed
+        async with scanning(kernel, None, LateDoorbell(open_slowly), limit_s=DAY_S) as (scanner, _board, _listener):
+            while not memory.asked_s:  # noqa: ASYNC110
+                await trio.sleep(1)
+            go_on.set()
+            await trio.testing.wait_all_tasks_blocked()
+            assert scanner.doorbell_name == "timer"
+            assert not memory.trace.closed
+        assert memory.trace.closed
 
     run_fast(main)
