@@ -36,6 +36,8 @@ _COMM_BYTES: Final = 16
 _LINE: Final = re.compile(
     rb"-([0-9]{1,10}) .*: sys_fcntl\(fd: (?:0x)?([0-9a-f]{1,16}), cmd: (?:0x)?4, arg: (?:0x)?([0-9a-f]{1,16})\)"
 )
+# The kernel says so in a line of its own, which is longer than the name of a program, as a part of another line.
+_LOST: Final = re.compile(rb"^CPU:[0-9]+ \[LOST (?:[0-9]+ )?EVENTS\]$", re.MULTILINE)
 
 
 class SetFlags(NamedTuple):
@@ -89,7 +91,7 @@ class AsyncFlags:
         lines = (self._rest + self._trace.read()).split(b"\n")
         self._rest = lines.pop()[-_LONGEST_LINE_BYTES:]
         text = b"\n".join(lines)
-        if b" EVENTS]" in text:
+        if _LOST.search(text):
             self._lost = True
         for request in parse_set_flags(text):
             descriptors = self._asked.setdefault(request.tid, {})
