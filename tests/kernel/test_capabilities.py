@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from memnotify_cuse.keeper.children import fork
 from memnotify_cuse.kernel.capabilities import (
@@ -24,6 +27,7 @@ from memnotify_cuse.kernel.capabilities import (
     set_name,
     set_no_new_privs,
 )
+from memnotify_cuse.kernel.errors import MalformedKernelFileError
 from tests.support.mounted import LIMIT_S, NOBODY, state_of, wait_until
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="who is not root has no capabilities to give up")
@@ -61,6 +65,18 @@ def test_a_mask_has_a_bit_for_each() -> None:
 def test_the_masks_of_a_process() -> None:
     text = "Name:\tx\nCapInh:\t0000000000000000\nCapPrm:\t000001ffffffffff\nCapEff:\t0000000000080020\nSeccomp:\t0\n"
     assert parse_capability_masks(text) == {"CapInh": 0, "CapPrm": 0x1FFFFFFFFFF, "CapEff": mask_of(TWO)}
+
+
+@pytest.mark.parametrize("mask", ["", "x", "00000000000000000", "000001fffffffff ", "-00001ffffffffff"])
+def test_a_malformed_mask_is_named(mask: str) -> None:
+    with pytest.raises(MalformedKernelFileError, match="/proc/1/status:2: expected a mask"):
+        parse_capability_masks(f"Name:\tx\nCapEff:\t{mask}\n", "/proc/1/status")
+
+
+@given(st.text())
+def test_any_text_has_masks_or_is_malformed(text: str) -> None:
+    with contextlib.suppress(MalformedKernelFileError):
+        parse_capability_masks(text)
 
 
 def test_what_is_permitted_is_what_the_kernel_says() -> None:

@@ -1,0 +1,33 @@
+"""The page in which a helper notes whom it touches."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from memnotify_cuse.fasync.attention import UNKNOWN_UID, Attention, Touched, make_page
+from memnotify_cuse.keeper.children import fork
+from tests.support.mounted import LIMIT_S, wait_until
+
+
+def test_what_a_killed_helper_noted_last_is_still_there() -> None:
+    page = make_page()
+    ours = Attention(page)
+    assert ours.read() == Touched(0, 0)
+
+    def note_and_hang() -> int:
+        theirs = Attention(page)
+        theirs.note(4711, UNKNOWN_UID)
+        theirs.note(4711, 1001)
+        signal.pause()
+        return 0
+
+    child = fork("memnotify-test", note_and_hang)
+    os.close(page)
+    try:
+        wait_until(lambda: ours.read() == Touched(4711, 1001), "what it noted")
+    finally:
+        child.kill()
+        assert child.reap(LIMIT_S)
+    assert ours.read() == Touched(4711, 1001)
+    ours.close()
