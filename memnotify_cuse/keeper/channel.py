@@ -9,7 +9,7 @@ given up its rights; the keeper heeds the first seven only until it is ready:
     identity UID GID        the user that server and helpers are
     trace-at PATH           where a trace instance may be made later, if the server asks for it
     ready                   the device can be opened
-    failed                  it cannot be; why has been said
+    failed WHY              it cannot be
     helpers                 start the parent of the SIGIO helpers (`fasync.forker`)
     trace                   try again to have a trace instance
 

@@ -108,7 +108,7 @@ class _Keeper:
         self._identity: Identity | None = None
         self._trace: str | None = None
         self._ready = False
-        self._failed = False
+        self._failed: str | None = None
 
     def run(self) -> int:
         """The exit code."""
@@ -117,10 +117,13 @@ class _Keeper:
         finally:
             self._signals.ignore()
             self._end()
-        if self._failed:
-            return EXIT_ERROR
         code = self._server.code
-        if stopped or code == 0:
+        if stopped:
+            return EXIT_OK
+        if self._failed is not None:
+            _say(self._failed)
+            return EXIT_ERROR
+        if code == 0:
             return EXIT_OK
         if code is not None and code > 0 and not self._ready:
             return code
@@ -142,7 +145,7 @@ class _Keeper:
             if self._signals.fileno() in ready:
                 self._notify("STOPPING=1")
                 return True
-            if self._failed or self._server.reap(0.0):
+            if self._failed is not None or self._server.reap(0.0):
                 return False
 
     def _take_messages(self) -> None:
@@ -169,7 +172,7 @@ class _Keeper:
             self._notify("READY=1")
             self._channel.send("go")
         elif not self._ready and word == "failed":
-            self._failed = True
+            self._failed = rest
         elif word == "helpers":
             self._start_forker()
         elif word == "trace" and self._trace is not None:

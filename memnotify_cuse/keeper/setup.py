@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 ANSWER_S: Final = 20.0
 """How long the name service may take, and a server for its first answers."""
 
+LONGEST_REASON: Final = 4000
+
 INODE_BYTES: Final = 5
 INODE_BITS: Final = 16
 """The mount has less than 65,536 inodes, and they stay below 2^56, which all programs can show."""
@@ -62,8 +64,7 @@ class _Setup:
         trace = self._open_trace()
         flags = None
         if config.sigio is SigioMode.STRICT:
-            flags = open_flags_trace(self._keeper_pid)
-            self._undo(f"instance {flags.path}")
+            flags = open_flags_trace(self._keeper_pid, self._undo)
         cuse_fd = open_cuse(config.device) if config.device is not None and _takes_cuse(config) else None
         mount = mount_control(config.mount, self._undo)
         self._tell_device(mount.device)
@@ -108,8 +109,12 @@ class _Setup:
     def _open_trace(self) -> FirstTrace:
         if self._config.replay is not None:
             return FirstTrace(None)
+        expected = trace_path(self._keeper_pid)
+        if expected is not None:
+            # Not afterwards: making it takes so long that a start may be ended meanwhile.
+            self._undo(f"instance {expected}")
         trace = open_first_trace(self._keeper_pid)
-        if trace.instance is not None:
+        if trace.instance is not None and trace.instance.path != expected:
             self._undo(f"instance {trace.instance.path}")
         elif trace.may_come:
             self._channel.send("trace-at", str(trace_path(self._keeper_pid)))
@@ -127,8 +132,7 @@ class _Setup:
             try:
                 self._show(mount.path, cuse_fd is not None)
             except (MountError, ApartError, ServeError) as error:
-                say(f"memnotify: {error}")
-                self._channel.send("failed")
+                self._channel.send("failed", str(error)[:LONGEST_REASON])
                 return 1
             config = self._config
             device = config.device or config.mount / "mem_notify"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -17,15 +18,17 @@ STRICT_PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0)
 """A start in a short shortage of memory gets over it; in a longer one whoever started the server has to know."""
 
 
-def open_flags_trace(keeper_pid: int) -> TraceInstance:
-    """The trace instance of mode `strict`. Raises ServeError."""
+def open_flags_trace(keeper_pid: int, undo: Callable[[str], None]) -> TraceInstance:
+    """The trace instance of mode `strict`; `undo` takes note of it before it is made. Raises ServeError."""
     tracefs = find_tracefs()
     if tracefs is None:
         raise ServeError("--sigio strict needs tracefs, which is not mounted, or not for us to see")
+    name = f"memnotify-fcntl-{keeper_pid}"
+    undo(f"instance {tracefs / 'instances' / name}")
     pauses = iter(STRICT_PAUSES_S)
     while True:
         try:
-            return TraceInstance.create(tracefs, f"memnotify-fcntl-{keeper_pid}", EVENTS)
+            return TraceInstance.create(tracefs, name, EVENTS)
         except KernelFileError as error:
             pause_s = next(pauses, None) if isinstance(error, NoKernelMemoryError) else None
             if pause_s is None:

@@ -1,7 +1,7 @@
 """What is to be undone at the end, in reverse order, by the keeper. Each is a line of text, the path last:
 
 umount PATH             a mount of ours
-unlink DEV INODE PATH   the placeholder of the device, if it is still that file
+unlink DEV INODE PATH   the placeholder of the device, if it is still that file, and empty
 rmdir PATH              the mount point that was made
 instance PATH           a trace instance
 """
@@ -43,7 +43,8 @@ def undo(line: str) -> str | None:
         with contextlib.suppress(OSError):
             found = os.lstat(path)
             # Another may have put a file of its own there; and whatever is mounted there is of another device.
-            if (found.st_dev, found.st_ino) == (int(device), int(inode)):
+            # Its inode may have the same number.
+            if (found.st_dev, found.st_ino, found.st_size) == (int(device), int(inode), 0):
                 os.unlink(path)
     elif what == "rmdir":
         with contextlib.suppress(OSError):

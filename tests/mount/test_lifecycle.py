@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tests.fuzz.processes import family
 from tests.support.mounted import (
     LIMIT_S,
     LONG_S,
@@ -20,11 +24,13 @@ from tests.support.mounted import (
     Blocking,
     calm_proc,
     complaints,
+    error_of,
     facts,
     opened,
     read_record,
     revents,
     serving,
+    state_of,
     unexpected,
     wait_for_watchers,
     wait_until,
@@ -38,9 +44,10 @@ INSTANCES = Path("/sys/kernel/tracing/instances")
 
 # The interpreter and the project may lie where another user cannot look: all is imported first, as root.
 MEMNOTIFY_AS_NOBODY = f"""
-import os, sys
+import os, shutil, subprocess, sys
 import trio, pyfuse3
-import memnotify_cuse.cli.main, memnotify_cuse.cli.serve, memnotify_cuse.daemon
+import memnotify_cuse.cli.main, memnotify_cuse.cli.serve, memnotify_cuse.daemon, memnotify_cuse.keeper.keeper
+import memnotify_cuse.keeper.setup, memnotify_cuse.keeper.traces, memnotify_cuse.fasync.forker
 os.setgroups([])
 os.setgid({NOBODY})
 os.setuid({NOBODY})
@@ -121,22 +128,132 @@ def test_a_mount_directory_that_was_there_stays(tmp_path: Path, proc: str) -> No
 
 
 @as_root
-def test_an_empty_file_left_by_a_power_cut_is_used_as_the_device(tmp_path: Path, proc: str) -> None:
+def test_an_empty_file_that_was_there_is_used_as_the_device_and_stays(tmp_path: Path, proc: str) -> None:
     node = tmp_path / "node"
-    node.touch()
+    node.touch(0o640)
+    os.chown(node, NOBODY, NOBODY)
+    before = node.stat()
     with serving(tmp_path, "--proc", proc, node=node), opened(node) as fd:
         assert revents(fd) == 0
-    assert not node.exists()
+    after = node.stat()
+    assert (after.st_ino, after.st_mode, after.st_uid) == (before.st_ino, before.st_mode, NOBODY)
 
 
 @as_root
-def test_the_next_start_cleans_up_after_a_killed_server(tmp_path: Path, proc: str) -> None:
+def test_a_file_that_took_the_place_of_the_placeholder_stays(tmp_path: Path, proc: str) -> None:
+    """Only the file that the server made is removed."""
     node = tmp_path / "node"
-    with Server(tmp_path, "--proc", proc, node=node) as killed:
+    with serving(tmp_path, "--proc", proc, node=node):
+        unmount(node)
+        node.unlink()
+        node.write_text("precious")
+    assert node.read_text() == "precious"
+
+
+@as_root
+@pytest.mark.parametrize(
+    ("device", "mount"),
+    [("mount", "mount"), ("mount/mem_notify", "mount"), ("mount/a/../b", "mount"), ("node", "node/mount")],
+)
+def test_a_device_in_the_mount_or_a_mount_in_the_device_is_refused(
+    device: str, mount: str, tmp_path: Path, proc: str
+) -> None:
+    """A server that showed its device there could not be ended."""
+    before = sorted(tmp_path.iterdir())
+    line = refused(serve("--device", tmp_path / device, "--mount", tmp_path / mount, "--proc", proc))
+    assert "cannot be at or below" in line
+    assert sorted(tmp_path.iterdir()) == before
+    assert mounts_under(tmp_path) == []
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended. Whoever is its parent now may not ask for its exit code."""
+    return state_of(pid) in ("", "Z", "X")
+
+
+@contextmanager
+def owned_and_slept_on(server: Server) -> Iterator[list[Blocking[object]]]:
+    """Clients that need all of the server's processes: an owner of SIGIO, a poller and a blocked reader."""
+    with opened(server.device) as owned, opened(server.device) as polled, opened(server.device) as read:
+        fcntl.fcntl(owned, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(owned, fcntl.F_SETSIG, signal.SIGURG)  # Ignored by who does not ask for it.
+        clients = [Blocking[object](lambda: revents(polled, LIMIT_S)), Blocking[object](lambda: os.read(read, 4096))]
+        wait_for_watchers(server, 2)
+        wait_until(lambda: int(facts(server)["helpers"]) > 0, "a helper")
+        yield clients
+
+
+def outcome(client: Blocking[object]) -> str:
+    """What a client got in the end: the name of its error, or what its call returned."""
+    return error_of(client.result) or repr(client.result())
+
+
+@as_root
+def test_when_the_serving_process_is_killed_the_keeper_cleans_up_and_says_so(tmp_path: Path, proc: str) -> None:
+    node = tmp_path / "node"
+    with Server(tmp_path, "--proc", proc, node=node) as server, owned_and_slept_on(server) as clients:
+        instance = INSTANCES / f"memnotify-{server.process.pid}"
+        pids = family(server.process.pid)
+        os.kill(int(facts(server)["server_pid"]), signal.SIGKILL)
+        assert server.process.wait(LIMIT_S) == 1
+        assert complaints(server) == ["memnotify: ERROR: the server was killed by SIGKILL"]
+        wait_until(lambda: all(map(is_gone, pids)), "all processes gone")
+        assert mounts_under(tmp_path) == []
+        assert not node.exists()
+        assert not server.mount.exists()
+        assert not instance.exists()
+        polled, read = map(outcome, clients)
+        assert int(polled) & select.POLLERR
+        assert read in ("ECONNABORTED", "ENOTCONN")
+
+
+@as_root
+def test_a_serving_process_that_does_not_answer_is_ended_with_the_others(tmp_path: Path, proc: str) -> None:
+    node = tmp_path / "node"
+    with Server(tmp_path, "--proc", proc, node=node) as server, owned_and_slept_on(server) as clients:
+        pids = family(server.process.pid)
+        os.kill(int(facts(server)["server_pid"]), signal.SIGSTOP)
+        assert server.stop() == 0
+        wait_until(lambda: all(map(is_gone, pids)), "all processes gone")
+        assert mounts_under(tmp_path) == []
+        assert sorted(tmp_path.iterdir()) == [tmp_path / "proc", tmp_path / "server.log"]
+        for client in clients:
+            outcome(client)
+
+
+@as_root
+def test_with_clients_asleep_it_stops_within_two_seconds(tmp_path: Path, proc: str) -> None:
+    """A machine that is busy with something else has a few tries."""
+    took_s: list[float] = []
+    while not took_s or took_s[-1] > 2.0:
+        assert len(took_s) < 5, f"seconds: {took_s}"
+        with Server(tmp_path, "--proc", proc, node=tmp_path / "node") as server, owned_and_slept_on(server) as clients:
+            begun_s = time.monotonic()
+            assert server.stop() == 0
+            took_s.append(time.monotonic() - begun_s)
+            for client in clients:
+                outcome(client)
+
+
+@as_root
+@pytest.mark.parametrize("victim", ["keeper", "server and keeper"])
+def test_the_next_start_cleans_up_after_a_killed_server(victim: str, tmp_path: Path, proc: str) -> None:
+    node = tmp_path / "node"
+    with Server(tmp_path, "--proc", proc, node=node) as killed, owned_and_slept_on(killed) as clients:
         instance = INSTANCES / f"memnotify-{killed.process.pid}"
         traced = instance.exists()
+        pids = family(killed.process.pid)
+        assert len(pids) >= 4  # keeper, server, the parent of helpers, a helper
+        if victim != "keeper":
+            # It cannot clean up meanwhile.
+            os.kill(killed.process.pid, signal.SIGSTOP)
+            os.kill(int(facts(killed)["server_pid"]), signal.SIGKILL)
         killed.process.kill()
         killed.process.wait(LIMIT_S)
+        wait_until(lambda: all(map(is_gone, pids)), "all processes gone with their keeper")
+        polled, read = map(outcome, clients)
+        assert int(polled) & select.POLLERR
+        assert read in ("ECONNABORTED", "ENOTCONN")
         with pytest.raises(OSError, match="not connected"):
             os.open(node, os.O_RDONLY)
         with Server(tmp_path, "--proc", proc, node=node) as server:
@@ -150,6 +267,36 @@ def test_the_next_start_cleans_up_after_a_killed_server(tmp_path: Path, proc: st
             assert server.stop() == 0
     assert mounts_under(tmp_path) == []
     assert not node.exists()
+
+
+def children_of(pid: int) -> list[int]:
+    return family(pid)[1:]
+
+
+@as_root
+@pytest.mark.parametrize("moment", ["forked", "directory", "mounted", "shown"])
+def test_a_signal_during_the_start_ends_it_and_leaves_nothing(moment: str, tmp_path: Path, proc: str) -> None:
+    mount, node = tmp_path / "mount", tmp_path / "node"
+    happened = {
+        "forked": lambda: children_of(process.pid),
+        "directory": mount.exists,
+        "mounted": lambda: str(mount) in mounts_under(tmp_path),
+        "shown": lambda: os.path.lexists(node),
+    }[moment]
+    argv = serve("--device", node, "--mount", mount, "--proc", proc)
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True) as process:
+        try:
+            wait_until(happened, moment)
+            process.send_signal(signal.SIGTERM)
+            _, said = process.communicate(timeout=LIMIT_S)
+        finally:
+            process.kill()
+            for path in (node, mount):
+                unmount(path)
+    assert process.returncode == 0, said
+    assert unexpected(said) == []
+    assert not list(INSTANCES.glob(f"memnotify*-{process.pid}"))
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "proc"]
 
 
 EXEC_WITH_AN_INSTANCE = """
@@ -346,11 +493,12 @@ def test_an_ordinary_user_can_serve_a_mount_of_their_own(open_directory: Path) -
 
 
 def voluntary_switches(process: int) -> int:
-    """How often the threads of `process` went to sleep so far."""
+    """How often the threads of `process`, and of those that it started, went to sleep so far."""
     count = 0
-    for status in Path(f"/proc/{process}/task").glob("*/status"):
-        words = status.read_text().split()
-        count += int(words[words.index("voluntary_ctxt_switches:") + 1])
+    for pid in family(process):
+        for status in Path(f"/proc/{pid}/task").glob("*/status"):
+            words = status.read_text().split()
+            count += int(words[words.index("voluntary_ctxt_switches:") + 1])
     return count
 
 
