@@ -29,7 +29,7 @@ from memnotify_cuse.fasync.jobs import (
     decode_jobs,
     encode_report,
 )
-from memnotify_cuse.fasync.look import Here, LeftOutError, Looker, RefusedError, held
+from memnotify_cuse.fasync.look import Here, LeftOutError, Looker, RefusedError
 from memnotify_cuse.kernel.errors import KernelFileError
 from memnotify_cuse.kernel.fileowner import FileOwner, OwnerKind, file_owner
 from memnotify_cuse.kernel.process import read_thread_status
@@ -75,12 +75,14 @@ class Helper:
         end = min(job.descriptor + min(job.count, SEARCH_DESCRIPTORS), process.table_size)
         if process.pid == os.getpid():
             end = 0
-        with held(process.pid) as pidfd:
-            if pidfd is None:
+        with self._looker.into(process) as view:
+            if view is None:
                 yield Report(Said.END, job.id, Status.GONE)
                 return
             for descriptor in range(job.descriptor, end):
-                with self._looker.at(process.pid, pidfd, descriptor) as here:
+                if not view.may_be_ours(descriptor):
+                    continue
+                with view.at(descriptor) as here:
                     if here is not None:
                         yield self._found(job, here, process.uid)
         more = end if end < process.table_size and end else 0
@@ -101,11 +103,11 @@ class Helper:
 
     def _signal(self, job: Job) -> Iterator[Report]:
         process = self._looker.process(job.pid)
-        with held(process.pid) as pidfd:
-            if pidfd is None:
+        with self._looker.into(process) as view:
+            if view is None:
                 yield Report(Said.END, job.id, Status.GONE)
                 return
-            with self._looker.at(process.pid, pidfd, job.descriptor) as here:
+            with view.at(job.descriptor) as here:
                 if here is None or here.number != job.number:
                     yield Report(Said.END, job.id, Status.GONE)
                     return

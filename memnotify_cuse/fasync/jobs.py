@@ -29,7 +29,7 @@ from typing import Final, NamedTuple
 MAX_JOBS: Final = 16
 """In one message: the last of a thousand should not keep the first one waiting."""
 
-SEARCH_DESCRIPTORS: Final = 256
+SEARCH_DESCRIPTORS: Final = 1024
 FANOUT_MEMBERS: Final = 32
 LISTED_PROCESSES: Final = 64
 """How much one job does, so that a user with a lot of it does not keep others waiting."""

@@ -23,13 +23,13 @@ import os
 import re
 import struct
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from memnotify_cuse.fasync.attention import UNKNOWN_UID, Attention
-from memnotify_cuse.kernel.errors import KernelFileError, MalformedKernelFileError
-from memnotify_cuse.kernel.fdinfo import read_inode
+from memnotify_cuse.kernel.errors import MalformedKernelFileError
+from memnotify_cuse.kernel.fdinfo import open_fdinfo, read_inode
 from memnotify_cuse.kernel.files import read_kernel_text
 from memnotify_cuse.kernel.pidfd import get_descriptor
 from memnotify_cuse.kernel.process import ThreadStatus, parse_thread_status
@@ -40,8 +40,8 @@ _NUMBER: Final = struct.Struct("=Q")
 _DESCRIPTOR_TABLE: Final = re.compile(r"\nFDSize:\t([0-9]{1,10})\n")
 
 
-Sight = Callable[[int, int], bool]
-"""Whether a process's descriptor may be one of ours, without looking at the file: process, descriptor. OSError."""
+Sight = Callable[[int], AbstractContextManager[Callable[[int], bool]]]
+"""Of a process: whether a descriptor of it may be one of ours, told without looking at the file. Both raise OSError."""
 
 INODES: Final = 1 << 16
 
@@ -51,22 +51,32 @@ def by_inode(first_inode: int, proc: Path = Path("/proc")) -> Sight:
     # Where inodes have 32 bits, the kernel folds ours (fs/fuse/fuse_i.h, fuse_squash_ino()).
     folded = first_inode >> 32 ^ first_inode & 0xFFFFFFFF
 
-    def may_be_ours(pid: int, descriptor: int) -> bool:
-        inode = read_inode(f"{proc}/{pid}/fdinfo/{descriptor}")
-        return inode is not None and (
-            0 < inode - first_inode < INODES or (inode >> 32 == 0 and (inode ^ folded) < INODES)
-        )
+    @contextmanager
+    def sight(pid: int) -> Iterator[Callable[[int], bool]]:
+        directory = open_fdinfo(pid, proc)
 
-    return may_be_ours
+        def may_be_ours(descriptor: int) -> bool:
+            inode = read_inode(descriptor, directory)
+            return inode is not None and (
+                0 < inode - first_inode < INODES or (inode >> 32 == 0 and (inode ^ folded) < INODES)
+            )
+
+        try:
+            yield may_be_ours
+        finally:
+            os.close(directory)
+
+    return sight
 
 
 def by_device(devices: Collection[FileId], proc: Path = Path("/proc")) -> Sight:
     """Told by the device. It takes the right to enter /proc/PID/fd (CAP_DAC_READ_SEARCH)."""
 
-    def may_be_ours(pid: int, descriptor: int) -> bool:
-        return file_id_at(f"{proc}/{pid}/fd/{descriptor}") in devices
+    @contextmanager
+    def sight(pid: int) -> Iterator[Callable[[int], bool]]:
+        yield lambda descriptor: file_id_at(f"{proc}/{pid}/fd/{descriptor}") in devices
 
-    return may_be_ours
+    return sight
 
 
 class LeftOutError(Exception):
@@ -105,7 +115,7 @@ class Looker:
         self, devices: Collection[FileId], sight: Sight, attention: Attention, proc: Path = Path("/proc")
     ) -> None:
         self._devices = devices
-        self._may_be_ours = sight
+        self._sight = sight
         self._attention = attention
         self.proc = proc
         self.left_out: set[int] = set()
@@ -127,17 +137,20 @@ class Looker:
         self._attention.note(0, UNKNOWN_UID)
 
     @contextmanager
-    def at(self, pid: int, pidfd: int, descriptor: int) -> Iterator[Here | None]:
-        """A duplicate of a descriptor, None if it is not of an open file of ours. Raises RefusedError."""
-        fd = self._duplicate(pid, pidfd, descriptor)
-        if fd is None:
+    def into(self, process: Process) -> Iterator[View | None]:
+        """A view of the process's descriptors, None if it is gone. Raises RefusedError."""
+        try:
+            pidfd = os.pidfd_open(process.pid)
+        except OSError:
             yield None
             return
         try:
-            number = identify(fd)
-            yield Here(number, pid, descriptor, fd) if number is not None else None
+            with self._sight(process.pid) as may_be_ours:
+                yield View(process.pid, pidfd, may_be_ours, self._devices)
+        except PermissionError:
+            raise RefusedError from None
         finally:
-            os.close(fd)
+            os.close(pidfd)
 
     def _enter(self, tid: int) -> tuple[ThreadStatus, str]:
         path = self.proc / str(tid) / "status"
@@ -149,14 +162,46 @@ class Looker:
             raise LeftOutError
         return status, text
 
-    def _duplicate(self, pid: int, pidfd: int, descriptor: int) -> int | None:
-        """A duplicate, if the descriptor is a file on one of our devices."""
+
+class View:
+    """The descriptors of process `pid`, which `pidfd` holds."""
+
+    def __init__(self, pid: int, pidfd: int, may_be_ours: Callable[[int], bool], devices: Collection[FileId]) -> None:
+        self._pid = pid
+        self._pidfd = pidfd
+        self._may_be_ours = may_be_ours
+        self._devices = devices
+
+    @contextmanager
+    def at(self, descriptor: int) -> Iterator[Here | None]:
+        """A duplicate of a descriptor, None if it is not of an open file of ours. Raises PermissionError."""
+        fd = self._duplicate(descriptor)
+        if fd is None:
+            yield None
+            return
         try:
-            if not self._may_be_ours(pid, descriptor):
-                return None
-            fd = get_descriptor(pidfd, descriptor)
+            number = identify(fd)
+            yield Here(number, self._pid, descriptor, fd) if number is not None else None
+        finally:
+            os.close(fd)
+
+    def may_be_ours(self, descriptor: int) -> bool:
+        """Whether it is worth a duplicate. Raises PermissionError."""
+        try:
+            return self._may_be_ours(descriptor)
         except PermissionError:
-            raise RefusedError from None
+            raise
+        except OSError:
+            return False
+
+    def _duplicate(self, descriptor: int) -> int | None:
+        """A duplicate, if the descriptor is a file on one of our devices."""
+        if not self.may_be_ours(descriptor):
+            return None
+        try:
+            fd = get_descriptor(self._pidfd, descriptor)
+        except PermissionError:
+            raise
         except OSError:
             return None
         try:
@@ -176,20 +221,3 @@ def identify(fd: int) -> int | None:
     except OSError:
         return None
     return int(number)
-
-
-@contextmanager
-def held(pid: int) -> Iterator[int | None]:
-    """A pidfd of a process, None if it is gone."""
-    try:
-        pidfd = os.pidfd_open(pid)
-    except OSError:
-        yield None
-        return
-    try:
-        yield pidfd
-    finally:
-        os.close(pidfd)
-
-
-__all__ = ["Here", "KernelFileError", "LeftOutError", "Looker", "Process", "RefusedError", "held", "identify"]

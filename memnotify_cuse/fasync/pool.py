@@ -146,9 +146,13 @@ class HelperPool:
             return
         for helper in list(self._helpers):
             self._forget(helper)
-        self._parent.close()
-        self._parent = None
+        self._disconnect(self._parent)
         self._wanted = 0
+
+    def _disconnect(self, parent: Channel) -> None:
+        trio.lowlevel.notify_closing(parent)
+        parent.close()
+        self._parent = None
 
     async def _listen_to_parent(self, parent: Channel) -> None:
         with contextlib.suppress(trio.ClosedResourceError, EOFError):
@@ -161,8 +165,7 @@ class HelperPool:
             return
         if parent is self._parent:
             # It has died, and the helpers with it.
-            parent.close()
-            self._parent = None
+            self._disconnect(parent)
             if self._wanted or self._queues:
                 self._wanted = 0
                 self.want(1)

@@ -17,8 +17,9 @@ from __future__ import annotations
 import logging
 import time
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, TypeVar
 
 import trio
@@ -181,6 +182,7 @@ class SigioService:
 
     async def _signal(self, user: int, files: list[OpenFile]) -> None:
         """Signal the owners of `files`, and take note of those of which nobody could be."""
+        files = [file for file in files if self._is_armed(file)]
         after = dict.fromkeys((file.number for file in files), 0)
         begun = {}
         for file in files:
@@ -190,11 +192,11 @@ class SigioService:
         pending = [file for file in files if file.number in begun]
         self._told.update(begun)
         counts: dict[int, int] = defaultdict(int)
-        moved: set[int] = set()
+        were_at: dict[int, int] = {}
         while pending:
             lost = self._unplaced(pending)
             if lost:
-                await self._look(user, lost)
+                await self._look(user, lost, were_at=were_at)
             placed = [file for file in pending if file.number in self._places]
             jobs = [self._signal_job(file, after[file.number]) for file in placed]
             results = await self._pool.run_jobs(user, jobs)
@@ -206,10 +208,10 @@ class SigioService:
                     after[file.number] = end.pid
                     pending.append(file)
                 elif end.status is Status.GONE:
-                    self._places.pop(file.number, None)
                     # It was there before: with another process by now, or behind another number.
-                    if file.number not in moved:
-                        moved.add(file.number)
+                    place = self._places.pop(file.number, None)
+                    if place is not None and file.number not in were_at:
+                        were_at[file.number] = place.pid
                         pending.append(file)
         for file in files:
             if counts[file.number] or file.number not in begun:
@@ -221,6 +223,13 @@ class SigioService:
             # To the end of the queue, or out of it.
             self._device.subscribe(file, subscribed=False)
             self._device.subscribe(file, subscribed=armed)
+
+    def _is_armed(self, file: OpenFile) -> bool:
+        """Whether `file` signals its owner; in mode `strict` O_ASYNC may have been cleared."""
+        if self._flags is None or self._flags.may_be_set(file.number):
+            return True
+        self._device.subscribe(file, subscribed=False)
+        return False
 
     def _signal_job(self, file: OpenFile, after_pid: int) -> Job:
         place = self._places[file.number]
@@ -271,8 +280,14 @@ class SigioService:
             old = (old + old)[start : start + SURVEY_BUDGET]
         return new + old
 
-    async def _look(self, user: int, files: list[OpenFile]) -> bool:
-        """Look whether `files` have owners, and take note of it; True if there is a new subscriber."""
+    async def _look(
+        self, user: int, files: list[OpenFile], *, were_at: Mapping[int, int] = MappingProxyType({})
+    ) -> bool:
+        """Look whether `files` have owners, and take note of it; True if there is a new subscriber.
+
+        `were_at` has the processes in which files were a moment ago: these are looked at whether or not they were just
+        now, since it is new that a file is not where it was.
+        """
         before = self._device.subscribers
         known = [file for file in files if file.number in self._places]
         jobs = [
@@ -283,7 +298,11 @@ class SigioService:
                 self._places.pop(file.number, None)
                 self._device.subscribe(file, subscribed=False)
             self._note_places(reports, moves=True)
-        lost = [file for file in files if file.number not in self._places and self._is_open(file)]
+        lost = self._unplaced(files)
+        for pid in {were_at[file.number]: None for file in lost if file.number in were_at}:
+            self._searched.pop(pid, None)
+            await self._search_process(user, pid)
+        lost = self._unplaced(lost)
         for tid in {tid: None for file in lost for tid in (file.user_tid, file.opener_tid) if tid}:
             wanted = any(tid in (file.user_tid, file.opener_tid) for file in self._unplaced(lost))
             if wanted and await self._search_process(user, tid) is Status.REFUSED:

@@ -36,7 +36,7 @@ _COMM_BYTES: Final = 16
 _LINE: Final = re.compile(
     rb"-([0-9]{1,10}) .*: sys_fcntl\(fd: (?:0x)?([0-9a-f]{1,16}), cmd: (?:0x)?4, arg: (?:0x)?([0-9a-f]{1,16})\)"
 )
-# The kernel says so in a line of its own, which is longer than the name of a program, as a part of another line.
+# A line of the kernel's own. A program's name is in other lines, and too short to hold this.
 _LOST: Final = re.compile(rb"^CPU:[0-9]+ \[LOST (?:[0-9]+ )?EVENTS\]$", re.MULTILINE)
 
 

@@ -63,7 +63,8 @@ def _remove_instance(path: str) -> str | None:
         except FileNotFoundError:
             return None
         except OSError as error:
-            if error.errno != errno.EBUSY or time.monotonic() > deadline_s:
+            # ENODEV: another removal of it has begun.
+            if error.errno not in (errno.EBUSY, errno.ENODEV) or time.monotonic() > deadline_s:
                 return f"{path}: the trace instance stays behind: {error.strerror}"
             time.sleep(PAUSE_S)
         else:

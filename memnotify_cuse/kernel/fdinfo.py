@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 
 _INODE = re.compile(rb"\nino:\t([0-9]{1,20})\n")
 _BYTES = 4096
@@ -25,22 +26,29 @@ def parse_inode(text: bytes) -> int | None:
     return int(match[1]) if match else None
 
 
-def read_inode(path: str) -> int | None:
-    """`parse_inode` of the file at `path`. Raises OSError: ENOENT if there is no such descriptor, EACCES."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+def read_inode(descriptor: int, directory: int) -> int | None:
+    """The inode of a process's descriptor, by the process's fdinfo directory. OSError: ENOENT if there is none."""
+    fd = os.open(str(descriptor), os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
     try:
         return parse_inode(os.read(fd, _BYTES))
     finally:
         os.close(fd)
 
 
+def open_fdinfo(pid: int | str, proc: Path = Path("/proc")) -> int:
+    """A descriptor of the fdinfo directory of process `pid`. OSError: ENOENT if it is gone, EACCES."""
+    return os.open(proc / str(pid) / "fdinfo", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
 def fdinfo_has_inodes() -> bool:
     """Whether this kernel prints them."""
-    read_end, write_end = os.pipe2(os.O_CLOEXEC)
     try:
-        return read_inode(f"/proc/self/fdinfo/{read_end}") is not None
+        directory = open_fdinfo("self")
+    except OSError:
+        return False
+    try:
+        return read_inode(directory, directory) is not None
     except OSError:
         return False
     finally:
-        os.close(read_end)
-        os.close(write_end)
+        os.close(directory)
