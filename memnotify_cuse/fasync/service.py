@@ -218,11 +218,16 @@ class SigioService:
                 continue
             self._device.not_signalled(file, begun[file.number])
             self._told.discard(file.number)
-            self._failed.add(file.number)
-            armed = file.number in self._places and self._device.is_subscribed(file)
+            placed = file.number in self._places
+            armed = placed and self._device.is_subscribed(file)
             # To the end of the queue, or out of it.
             self._device.subscribe(file, subscribed=False)
             self._device.subscribe(file, subscribed=armed)
+            if placed:
+                self._failed.add(file.number)
+            else:
+                # It may be found in time for this notification.
+                self._lost.set()
 
     def _is_armed(self, file: OpenFile) -> bool:
         """Whether `file` signals its owner; in mode `strict` O_ASYNC may have been cleared."""
@@ -249,7 +254,8 @@ class SigioService:
         *found, end = reports
         self._note_places(found, moves=True)
         place = self._places.get(file.number)
-        if not found and end.owner_pid and place is not None and end.owner_pid != place.pid:
+        looked = trio.current_time() >= self._elsewhere_until_s.get(file.number, 0.0)
+        if looked and not found and end.owner_pid and place is not None and end.owner_pid != place.pid:
             self._elsewhere_until_s[file.number] = trio.current_time() + NOT_IN_S
         if end.status is Status.NO_OWNER:
             self._device.subscribe(file, subscribed=False)
