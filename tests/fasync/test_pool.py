@@ -55,9 +55,11 @@ class Peer:
 
     async def run(self) -> None:
         while True:
-            await trio.lowlevel.wait_readable(self.socket)
             try:
+                await trio.lowlevel.wait_readable(self.socket)
                 message = self.socket.recv(MESSAGE_BYTES)
+            except trio.ClosedResourceError:
+                return
             except ConnectionError:
                 message = b""
             if not message:
@@ -85,8 +87,9 @@ class Peer:
 
     def die(self) -> None:
         self.ended = True
-        trio.lowlevel.notify_closing(self.socket)
-        self.socket.close()
+        if self.socket.fileno() >= 0:
+            trio.lowlevel.notify_closing(self.socket)
+            self.socket.close()
 
 
 async def at_once(_peer: Peer, _job: Job) -> None:
@@ -155,10 +158,11 @@ class Parent:
                 return
             assert message is not None
             word, rest, _ = message
-            if word == "helper" and len(self.peers) - len(self.replaced) < self.most:
+            if word == "helper" and sum(not peer.ended for peer in self.peers) < self.most:
                 self.add(channel)
             elif word == "replace":
                 self.replaced.append(int(rest))
+                self.peers[int(rest) - FIRST_PID].die()
 
     def add(self, channel: Channel) -> None:
         assert self._nursery is not None
@@ -280,11 +284,9 @@ def test_who_takes_long_delays_nobody_else(run: Callable[[Main], None]) -> None:
                 await trio.testing.wait_all_tasks_blocked()
                 for user in (BOB, CAROL):
                     nursery.start_soon(jobs_of, parent, user, 2)
-            assert {user: round(at_s - begun_s, 6) for user, at_s in finished.items()} == {
-                ALICE: 0.9 * CLIENT_S,
-                BOB: PATIENCE_S,
-                CAROL: PATIENCE_S,
-            }
+            assert finished[ALICE] - begun_s == pytest.approx(0.9 * CLIENT_S)
+            for user in (BOB, CAROL):
+                assert finished[user] - begun_s == pytest.approx(PATIENCE_S)
             assert [job.pid for peer in parent.peers for message in peer.messages for job in message] == [1, 2, 2]
             assert len(parent.peers) == 2
             assert not parent.replaced
@@ -394,7 +396,7 @@ def test_of_root_s_processes_the_one_is_left_out(run: Callable[[Main], None], ca
             assert parent.peers[1].left_out == {-77}
 
     run(main)
-    assert "process 77 of root are left out" in caplog.text or "process 77 of root" in caplog.text
+    assert "process 77 of root are left out" in caplog.text
 
 
 def test_a_helper_that_dies_is_replaced_and_the_job_it_died_of_is_not_done_again(run: Callable[[Main], None]) -> None:
@@ -465,7 +467,7 @@ def test_many_clients_may_take_longer_than_one_but_not_for_ever(run: Callable[[M
             assert ends(await parent.pool.run_jobs(ALICE, searches(4))) == [(Status.OK, 4)]
             begun_s = trio.current_time()
             assert ends(await parent.pool.run_jobs(ALICE, searches(1000))) == [(Status.HELD_UP, 0)]
-            assert JOB_S <= trio.current_time() - begun_s <= JOB_S + CLIENT_S
+            assert JOB_S - 0.001 <= trio.current_time() - begun_s <= JOB_S + CLIENT_S
 
     run(main)
 
