@@ -14,6 +14,7 @@ often.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections import defaultdict, deque
@@ -93,6 +94,8 @@ class SigioService:
         self._again: set[int] = set()
         self._searched: dict[int, float] = {}
         self._searching: dict[int, trio.Event] = {}
+        self._looks = itertools.count(1)
+        self._looked: dict[int, int] = {}
         self._refused_once = False
         self._nursery: trio.Nursery | None = None
         device.on_notified.append(lambda: self._wanted.set())
@@ -199,10 +202,11 @@ class SigioService:
                 await self._look(user, lost, were_at=were_at)
             placed = [file for file in pending if file.number in self._places]
             jobs = [self._signal_job(file, after[file.number]) for file in placed]
+            look = next(self._looks)
             results = await self._pool.run_jobs(user, jobs)
             pending = []
             for file, reports in zip(placed, results, strict=True):
-                end = self._take_in(file, reports)
+                end = self._take_in(file, reports, look)
                 counts[file.number] += end.signalled
                 if end.status in (Status.OK, Status.NOBODY) and end.pid:
                     after[file.number] = end.pid
@@ -249,15 +253,15 @@ class SigioService:
             elsewhere=trio.current_time() < self._elsewhere_until_s.get(file.number, 0.0),
         )
 
-    def _take_in(self, file: OpenFile, reports: list[Report]) -> Report:
+    def _take_in(self, file: OpenFile, reports: list[Report], look: int) -> Report:
         """Note down what a helper says of `file` after it was to signal its owner; the last report."""
         *found, end = reports
-        self._note_places(found, moves=True)
+        self._note_places(found, look, moves=True)
         place = self._places.get(file.number)
         looked = trio.current_time() >= self._elsewhere_until_s.get(file.number, 0.0)
         if looked and not found and end.owner_pid and place is not None and end.owner_pid != place.pid:
             self._elsewhere_until_s[file.number] = trio.current_time() + NOT_IN_S
-        if end.status is Status.NO_OWNER:
+        if end.status is Status.NO_OWNER and self._is_news(file, look):
             self._device.subscribe(file, subscribed=False)
         return end
 
@@ -295,15 +299,8 @@ class SigioService:
         now, since it is new that a file is not where it was.
         """
         before = self._device.subscribers
-        known = [file for file in files if file.number in self._places]
-        jobs = [
-            Job(Kind.SEARCH, pid=place.pid, descriptor=place.descriptor, count=1) for place in self._places_of(known)
-        ]
-        for file, reports in zip(known, await self._pool.run_jobs(user, jobs), strict=True):
-            if not any(report.said is Said.FOUND and report.number == file.number for report in reports):
-                self._places.pop(file.number, None)
-                self._device.subscribe(file, subscribed=False)
-            self._note_places(reports, moves=True)
+        look = next(self._looks)
+        await self._look_at_places(user, [file for file in files if file.number in self._places], look)
         lost = self._unplaced(files)
         for pid in {were_at[file.number]: None for file in lost if file.number in were_at}:
             self._searched.pop(pid, None)
@@ -313,9 +310,24 @@ class SigioService:
             wanted = any(tid in (file.user_tid, file.opener_tid) for file in self._unplaced(lost))
             if wanted and await self._search_process(user, tid) is Status.REFUSED:
                 self._note_refusal(tid)
+        # A search that had begun before this look may have missed an owner.
+        early = [file for file in lost if file.number in self._places and self._looked.get(file.number, 0) < look]
+        await self._look_at_places(user, early, look)
         self._seen.update(file.number for file in files)
         self._forget_closed()
         return self._device.subscribers > before
+
+    async def _look_at_places(self, user: int, known: list[OpenFile], look: int) -> None:
+        """Look at files where they are known to be."""
+        jobs = [
+            Job(Kind.SEARCH, pid=place.pid, descriptor=place.descriptor, count=1) for place in self._places_of(known)
+        ]
+        for file, reports in zip(known, await self._pool.run_jobs(user, jobs), strict=True):
+            found = any(report.said is Said.FOUND and report.number == file.number for report in reports)
+            if not found and self._is_news(file, look):
+                self._places.pop(file.number, None)
+                self._device.subscribe(file, subscribed=False)
+            self._note_places(reports, look, moves=True)
 
     async def _search_process(self, user: int, tid: int) -> Status:
         """Look at all descriptors of a thread's process, unless that was done a moment ago; how it ended."""
@@ -327,12 +339,13 @@ class SigioService:
             return Status.OK
         done = self._searching[tid] = trio.Event()
         started_s = trio.current_time()
+        look = next(self._looks)
         try:
             descriptor = 0
             while True:
                 job = Job(Kind.SEARCH, pid=tid, descriptor=descriptor, count=SEARCH_DESCRIPTORS)
                 ((*found, end),) = await self._pool.run_jobs(user, [job])
-                self._note_places(found, moves=False)
+                self._note_places(found, look, moves=False)
                 descriptor = end.descriptor
                 if end.status is not Status.OK or not descriptor:
                     return end.status
@@ -372,9 +385,10 @@ class SigioService:
                 Job(Kind.SEARCH, pid=pid, descriptor=descriptor, count=SEARCH_DESCRIPTORS)
                 for pid, descriptor in next_descriptor.items()
             ]
+            look = next(self._looks)
             results = await self._pool.run_jobs(user, jobs)
             for pid, (*found, end) in zip(list(next_descriptor), results, strict=True):
-                self._note_places(found, moves=False)
+                self._note_places(found, look, moves=False)
                 next_descriptor[pid] = end.descriptor
                 if end.status is not Status.OK or not end.descriptor:
                     del next_descriptor[pid]
@@ -389,12 +403,15 @@ class SigioService:
             if end.status is not Status.OK or not last:
                 return
 
-    def _note_places(self, reports: Iterable[Report], *, moves: bool) -> None:
-        """Take note of where files were found, and whether they have owners. `moves`: in place of where they were."""
+    def _note_places(self, reports: Iterable[Report], look: int, *, moves: bool) -> None:
+        """Take note of where files were found, and whether they have owners. `moves`: in place of where they were.
+
+        Of two looks at a file the one that began later holds, also if its answer comes first.
+        """
         files = {file.number: file for file in self._device.files} if reports else {}
         for report in reports:
             file = files.get(report.number) if report.said is Said.FOUND else None
-            if file is None:
+            if file is None or not self._is_news(file, look):
                 continue
             if moves or file.number not in self._places:
                 self._places[file.number] = Place(report.pid, report.descriptor)
@@ -402,6 +419,13 @@ class SigioService:
             self._device.subscribe(file, subscribed=armed)
         if self._device.subscribers:
             self._pool.want(HELPERS_WITH_OWNERS)
+
+    def _is_news(self, file: OpenFile, look: int) -> bool:
+        """Whether no later look than `look`, which is taken note of, has told of `file`."""
+        if look < self._looked.get(file.number, 0):
+            return False
+        self._looked[file.number] = look
+        return True
 
     def _note_refusal(self, tid: int) -> None:
         if not self._refused_once:
@@ -472,8 +496,9 @@ class SigioService:
     async def _identify(self, user: int, tid: int, descriptor: int) -> tuple[int | None, int]:
         """The number of the open file behind a descriptor, None if it is not of ours; and the user of the thread."""
         job = Job(Kind.SEARCH, pid=tid, descriptor=descriptor, count=1)
+        look = next(self._looks)
         ((*found, end),) = await self._pool.run_jobs(user, [job])
-        self._note_places(found, moves=True)
+        self._note_places(found, look, moves=True)
         return (found[0].number if found else None), end.uid
 
     # What is remembered.
@@ -495,6 +520,7 @@ class SigioService:
             return
         numbers = {file.number for file in self._device.files}
         self._seen &= numbers
+        self._looked = {number: look for number, look in self._looked.items() if number in numbers}
         for known in [number for number in self._places if number not in numbers]:
             del self._places[known]
         now_s = trio.current_time()
