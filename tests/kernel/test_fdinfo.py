@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memnotify_cuse.kernel.fdinfo import fdinfo_has_inodes, parse_inode, read_inode
+from memnotify_cuse.kernel.fdinfo import fdinfo_has_inodes, open_fdinfo, parse_inode, read_inode
 
 TEXT = b"pos:\t0\nflags:\t0104000\nmnt_id:\t64\nino:\t140123456\n"
 
@@ -49,6 +49,14 @@ def test_every_inode_of_64_bits(inode: int) -> None:
     assert parse_inode(TEXT.replace(b"140123456", b"%d" % inode)) == inode
 
 
+def inode_of(pid: int | str, descriptor: int) -> int | None:
+    directory = open_fdinfo(pid)
+    try:
+        return read_inode(descriptor, directory)
+    finally:
+        os.close(directory)
+
+
 @pytest.fixture
 def descriptors() -> Iterator[dict[str, int]]:
     read_end, write_end = os.pipe()
@@ -63,7 +71,7 @@ def descriptors() -> Iterator[dict[str, int]]:
 def test_real_descriptors(descriptors: dict[str, int]) -> None:
     try:
         for kind, fd in descriptors.items():
-            assert read_inode(f"/proc/self/fdinfo/{fd}") == os.fstat(fd).st_ino, kind
+            assert inode_of("self", fd) == os.fstat(fd).st_ino, kind
     finally:
         os.close(descriptors["path"])
 
@@ -74,19 +82,41 @@ def test_a_descriptor_of_another_process(tmp_path: Path) -> None:
     file.touch()
     with file.open() as stdin, subprocess.Popen(["sleep", "1000"], stdin=stdin) as child:
         try:
-            assert read_inode(f"/proc/{child.pid}/fdinfo/0") == file.stat().st_ino
+            assert inode_of(child.pid, 0) == file.stat().st_ino
         finally:
             child.kill()
 
 
 def test_no_such_descriptor() -> None:
     with pytest.raises(OSError, match="No such file") as caught:
-        read_inode("/proc/self/fdinfo/1000000")
+        inode_of("self", 1_000_000)
     assert caught.value.errno == errno.ENOENT
 
 
+def test_a_process_that_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        open_fdinfo(4711, tmp_path)
+
+
+def test_a_process_that_ends_while_it_is_looked_at() -> None:
+    with subprocess.Popen(["sleep", "1000"]) as child:
+        directory = open_fdinfo(child.pid)
+        child.kill()
+    try:
+        with pytest.raises(OSError, match="No such") as caught:
+            read_inode(0, directory)
+        assert caught.value.errno in (errno.ENOENT, errno.ESRCH)
+    finally:
+        os.close(directory)
+
+
 def test_a_read_that_fails_leaves_no_descriptor_open(tmp_path: Path) -> None:
-    before = set(os.listdir("/proc/self/fd"))
-    with pytest.raises(IsADirectoryError):
-        read_inode(str(tmp_path))
-    assert set(os.listdir("/proc/self/fd")) == before
+    (tmp_path / "7").mkdir()
+    directory = os.open(tmp_path, os.O_RDONLY)
+    try:
+        before = set(os.listdir("/proc/self/fd"))
+        with pytest.raises(IsADirectoryError):
+            read_inode(7, directory)
+        assert set(os.listdir("/proc/self/fd")) == before
+    finally:
+        os.close(directory)
