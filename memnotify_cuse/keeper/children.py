@@ -71,10 +71,14 @@ def _run(name: str, body: Callable[[], int]) -> NoReturn:
         for number in (*STOP_SIGNALS, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-        from memnotify_cuse.kernel.capabilities import set_name
+        from memnotify_cuse.kernel.capabilities import ParentGoneError, set_name
 
         set_name(name)
-        code = body()
+        try:
+            code = body()
+        except ParentGoneError:
+            # The end of all has overtaken the start of one.
+            code = 1
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     except BaseException:

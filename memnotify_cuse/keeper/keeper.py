@@ -120,13 +120,14 @@ class _Keeper:
         code = self._server.code
         if stopped:
             return EXIT_OK
+        if code is not None and code > 0 and not self._ready:
+            # It has said why, and that is why the device could not be shown.
+            return code
         if self._failed is not None:
             _say(self._failed)
             return EXIT_ERROR
         if code == 0:
             return EXIT_OK
-        if code is not None and code > 0 and not self._ready:
-            return code
         if code is not None and code < 0:
             _say(f"ERROR: the server was killed by {signal.Signals(-code).name}")
         else:

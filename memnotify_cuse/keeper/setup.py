@@ -140,7 +140,9 @@ class _Setup:
             self._channel.send("ready")
             return 0
 
-        fork("memnotify-show", show)
+        # It says itself what comes of it, so that nobody waits for it, and the kernel may forget it at its end.
+        os.close(fork("memnotify-show", show).fileno())
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 
     def _show(self, mount: Path, is_character_device: bool) -> None:
         device = self._config.device

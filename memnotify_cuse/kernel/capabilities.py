@@ -42,6 +42,10 @@ _HEXADECIMAL = frozenset("0123456789abcdef")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+class ParentGoneError(ProcessLookupError):
+    """The process that this one was to end with has ended."""
+
+
 class Capability(IntEnum):
     """The capabilities that some process of ours holds, or that `doctor` asks about."""
 
@@ -115,13 +119,13 @@ def become_user(uid: int, gid: int, keep: Collection[Capability] = ()) -> None:
 
 
 def die_with_parent(parent: int, signal_number: int) -> None:
-    """Have the kernel send `signal_number` when process `parent` ends; ProcessLookupError if it has ended by now.
+    """Have the kernel send `signal_number` when process `parent` ends; ParentGoneError if it has ended by now.
 
     Changing the user undoes this, so it comes after that.
     """
     _prctl(PR_SET_PDEATHSIG, signal_number)
     if os.getppid() != parent:
-        raise ProcessLookupError(f"process {parent} has ended")
+        raise ParentGoneError(f"process {parent} has ended")
 
 
 def set_name(name: str) -> None:

@@ -74,7 +74,7 @@ def test_the_kernel_release_is_that_of_the_folder(proc: Path, file: Path) -> Non
 def test_without_a_doorbell_and_without_memory_to_spare_it_looks_often(
     tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder, "open_doorbell", lambda proc: (None, False))
+    monkeypatch.setattr(recorder, "open_doorbell", lambda proc: None)
     tight = ProcTree(tmp_path / "tight", zoneinfo="arm-4.1", vmstat="x86-4.9", meminfo="x86-4.20-noswap")
     assert main(["record", str(file), "--proc", str(tight.path), "--seconds", "0.5"]) == 0
     recording = Recording(file)
@@ -123,7 +123,7 @@ def test_a_disk_that_fills_up_later_ends_it_with_one_line(
         write(writer, sample)
 
     monkeypatch.setattr(RecordingWriter, "write", failing)
-    monkeypatch.setattr(recorder, "open_doorbell", lambda proc: (None, False))
+    monkeypatch.setattr(recorder, "open_doorbell", lambda proc: None)
     tight = ProcTree(tmp_path / "tight", zoneinfo="arm-4.1", vmstat="x86-4.9", meminfo="x86-4.20-noswap")
     assert main(["record", str(file), "--proc", str(tight.path)]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == f"memnotify: {file}: No space left on device"
@@ -213,7 +213,7 @@ def test_a_malformed_counter_while_it_records_does_not_end_it(
             return super().sample(events)
 
     monkeypatch.setattr(recorder, "Sampler", Stumbling)
-    monkeypatch.setattr(recorder, "open_doorbell", lambda proc: (None, False))
+    monkeypatch.setattr(recorder, "open_doorbell", lambda proc: None)
     monkeypatch.setattr("memnotify_cuse.scanner.cadence.LONGEST_REST_S", 0.01)
     monkeypatch.setattr("memnotify_cuse.scanner.loop.RETRY_S", 0.01)
     assert main(["record", str(file), "--proc", str(proc), "--seconds", "0.5"]) == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.mounted import LIMIT_S, NOBODY, calm_proc, complaints, facts, opened, serving, wait_until
+from tests.support.mounted import LIMIT_S, NOBODY, calm_proc, facts, opened, serving, wait_until
 from tests.support.programs import Programs
 from tests.support.server import Lines, Server
 
@@ -98,7 +97,8 @@ def run_as(uid: int, server: Server, code: str) -> str:
 
 
 def resident_kb(server: Server) -> int:
-    text = Path(f"/proc/{server.process.pid}/status").read_text()
+    """Of the process that answers."""
+    text = Path(f"/proc/{facts(server)['server_pid']}/status").read_text()
     found = re.search(r"^VmRSS:\s+([0-9]+) kB", text, re.MULTILINE)
     assert found
     return int(found[1])
@@ -141,20 +141,13 @@ def test_another_user_s_uses_go_on_while_thousands_of_threads_ask(
     print(f"slowest of the other user's uses: {slowest_s:.3f} s")
 
 
-def test_zoneinfo_that_cannot_be_read_is_one_line_however_often_it_is_opened(open_directory: Path) -> None:
+def test_however_often_a_user_opens_zoneinfo_the_kernel_s_is_read_no_more_often(open_directory: Path) -> None:
+    """What is shown is what the scanner has read, so that nobody can have it fail, and the log filled."""
     proc = calm_proc(open_directory)
-    with Server(open_directory, "--proc", str(proc.path)) as server:
+    with serving(open_directory, "--proc", str(proc.path)) as server:
         (proc.path / "zoneinfo").rename(proc.path / "gone")
-        tries = (
-            "for _ in range(300):\n    try: os.open(mount + '/zoneinfo', 0)\n    except OSError as e: print(e.errno)\n"
-        )
-        assert set(run_as(NOBODY, server, tries).split()) == {str(errno.EIO)}
-        (proc.path / "gone").rename(proc.path / "zoneinfo")
-        assert "mem_notify_status" in (server.mount / "zoneinfo").read_text()
-        assert server.stop() == 0
-        lines = [line for line in complaints(server) if "zoneinfo cannot be shown" in line]
-        assert len(lines) == 1
-        assert "Traceback" not in server.log
+        reads = "for _ in range(300):\n    print('mem_notify_status' in open(mount + '/zoneinfo').read())\n"
+        assert run_as(NOBODY, server, reads).split() == ["True"] * 300
 
 
 def test_programs_whose_requests_wait_for_their_turn_can_be_killed(server: Server, programs: Programs) -> None:
