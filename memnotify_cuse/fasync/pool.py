@@ -20,6 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Final
 
 import trio
@@ -308,7 +309,8 @@ class HelperPool:
             self._hand_out()
         elif now_ns - helper.touched_ns >= CLIENT_S * 1e9:
             touched = helper.attention.read()
-            if touched != helper.touched and now_ns - helper.begun_ns < JOB_S * 1e9:
+            goes_on = touched != helper.touched or _is_runnable(helper.pid)
+            if goes_on and now_ns - helper.begun_ns < JOB_S * 1e9:
                 helper.touched, helper.touched_ns = touched, now_ns
                 return
             if self._parent is not None:
@@ -347,3 +349,11 @@ class HelperPool:
             whose,
             seconds,
         )
+
+
+def _is_runnable(helper_pid: int) -> bool:
+    """Whether a helper waits for nothing but a CPU, which is nobody's fault."""
+    try:
+        return "\nState:\tR" in Path(f"/proc/{helper_pid}/status").read_text(errors="replace")
+    except OSError:
+        return False

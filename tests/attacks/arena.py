@@ -180,6 +180,8 @@ def withstand(
         for honest in arena.honest:
             _judge_told(outcome, honest, changes_ns)
         _judge_delays(outcome)
+        if outcome.problems:
+            print(f"the server's log: {target.log[-4000:]}")
         if scenario.opens:
             for uid in (0, HONEST_UID):
                 problem = open_as(programs, uid, target.device, OPENS)

@@ -167,7 +167,7 @@ class Target:
         for pidfd in self._known.values():
             poll.register(pidfd, select.POLLIN)
         ended = {pidfd for pidfd, _ in poll.poll(0)}
-        return [pid for pid, pidfd in self._known.items() if pidfd not in ended]
+        return [pid for pid, pidfd in self._known.items() if pidfd not in ended and not _is_abandoned(pid)]
 
     def _stop_watchdog(self) -> None:
         if self._watchdog is not None:
@@ -189,3 +189,18 @@ def _fill(pipe: int) -> None:
         pass
     finally:
         os.close(fd)
+
+
+def _is_abandoned(pid: int) -> bool:
+    """Whether this is a SIGIO helper that not even SIGKILL ends, since it waits for an attacker's file system.
+
+    It holds nothing of the server's, and ends with that file system. Their number is bounded.
+    """
+    try:
+        lines = (Path("/proc") / str(pid) / "status").read_text().splitlines()
+    except OSError:
+        return False
+    status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    pending = int(status.get("SigPnd", "0"), 16) | int(status.get("ShdPnd", "0"), 16)
+    killed = bool(pending & 1 << (signal.SIGKILL - 1))
+    return status["Name"] == "memnotify-sigio" and status["State"].startswith("D") and killed
