@@ -32,6 +32,7 @@ class LogHandler(logging.Handler):
 
     def __init__(self, fd: int) -> None:
         super().__init__()
+        self._given = fd
         self._fd = fd
         self._socket: socket.socket | None = None
         self._polled = False
@@ -52,6 +53,15 @@ class LogHandler(logging.Handler):
     def write(self, line: str) -> None:
         """Write a line as it is, if that does not wait."""
         self._write(line.encode(errors="replace") + b"\n")
+
+    def close(self) -> None:
+        """Close what was opened for this handler, and not `fd`."""
+        if self._socket is not None:
+            self._socket.close()
+        elif self._fd != self._given:
+            os.close(self._fd)
+            self._fd = self._given
+        super().close()
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Count a record that cannot be formatted; where should it be said?"""

@@ -189,10 +189,18 @@ def _outermost(namespace: int, own: int) -> int:
         namespace = parent
 
 
+def _received(ours: socket.socket) -> bytes:
+    """The next message, nothing once the server has closed its end, whatever it has not read."""
+    try:
+        return ours.recv(MESSAGE_BYTES)
+    except ConnectionResetError:
+        return b""
+
+
 def run(ours: socket.socket, looker: Looker) -> int:
     """Do the jobs that come on `ours` until the server closes it."""
     helper = Helper(looker)
-    while message := ours.recv(MESSAGE_BYTES):
+    while message := _received(ours):
         try:
             jobs = list(decode_jobs(message))
         except JobError:

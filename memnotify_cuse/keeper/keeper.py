@@ -19,6 +19,7 @@ import os
 import select
 import signal
 import socket
+import sys
 
 from memnotify_cuse.keeper.channel import Channel
 from memnotify_cuse.keeper.children import STOP_SIGNALS, Child, fork
@@ -46,6 +47,7 @@ def keep(setup: Callable[[Channel, int], int]) -> int:
 
     Both are ignored from then on: a second one must not change the exit code.
     """
+    _have_standard_streams()
     signals = _StopSignals()
     raise_limits()
     ours, theirs = Channel.pair()
@@ -65,6 +67,17 @@ def keep(setup: Callable[[Channel, int], int]) -> int:
     theirs.close()
     reduce_keeper()
     return _Keeper(ours, server, signals).run()
+
+
+def _have_standard_streams() -> None:
+    """Have something at descriptors 0 to 2, or what is opened first would be taken for stderr, and written to."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - for as long as the process lives
 
 
 class _StopSignals:

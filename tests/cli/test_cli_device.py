@@ -16,6 +16,7 @@ from memnotify_cuse.cli import checks_serving
 from memnotify_cuse.cli.machine import Machine
 from memnotify_cuse.cli.main import main
 from memnotify_cuse.record import Record
+from tests.support.mounted import facts, state_of, wait_until
 from tests.support.server import Lines, Server
 
 pytestmark = pytest.mark.mount
@@ -40,8 +41,11 @@ def test_wait_times_out(server: Server, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_wait_on_a_killed_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Server(tmp_path) as server:
+        serving_pid = int(facts(server)["server_pid"])
         server.process.kill()
         server.process.wait(LIMIT_S)
+        # What answers ends with its keeper, a moment later.
+        wait_until(lambda: state_of(serving_pid) in ("", "Z", "X"), "the end of the server")
         assert main(["wait", "--device", str(server.device)]) == 2
         assert main(["status", "--mount", str(server.mount)]) == 2
         assert main(["simulate", "--mount", str(server.mount)]) == 2
@@ -151,6 +155,19 @@ def test_status_as_json_follows_a_simulation(server: Server, capsys: pytest.Capt
 
 
 @as_root
+def test_status_names_the_process_that_takes_signals_and_the_one_that_answers(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["status", "--mount", str(server.mount), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)["server"]
+    assert said["pid"] == server.process.pid
+    parent = Path(f"/proc/{said['server_pid']}/status").read_text()
+    assert f"\nPPid:\t{said['pid']}\n" in parent
+    assert said["realtime"] == 0
+    assert main(["status", "--mount", str(server.mount)]) == 0
+    assert f", server pid {said['server_pid']}, helpers " in capsys.readouterr().out
+
+
 def test_doctor_sees_the_device_of_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     node = tmp_path / "mem_notify"
     monkeypatch.setattr(checks_serving, "DEFAULT_DEVICE", str(node))

@@ -15,9 +15,10 @@ from tests.support.sigio import REALTIME, Puppet, as_root
 pytestmark = pytest.mark.mount
 
 SERVE_AS_NOBODY = f"""
-import os, sys
+import os, shutil, subprocess, sys
 import trio, pyfuse3
-import memnotify_cuse.cli.main, memnotify_cuse.cli.serve, memnotify_cuse.daemon
+import memnotify_cuse.cli.main, memnotify_cuse.cli.serve, memnotify_cuse.daemon, memnotify_cuse.keeper.keeper
+import memnotify_cuse.keeper.setup, memnotify_cuse.keeper.traces, memnotify_cuse.fasync.forker
 os.setgroups([])
 os.setgid({NOBODY})
 os.setuid({NOBODY})
