@@ -84,5 +84,7 @@ if [ ! -x .venv/bin/python ]; then
 fi
 say "memnotify: installing memnotify and what it needs into .venv"
 case $extras in guest) extras=dev,guest ;; report) extras=dev,guest,report ;; esac
-.venv/bin/python -m pip --quiet --disable-pip-version-check install --editable ".${extras:+[$extras]}"
+# editable_mode=compat: a path in place of an import hook, which would be in the memory of every process.
+.venv/bin/python -m pip --quiet --disable-pip-version-check install \
+    --config-settings editable_mode=compat --editable ".${extras:+[$extras]}"
 touch "$stamp"

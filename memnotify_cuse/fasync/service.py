@@ -222,12 +222,12 @@ class SigioService:
                 continue
             self._device.not_signalled(file, begun[file.number])
             self._told.discard(file.number)
-            placed = file.number in self._places
-            armed = placed and self._device.is_subscribed(file)
+            is_placed = file.number in self._places
+            armed = is_placed and self._device.is_subscribed(file)
             # To the end of the queue, or out of it.
             self._device.subscribe(file, subscribed=False)
             self._device.subscribe(file, subscribed=armed)
-            if placed:
+            if is_placed:
                 self._failed.add(file.number)
             else:
                 # It may be found in time for this notification.

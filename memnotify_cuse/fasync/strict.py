@@ -11,16 +11,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Final, NamedTuple
 
 import trio
 
 from memnotify_cuse.kernel.tracefs import TracePipe
-
-F_SETFL: Final = 4
-EVENTS: Final[Mapping[str, str]] = {"syscalls/sys_enter_fcntl": f"cmd == {F_SETFL}"}
-"""The event, and what is let through of it."""
 
 MAX_DESCRIPTORS: Final = 64
 MAX_THREADS: Final = 1024

@@ -23,6 +23,7 @@ from memnotify_cuse.kernel.capabilities import die_with_parent
 from memnotify_cuse.kernel.errors import KernelFileError
 from memnotify_cuse.kernel.fdinfo import fdinfo_has_inodes
 from memnotify_cuse.kernel.statx import FileId
+from memnotify_cuse.lean import import_lean
 from memnotify_cuse.logstream import say
 from memnotify_cuse.scanner.doorbell import FirstTrace, open_first_trace, trace_path
 
@@ -74,6 +75,7 @@ class _Setup:
         node = "none" if config.device is None else "fuse" if cuse_fd is None else "cuse"
         self._show_device(mount, cuse_fd, node)
         # Not earlier: the memory that it takes is not for the child.
+        import_lean()
         from memnotify_cuse import daemon
 
         given = daemon.Given(

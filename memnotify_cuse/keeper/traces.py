@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from memnotify_cuse.config import ServeError
-from memnotify_cuse.fasync.strict import EVENTS
 from memnotify_cuse.keeper.channel import Channel
 from memnotify_cuse.kernel.errors import KernelFileError, NoKernelMemoryError
-from memnotify_cuse.kernel.tracefs import TraceInstance, find_tracefs
+from memnotify_cuse.kernel.tracefs import FCNTL_EVENTS, TraceInstance, find_tracefs
 
 STRICT_PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0)
 """A start in a short shortage of memory gets over it; in a longer one whoever started the server has to know."""
@@ -28,7 +27,7 @@ def open_flags_trace(keeper_pid: int, undo: Callable[[str], None]) -> TraceInsta
     pauses = iter(STRICT_PAUSES_S)
     while True:
         try:
-            return TraceInstance.create(tracefs, name, EVENTS)
+            return TraceInstance.create(tracefs, name, FCNTL_EVENTS)
         except KernelFileError as error:
             pause_s = next(pauses, None) if isinstance(error, NoKernelMemoryError) else None
             if pause_s is None:

@@ -44,6 +44,10 @@ VMSCAN_EVENTS: Mapping[str, str | None] = {
 }
 """The events of reclaim, and what is let through of each."""
 
+_F_SETFL = 4
+FCNTL_EVENTS: Mapping[str, str | None] = {"syscalls/sys_enter_fcntl": f"cmd == {_F_SETFL}"}
+"""The event of a call of fcntl(2), and what is let through of it: F_SETFL."""
+
 # A new instance inherits the global options; these are the ones that would change the form of a line. Not
 # record-tgid, which `TraceParser` copes with: on some kernels it counts for all instances.
 _OPTIONS = (
