@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from benchmarks.processes import Listener, Workshop, is_real_time, listening, progress, real_reclaim
+from benchmarks.processes import Listener, Workshop, listening, progress, real_reclaim
 from benchmarks.report import CannotRunError, Part, Table, aim, milliseconds, ratio
 from benchmarks.stats import Summary, first_between, summarise
 from memnotify_cuse.kernel.errors import KernelFileError
@@ -97,7 +97,10 @@ def measure(workshop: Workshop) -> Part:
         instance = stack.enter_context(_trace_instance())
         part = Part(TITLE, list(HOW))
         doorbell = re.search(r"doorbell=(\S+)", (server.mount / "server").read_text())
-        priority = "real-time" if is_real_time(server.process.pid) else "ordinary"
+        # It is held only while it is needed.
+        priority = (
+            "ordinary" if "real-time priority" in server.log else "real-time while the kernel reclaims, else ordinary"
+        )
         part.remarks.append(f"The server: woken by {doorbell[1] if doorbell else 'unknown'}, {priority} priority.")
         try:
             with ExitStack() as listeners:
@@ -186,7 +189,7 @@ def _episode(reclaim: RealReclaim, instance: TraceInstance, ways: list[_Way], nu
 
 def _read_trace(instance: TraceInstance) -> bytes:
     pieces = []
-    while piece := instance.read():
+    while piece := instance.pipe.read():
         pieces.append(piece)
     return b"".join(pieces)
 

@@ -77,8 +77,14 @@ def running(command: list[str], *, stdout: int = subprocess.DEVNULL) -> Iterator
             end(process)
 
 
+def answering_pid(server: Server) -> int:
+    """The process of the server that answers requests, a child of the one that was started."""
+    words = (server.mount / "server").read_text().split()
+    return next(int(word.partition("=")[2]) for word in words if word.startswith("server_pid="))
+
+
 def is_real_time(pid: int) -> bool:
-    """Whether the process runs before all ordinary ones."""
+    """Whether the process runs before all ordinary ones just now."""
     return os.sched_getscheduler(pid) & ~os.SCHED_RESET_ON_FORK in (os.SCHED_FIFO, os.SCHED_RR)
 
 

@@ -13,6 +13,7 @@ from typing import Final
 from benchmarks import peers
 from benchmarks.processes import Workshop, end, listening, progress, real_reclaim, wait_until
 from benchmarks.report import CannotRunError, Part, Table, aim
+from tests.fuzz.processes import family
 from tests.support.reclaim import supported
 from tests.support.server import Server
 
@@ -26,7 +27,8 @@ _WATCHED: Final = "the same, with a reader and a poller"
 
 HOW: Final = [
     f"{MEASURE_S:.0f} s in which nothing happens. CPU time is the scheduler's (/proc/PID/schedstat), wake-ups are "
-    "voluntary context switches, both over all threads; memory is from smaps_rollup at the end: PSS counts a page that "
+    "voluntary context switches, both over all threads of all processes that were started (the server's keeper, its "
+    "child that answers, and SIGIO helpers); memory is the sum from smaps_rollup at the end: PSS counts a page that "
     "several processes share in parts, RSS in full for each, and what is locked stays in memory when it is short. All "
     "run at the same time. The second server has a `cat` blocked in read() and a program asleep in poll() on its "
     "device.",
@@ -38,7 +40,7 @@ HOW: Final = [
 
 @dataclass(frozen=True, slots=True)
 class _Usage:
-    """Of all threads, since they started."""
+    """Of all threads of all processes, since they started."""
 
     cpu_ns: int
     wakes: int
@@ -110,25 +112,31 @@ def _watchers(workshop: Workshop, server: Server) -> Iterator[None]:
 
 
 def _wait_for_rest(pid: int) -> None:
-    """Until the threads that only the start needed have ended (trio keeps them for 10 s)."""
+    """Until what only the start needed has ended: threads (trio keeps them for 10 s), what showed the device."""
 
     def only_lasting() -> bool:
-        return not any(name.read_text().startswith("Trio thread") for name in Path(f"/proc/{pid}/task").glob("*/comm"))
+        try:
+            names = [name.read_text() for each in family(pid) for name in Path(f"/proc/{each}/task").glob("*/comm")]
+        except OSError:
+            # One has just ended.
+            return False
+        return not any(name.startswith(("Trio thread", "memnotify-show")) for name in names)
 
-    wait_until(only_lasting, "the threads of the server's start end", THREADS_LIMIT_S)
+    wait_until(only_lasting, "what the server's start needed ends", THREADS_LIMIT_S)
 
 
 def _usage(pid: int) -> _Usage:
     cpu_ns = wakes = 0
-    for folder in Path(f"/proc/{pid}/task").iterdir():
-        cpu_ns += int((folder / "schedstat").read_text().split()[0])
-        wakes += _number(folder / "status", "voluntary_ctxt_switches")
+    for each in family(pid):
+        for folder in Path(f"/proc/{each}/task").iterdir():
+            cpu_ns += int((folder / "schedstat").read_text().split()[0])
+            wakes += _number(folder / "status", "voluntary_ctxt_switches")
     return _Usage(cpu_ns, wakes)
 
 
 def _memory(pid: int) -> _Memory:
-    rollup = Path(f"/proc/{pid}/smaps_rollup")
-    return _Memory(_number(rollup, "Pss"), _number(rollup, "Rss"), _number(rollup, "Locked"))
+    rollups = [Path(f"/proc/{each}/smaps_rollup") for each in family(pid)]
+    return _Memory(*(sum(_number(rollup, name) for rollup in rollups) for name in ("Pss", "Rss", "Locked")))
 
 
 def _number(file: Path, name: str) -> int:

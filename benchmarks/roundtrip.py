@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from benchmarks.processes import Workshop, is_real_time, progress, running, wait_until
+from benchmarks.processes import Workshop, answering_pid, is_real_time, progress, running, wait_until
 from benchmarks.report import CannotRunError, Part, Table, aim, microseconds
 from benchmarks.stats import Summary, summarise
+from tests.fuzz.processes import family
 from tests.support.server import unmount
 
 TITLE: Final = "Round trip: one poll() with a timeout of 0"
@@ -57,12 +58,12 @@ def measure(workshop: Workshop) -> Part:
     with workshop.server() as server, _serving(peer, workshop.directory / "peer") as (peer_file, peer_pid):
         free = _pairs("free", [str(poll_time)], server.device, peer_file)
         cpu = max(os.sched_getaffinity(0))
-        for pid in (server.process.pid, peer_pid):
+        for pid in (*family(server.process.pid), peer_pid):
             for thread in os.listdir(f"/proc/{pid}/task"):
                 os.sched_setaffinity(int(thread), {cpu})
         if shutil.which("taskset") is None:
             raise CannotRunError("no taskset (util-linux)")
-        real_time = is_real_time(server.process.pid)
+        real_time = is_real_time(answering_pid(server))
         pinned = _pairs("one CPU", ["taskset", "-c", str(cpu), str(poll_time)], server.device, peer_file)
     part = _report(free, pinned)
     if real_time:

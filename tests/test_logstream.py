@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from memnotify_cuse import logstream
 from memnotify_cuse.logstream import BURST_LINES, LINES_PER_S, LONGEST_LINE_BYTES, LogHandler
 from tests.support.mounted import LIMIT_S, NOBODY, calm_proc, error_of, opened, read_record, wait_until
 from tests.support.server import unmount
@@ -101,7 +100,7 @@ def test_a_pipe_that_nobody_reads_any_more_costs_a_line_each(pipe: tuple[int, in
 def test_a_rate_is_kept_and_what_was_too_much_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Clients can provoke some lines, and must not fill a disk."""
     now_s = [1000.0]
-    monkeypatch.setattr(logstream.time, "monotonic", lambda: now_s[0])
+    monkeypatch.setattr("memnotify_cuse.logstream.time.monotonic", lambda: now_s[0])
     path = tmp_path / "log"
     fd = os.open(path, os.O_WRONLY | os.O_CREAT)
     log = Log(fd)
@@ -315,7 +314,9 @@ def test_a_server_without_a_stderr_serves_and_stops(tmp_path: Path) -> None:
 def test_a_server_logs_to_a_socket(tmp_path: Path) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        code, _ = run_server(tmp_path, lambda argv: subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=theirs))
+        code, _ = run_server(
+            tmp_path, lambda argv: subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=theirs.fileno())
+        )
         theirs.close()
         said = b""
         while piece := ours.recv(4096):

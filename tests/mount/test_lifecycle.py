@@ -277,13 +277,19 @@ def children_of(pid: int) -> list[int]:
 @pytest.mark.parametrize("moment", ["forked", "directory", "mounted", "shown"])
 def test_a_signal_during_the_start_ends_it_and_leaves_nothing(moment: str, tmp_path: Path, proc: str) -> None:
     mount, node = tmp_path / "mount", tmp_path / "node"
-    happened = {
-        "forked": lambda: children_of(process.pid),
-        "directory": mount.exists,
-        "mounted": lambda: str(mount) in mounts_under(tmp_path),
-        "shown": lambda: os.path.lexists(node),
-    }[moment]
     argv = serve("--device", node, "--mount", mount, "--proc", proc)
+
+    def happened() -> bool:
+        match moment:
+            case "forked":
+                return bool(children_of(process.pid))
+            case "directory":
+                return mount.exists()
+            case "mounted":
+                return str(mount) in mounts_under(tmp_path)
+            case _:
+                return os.path.lexists(node)
+
     with subprocess.Popen(argv, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True) as process:
         try:
             wait_until(happened, moment)

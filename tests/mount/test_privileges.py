@@ -7,7 +7,7 @@ import os
 import re
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +51,9 @@ def all_at_work(server: Server) -> Iterator[Processes]:
     def by_name() -> dict[str, list[int]]:
         found: dict[str, list[int]] = {}
         for pid in family(server.process.pid)[1:]:
-            found.setdefault((PROC / str(pid) / "comm").read_text().strip(), []).append(pid)
+            # One that has just ended is none of them.
+            with suppress(OSError):
+                found.setdefault((PROC / str(pid) / "comm").read_text().strip(), []).append(pid)
         return found
 
     with opened(server.device) as fd:
@@ -62,7 +64,7 @@ def all_at_work(server: Server) -> Iterator[Processes]:
         names = {"memnotify-serve", "memnotify-helpe", "memnotify-sigio"}
         wait_until(lambda: set(by_name()) == names, f"the processes {names}")
         # A helper gives up its rights after its start, before it looks at anything.
-        wait_until(lambda: all(no_new_privileges(pid) for pid in family(server.process.pid)), "all at work")
+        wait_until(lambda: all(map(no_new_privileges, family(server.process.pid))), "all at work")
         found = by_name()
         (serve,), (forker,) = found["memnotify-serve"], found["memnotify-helpe"]
         yield Processes(server.process.pid, serve, forker, tuple(found["memnotify-sigio"]))
@@ -139,9 +141,9 @@ def test_a_helper_holds_the_rights_to_look_and_to_signal_and_no_others(processes
 
 def test_the_table_says_what_is_held() -> None:
     held = {
-        "keeper": (KEEPER, NONE),
-        "server": (NONE, frozenset({Capability.SYS_NICE})),
-        "helper": (HELPER, rights.BY_DEVICE),
+        "keeper": (set(KEEPER), set(NONE)),
+        "server": (set(NONE), {Capability.SYS_NICE}),
+        "helper": (set(HELPER), set(rights.BY_DEVICE)),
     }
     said: dict[str, tuple[set[Capability], set[Capability]]] = {}
     name = ""
