@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from memnotify_cuse import __version__
-from memnotify_cuse.board import Board
+from memnotify_cuse.board import Board, ZoneState
 from memnotify_cuse.config import Config, ServeError, SigioMode
 from memnotify_cuse.control import Control, ServerFacts
 from memnotify_cuse.device.accounts import Users
@@ -34,6 +34,7 @@ from memnotify_cuse.kernel.capabilities import Capability, die_with_parent
 from memnotify_cuse.kernel.errors import KernelFileError, KernelFileGoneError, NoKernelMemoryError
 from memnotify_cuse.kernel.lru_gen import read_lru_gen
 from memnotify_cuse.kernel.tracefs import TracePipe
+from memnotify_cuse.kernel.zoneinfo import ZoneId
 from memnotify_cuse.residency import Realtime, settle, warn_of_refusals
 from memnotify_cuse.scanner.doorbell import Doorbell, TraceDoorbell, open_psi
 from memnotify_cuse.scanner.errors import RecordingError
@@ -91,6 +92,25 @@ class _BoardClock:
                 await self._poked.wait()
             self._poked = trio.Event()
             board.tick(time.monotonic_ns())
+
+
+class _Hurrying:
+    """Tells the device what the board tells, with real-time priority from the first notification on."""
+
+    def __init__(self, device: Device, realtime: Realtime) -> None:
+        self._device = device
+        self._realtime = realtime
+        self._pressed: set[ZoneId] = set()
+
+    def notified(self, zones: tuple[ZoneState, ...], now_ns: int) -> None:
+        self._pressed.update(state.zone for state in zones)
+        self._realtime.pressed(True)
+        self._device.notified(zones, now_ns)
+
+    def pressure_ended(self, zones: tuple[ZoneId, ...], now_ns: int) -> None:
+        self._device.pressure_ended(zones, now_ns)
+        self._pressed.difference_update(zones)
+        self._realtime.pressed(bool(self._pressed))
 
 
 def serve(config: Config, given: Given) -> int:
@@ -183,7 +203,7 @@ class _Server:
                 LateDoorbell(self._ask_for_trace) if self._given.trace_may_come else None,
                 headroom_kb=config.headroom_kb,
                 fill_kb_per_s=measure_fill_kb_per_s(),
-                on_active=self.realtime.need,
+                on_active=self.realtime.reclaiming,
             )
             stack.callback(scanner.close)
             self._scanner = scanner
@@ -192,7 +212,7 @@ class _Server:
 
     def _make_board(self, config: Config) -> None:
         self._device = Device(self._machine.page_kb, config.policy, Users())
-        self._board = Board(self._device, self._clock.poke)
+        self._board = Board(_Hurrying(self._device, self.realtime), self._clock.poke)
 
     def _facts(self, config: Config) -> ServerFacts:
         node = {"node": self._given.node}

@@ -86,7 +86,7 @@ async def _record(config: Config) -> Recorded:
         with writer:
             realtime = Realtime()
             source = RecordingSource(sampler, writer)
-            scanner = Scanner(board, source, doorbell, header.machine, on_active=realtime.need)
+            scanner = Scanner(board, source, doorbell, header.machine, on_active=realtime.reclaiming)
             scanner.first_scan()
             # As the server: or it would see less, and later, just when there is something to see.
             warn_of_refusals([settle(), realtime.check()])

@@ -58,7 +58,8 @@ class Realtime:
     """
 
     def __init__(self) -> None:
-        self._needed = False
+        self._reclaiming = False
+        self._pressed = False
         self._flooded: set[object] = set()
         self._held = False
         self._permitted = True
@@ -77,9 +78,14 @@ class Realtime:
     def held(self) -> bool:
         return self._held
 
-    def need(self, needed: bool) -> None:
-        """Whether the kernel reclaims, or a zone is under pressure."""
-        self._needed = needed
+    def reclaiming(self, reclaiming: bool) -> None:
+        """Whether the kernel reclaims, as far as the scanner sees."""
+        self._reclaiming = reclaiming
+        self._apply()
+
+    def pressed(self, pressed: bool) -> None:
+        """Whether a zone is under pressure, be it a simulated one."""
+        self._pressed = pressed
         self._apply()
 
     def flood(self, connection: object, flooded: bool) -> None:
@@ -88,7 +94,7 @@ class Realtime:
         self._apply()
 
     def _apply(self) -> None:
-        wanted = self._needed and not self._flooded
+        wanted = (self._reclaiming or self._pressed) and not self._flooded
         if wanted == self._held or not self._permitted:
             return
         try:

@@ -74,6 +74,20 @@ class Delivery:
         signalled = sum(self._send_to(owner, member) for member in members)
         return Sent(signalled, members[-1] if len(members) == most else 0)
 
+    def send_to_holder(self, pidfd: int, status: ThreadStatus) -> Sent:
+        """Signal the process that has the descriptor, which is the owner; `pidfd` held it before `status` was read.
+
+        Raises NoOwnerError.
+        """
+        owner = file_owner(self.fd)
+        if owner is None:
+            raise NoOwnerError
+        try:
+            return Sent(int(self._checked_send(owner, pidfd, status, status.tgid, 0)), 0)
+        except (KernelFileError, OSError) as error:
+            _say(error, status.tgid)
+            return Sent(0, 0)
+
     def _send_to(self, owner: FileOwner, task: int) -> bool:
         try:
             status = self.looker.status(task)
@@ -83,7 +97,8 @@ class Delivery:
         except (KernelFileError, LeftOutError, OSError):
             return False
         try:
-            return self._checked_send(owner, pidfd, status.tgid, 0)
+            held = read_thread_status(status.tgid, self.looker.proc)
+            return self._checked_send(owner, pidfd, held, status.tgid, 0)
         except (KernelFileError, OSError) as error:
             _say(error, task)
             return False
@@ -94,21 +109,23 @@ class Delivery:
         thread = open_thread(tid)
         if thread is not None:
             try:
-                return self._checked_send(owner, thread, status.tgid, tid)
+                held = read_thread_status(tid, self.looker.proc)
+                return self._checked_send(owner, thread, held, status.tgid, tid)
             finally:
                 os.close(thread)
         # Held by its process, and within that told from a later thread of the same id by when it began.
         started = read_start_time(tid, self.looker.proc)
         pidfd = os.pidfd_open(status.tgid)
         try:
-            return self._checked_send(owner, pidfd, status.tgid, tid, started)
+            held = read_thread_status(tid, self.looker.proc)
+            return self._checked_send(owner, pidfd, held, status.tgid, tid, started)
         finally:
             os.close(pidfd)
 
-    def _checked_send(self, owner: FileOwner, pidfd: int, pid: int, tid: int, started: int | None = None) -> bool:
-        """Look at the target, which `pidfd` holds from now on, and signal it if it may be."""
-        # Asked again, now that it is held: what it was before may have been another's.
-        status = read_thread_status(tid or pid, self.looker.proc)
+    def _checked_send(
+        self, owner: FileOwner, pidfd: int, status: ThreadStatus, pid: int, tid: int, started: int | None = None
+    ) -> bool:
+        """Signal the target, which `pidfd` held before `status` was read, if it may be."""
         number = effective_signal(owner)
         if not self._may(owner, Credentials(status.real_uid, status.effective_uid, status.saved_uid)):
             return False
@@ -149,18 +166,18 @@ class Delivery:
         """Whether the signal would end process `pid`: in its thread `tid`, or (0) in any that could take it."""
         if is_handled(number, status):
             return False
-        if tid:
-            return self._is_deadly_in(number, tid)
+        if tid or status.threads == 1:
+            return self._is_deadly_in(number, tid or pid, status)
         try:
             threads = os.listdir(self.looker.proc / str(pid) / "task")
         except OSError:
             return False
         return len(threads) > MAX_THREADS or any(self._is_deadly_in(number, int(thread)) for thread in threads)
 
-    def _is_deadly_in(self, number: int, tid: int) -> bool:
+    def _is_deadly_in(self, number: int, tid: int, status: ThreadStatus | None = None) -> bool:
         proc = self.looker.proc
         try:
-            status = read_thread_status(tid, proc)
+            status = status or read_thread_status(tid, proc)
         except KernelFileError:
             return False
         return would_die(number, status) and would_die(number, status, waits_for_signals=waits_for_signals(tid, proc))

@@ -71,22 +71,19 @@ class Helper:
             self._looker.leave()
 
     def _search(self, job: Job) -> Iterator[Report]:
-        process = self._looker.process(job.pid)
-        end = min(job.descriptor + min(job.count, SEARCH_DESCRIPTORS), process.table_size)
-        if process.pid == os.getpid():
-            end = 0
-        with self._looker.into(process) as view:
-            if view is None:
-                yield Report(Said.END, job.id, Status.GONE)
-                return
+        with self._looker.into(job.pid) as view:
+            pid, uid, table_size, _ = view.process
+            end = min(job.descriptor + min(job.count, SEARCH_DESCRIPTORS), table_size)
+            if pid == os.getpid():
+                end = 0
             for descriptor in range(job.descriptor, end):
                 if not view.may_be_ours(descriptor):
                     continue
                 with view.at(descriptor) as here:
                     if here is not None:
-                        yield self._found(job, here, process.uid)
-        more = end if end < process.table_size and end else 0
-        yield Report(Said.END, job.id, pid=process.pid, uid=process.uid, descriptor=more)
+                        yield self._found(job, here, uid)
+        more = end if end < table_size and end else 0
+        yield Report(Said.END, job.id, pid=pid, uid=uid, descriptor=more)
 
     def _found(self, job: Job, here: Here, uid: int) -> Report:
         owner = file_owner(here.fd)
@@ -102,24 +99,23 @@ class Helper:
         )
 
     def _signal(self, job: Job) -> Iterator[Report]:
-        process = self._looker.process(job.pid)
-        with self._looker.into(process) as view:
-            if view is None:
+        with self._looker.into(job.pid) as view, view.at(job.descriptor) as here:
+            if here is None or here.number != job.number:
                 yield Report(Said.END, job.id, Status.GONE)
                 return
-            with view.at(job.descriptor) as here:
-                if here is None or here.number != job.number:
-                    yield Report(Said.END, job.id, Status.GONE)
-                    return
-                owner = file_owner(here.fd)
-                owner_pid = self._owner_pid(owner)
-                if owner_pid not in (0, process.pid) and not job.elsewhere:
-                    # si_fd is to be the descriptor's number in the process that is signalled.
-                    better = self._in_owner(owner_pid, job.number)
-                    if better is not None:
-                        yield better._replace(id=job.id)
-                        here = here._replace(pid=better.pid, descriptor=better.descriptor)
-                delivery = Delivery(self._looker, here.fd, here.descriptor, job.opener_uid, job.spare)
+            holder = view.process
+            owner = file_owner(here.fd)
+            owner_pid = holder.pid if _is_process(owner, holder.pid) else self._owner_pid(owner)
+            if owner_pid not in (0, holder.pid) and not job.elsewhere:
+                # si_fd is to be the descriptor's number in the process that is signalled.
+                better = self._in_owner(owner_pid, job.number)
+                if better is not None:
+                    yield better._replace(id=job.id)
+                    here = here._replace(pid=better.pid, descriptor=better.descriptor)
+            delivery = Delivery(self._looker, here.fd, here.descriptor, job.opener_uid, job.spare)
+            if _is_process(owner, holder.pid):
+                sent = delivery.send_to_holder(view.pidfd, holder.status)
+            else:
                 sent = delivery.send(after_pid=job.after_pid, most=FANOUT_MEMBERS)
         yield Report(
             Said.END,
@@ -127,7 +123,7 @@ class Helper:
             Status.OK if sent.signalled else Status.NOBODY,
             owned=True,
             pid=sent.last_member,
-            uid=process.uid,
+            uid=holder.uid,
             signalled=sent.signalled,
             owner_pid=owner_pid,
         )
@@ -173,6 +169,10 @@ class Helper:
         finally:
             os.close(namespace)
         yield Report(Said.END, job.id, uid=uid)
+
+
+def _is_process(owner: FileOwner | None, pid: int) -> bool:
+    return owner is not None and owner.kind is OwnerKind.PROCESS and owner.id == pid
 
 
 def _outermost(namespace: int, own: int) -> int:

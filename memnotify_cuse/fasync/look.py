@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from memnotify_cuse.fasync.attention import UNKNOWN_UID, Attention
-from memnotify_cuse.kernel.errors import MalformedKernelFileError
+from memnotify_cuse.kernel.errors import KernelFileGoneError, MalformedKernelFileError
 from memnotify_cuse.kernel.fdinfo import open_fdinfo, read_inode
 from memnotify_cuse.kernel.files import read_kernel_text
 from memnotify_cuse.kernel.pidfd import get_descriptor
@@ -97,11 +97,15 @@ class Here(NamedTuple):
 
 
 class Process(NamedTuple):
-    """A process that is looked at: its id, real user, and how many descriptors its table has room for."""
+    """A process that is looked at: its id, real user, and how many descriptors its table has room for.
+
+    `status` is that of the thread by which it was found.
+    """
 
     pid: int
     uid: int
     table_size: int
+    status: ThreadStatus
 
 
 class Looker:
@@ -124,39 +128,50 @@ class Looker:
         """The status of a thread that is about to be touched. Raises KernelFileError, LeftOutError."""
         return self._enter(tid)[0]
 
-    def process(self, tid: int) -> Process:
-        """The process of a thread. Raises KernelFileError (it is gone), LeftOutError."""
-        status, text = self._enter(tid)
-        size = _DESCRIPTOR_TABLE.search(text)
-        if size is None:
-            raise MalformedKernelFileError(f"{self.proc}/{tid}/status", 0, "no line FDSize")
-        return Process(status.tgid, status.real_uid, int(size[1]))
-
     def leave(self) -> None:
         """Nobody is touched any more."""
         self._attention.note(0, UNKNOWN_UID)
 
     @contextmanager
-    def into(self, process: Process) -> Iterator[View | None]:
-        """A view of the process's descriptors, None if it is gone. Raises RefusedError."""
+    def into(self, tid: int) -> Iterator[View]:
+        """A view of the descriptors of a thread's process, which is held before it is looked at.
+
+        Raises KernelFileError (it is gone), LeftOutError, RefusedError.
+        """
+        pidfd = self._hold(tid)
         try:
-            pidfd = os.pidfd_open(process.pid)
-        except OSError:
-            yield None
-            return
-        try:
+            process = self._process(tid)
             with self._sight(process.pid) as may_be_ours:
-                yield View(process.pid, pidfd, may_be_ours, self._devices)
+                yield View(process, pidfd, may_be_ours, self._devices)
         except PermissionError:
             raise RefusedError from None
         finally:
             os.close(pidfd)
 
+    def _hold(self, tid: int) -> int:
+        """A pidfd of the process of a thread."""
+        try:
+            return os.pidfd_open(tid)
+        except OSError:
+            # Perhaps it is not the first thread of its process.
+            tgid = self.status(tid).tgid
+        try:
+            return os.pidfd_open(tgid)
+        except OSError as error:
+            raise KernelFileGoneError(f"{self.proc}/{tgid}", str(error)) from error
+
+    def _process(self, tid: int) -> Process:
+        status, text = self._enter(tid)
+        size = _DESCRIPTOR_TABLE.search(text)
+        if size is None:
+            raise MalformedKernelFileError(f"{self.proc}/{tid}/status", 0, "no line FDSize")
+        return Process(status.tgid, status.real_uid, int(size[1]), status)
+
     def _enter(self, tid: int) -> tuple[ThreadStatus, str]:
-        path = self.proc / str(tid) / "status"
+        path = f"{self.proc}/{tid}/status"
         self._attention.note(tid, UNKNOWN_UID)
         text = read_kernel_text(path)
-        status = parse_thread_status(text, str(path))
+        status = parse_thread_status(text, path)
         self._attention.note(status.tgid, status.real_uid)
         if (status.real_uid or -status.tgid) in self.left_out:
             raise LeftOutError
@@ -164,11 +179,13 @@ class Looker:
 
 
 class View:
-    """The descriptors of process `pid`, which `pidfd` holds."""
+    """The descriptors of `process`, which `pidfd` holds."""
 
-    def __init__(self, pid: int, pidfd: int, may_be_ours: Callable[[int], bool], devices: Collection[FileId]) -> None:
-        self._pid = pid
-        self._pidfd = pidfd
+    def __init__(
+        self, process: Process, pidfd: int, may_be_ours: Callable[[int], bool], devices: Collection[FileId]
+    ) -> None:
+        self.process = process
+        self.pidfd = pidfd
         self._may_be_ours = may_be_ours
         self._devices = devices
 
@@ -181,7 +198,7 @@ class View:
             return
         try:
             number = identify(fd)
-            yield Here(number, self._pid, descriptor, fd) if number is not None else None
+            yield Here(number, self.process.pid, descriptor, fd) if number is not None else None
         finally:
             os.close(fd)
 
@@ -199,7 +216,7 @@ class View:
         if not self.may_be_ours(descriptor):
             return None
         try:
-            fd = get_descriptor(self._pidfd, descriptor)
+            fd = get_descriptor(self.pidfd, descriptor)
         except PermissionError:
             raise
         except OSError:

@@ -57,6 +57,8 @@ IDLE_S: Final = 60.0
 MAX_KNOWN_IDS: Final = 4096
 """Of how many user ids it is remembered whose they are, beside those of open files."""
 
+SIGNALLED_TOGETHER: Final = 4 * MAX_JOBS
+
 MAX_ROUNDS: Final = 4
 HELPERS_WITH_OWNERS: Final = 2
 """As soon as there is somebody to signal, a second helper stands by."""
@@ -175,8 +177,8 @@ class SigioService:
         due = self._due.pop(user, None) or self._pick().get(user, [])
         for _ in range(MAX_ROUNDS):
             failed = len(self._failed)
-            # In batches: the last of a thousand should not keep the first one waiting.
-            for batch in _batches(due):
+            # Some at a time: the pool divides them among its helpers.
+            for batch in _batches(due, SIGNALLED_TOGETHER):
                 await self._signal(user, batch)
             if len(self._failed) == failed:
                 return
@@ -531,5 +533,5 @@ class SigioService:
             self._flags.forget_all_but(numbers)
 
 
-def _batches(files: list[T]) -> list[list[T]]:
-    return [files[start : start + MAX_JOBS] for start in range(0, len(files), MAX_JOBS)]
+def _batches(files: list[T], size: int = MAX_JOBS) -> list[list[T]]:
+    return [files[start : start + size] for start in range(0, len(files), size)]

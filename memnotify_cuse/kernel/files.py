@@ -14,14 +14,24 @@ from types import TracebackType
 from memnotify_cuse.kernel.errors import KernelFileGoneError
 
 _FIRST_BUFFER_BYTES = 16 * 1024
+_READ_BYTES = 64 * 1024
 # A kernel file is text, but it may quote what a user wrote (a process name). latin-1 can decode every byte.
 _ENCODING = "latin-1"
 
 
-def read_kernel_text(path: Path) -> str:
-    """The whole text of a kernel file. Raises KernelFileGoneError."""
-    with KernelFile(path) as file:
-        return file.read_text()
+def read_kernel_text(path: Path | str) -> str:
+    """The whole text of a kernel file, one character per byte (latin-1). Raises KernelFileGoneError."""
+    parts = []
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            while part := os.read(fd, _READ_BYTES):
+                parts.append(part)
+        finally:
+            os.close(fd)
+    except (OSError, ValueError) as error:
+        raise KernelFileGoneError(str(path), _reason(error)) from error
+    return str(b"".join(parts), _ENCODING)
 
 
 class KernelFile:

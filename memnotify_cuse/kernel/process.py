@@ -67,16 +67,21 @@ def read_signals(tid: int, proc: Path = Path("/proc")) -> PendingSignals:
 
 @dataclass(frozen=True, slots=True)
 class ThreadStatus:
-    """The process that a thread belongs to, its users, its signals. Ids are in the pid namespace of that /proc."""
+    """The process that a thread belongs to, its users, its signals. Ids are in the pid namespace of that /proc.
+
+    `threads` is how many the process has, 0 where that is not told.
+    """
 
     tgid: int
     real_uid: int
     effective_uid: int
     saved_uid: int
     signals: PendingSignals
+    threads: int = 0
 
 
 _TGID = re.compile(r"\nTgid:\t([0-9]{1,10})\n")
+_THREADS = re.compile(r"\nThreads:\t([0-9]{1,10})\n")
 _UID = re.compile(r"\nUid:\t([0-9]{1,10})\t([0-9]{1,10})\t([0-9]{1,10})\t[0-9]{1,10}\n")
 
 
@@ -86,7 +91,9 @@ def parse_thread_status(text: str, path: str = "/proc/TID/status") -> ThreadStat
     if tgid is None or uids is None:
         raise MalformedKernelFileError(path, 0, "the lines Tgid and Uid are not there")
     real, effective, saved = (int(uid) for uid in uids.groups())
-    return ThreadStatus(int(tgid[1]), real, effective, saved, parse_signals(text, path))
+    threads = _THREADS.search(text)
+    signals = parse_signals(text, path)
+    return ThreadStatus(int(tgid[1]), real, effective, saved, signals, int(threads[1]) if threads else 0)
 
 
 def read_thread_status(tid: int, proc: Path = Path("/proc")) -> ThreadStatus:
@@ -94,8 +101,8 @@ def read_thread_status(tid: int, proc: Path = Path("/proc")) -> ThreadStatus:
 
     Raises KernelFileGoneError (the thread has ended) or MalformedKernelFileError.
     """
-    path = proc / str(tid) / "status"
-    return parse_thread_status(read_kernel_text(path), str(path))
+    path = f"{proc}/{tid}/status"
+    return parse_thread_status(read_kernel_text(path), path)
 
 
 _START_TIME_FIELD = 22
