@@ -1,7 +1,7 @@
 """The server: wires scanner, board, device and transport together. Nothing else does.
 
-It is forked by the keeper, which has made the mounts and hands over their connections. It opens what it reads, and then
-gives up its rights; from then on it waits for nothing but the kernel and its own clock.
+It is forked by the keeper, and handed the connections by `keeper.setup`. It opens what it reads, and then gives up its
+rights; from then on it waits for nothing but the kernel and its own clock.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,8 +28,9 @@ from memnotify_cuse.fasync.pool import HelperPool
 from memnotify_cuse.fasync.service import SigioService
 from memnotify_cuse.fasync.strict import AsyncFlags
 from memnotify_cuse.keeper.channel import Channel, Message
-from memnotify_cuse.keeper.rights import Identity, reduce_child
-from memnotify_cuse.kernel.capabilities import Capability, die_with_parent
+from memnotify_cuse.keeper.handover import Given
+from memnotify_cuse.keeper.rights import reduce_child, server_keeps
+from memnotify_cuse.kernel.capabilities import die_with_parent
 from memnotify_cuse.kernel.errors import KernelFileError, KernelFileGoneError, NoKernelMemoryError
 from memnotify_cuse.kernel.lru_gen import read_lru_gen
 from memnotify_cuse.kernel.tracefs import TracePipe
@@ -50,29 +50,6 @@ if TYPE_CHECKING:
     from memnotify_cuse.scanner.replay import Replay
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Given:
-    """What is handed over by `setup`. `fuse_fd` and `cuse_fd` (None: no character device) are the connections.
-
-    The inodes of the mount are above `first_inode`. `trace` is None where there is none, which may come to be
-    (`trace_may_come`); `flags_trace` is for mode `strict`. `refused` is what the keeper was not permitted to do for the
-    server.
-    """
-
-    keeper_pid: int
-    channel: Channel
-    fuse_fd: int
-    cuse_fd: int | None
-    node: str
-    trace: TracePipe | None
-    trace_may_come: bool
-    flags_trace: TracePipe | None
-    identity: Identity | None
-    keep: Collection[Capability]
-    first_inode: int
-    refused: tuple[str, ...] = ()
 
 
 class _BoardClock:
@@ -113,18 +90,18 @@ class _Hurrying:
         self._realtime.pressed(bool(self._pressed))
 
 
-def serve(config: Config, given: Given) -> int:
+def serve(given: Given, channel: Channel, keeper_pid: int) -> int:
     """Serve until the keeper says stop; the exit code. Raises ServeError if it cannot start."""
     with ExitStack() as stack:
         try:
-            server = _Server(config, given, stack)
+            server = _Server(given, channel, keeper_pid, stack)
         except (KernelFileError, RecordingError) as error:
             raise ServeError(str(error)) from None
         not_locked = settle()
-        if not reduce_child(given.identity, given.keep):
+        if not reduce_child(given.identity, server_keeps()):
             log.warning("this machine has no user id %s; the server stays root, without its rights", given.identity)
         # Changing the user undoes this, so it comes after that.
-        die_with_parent(given.keeper_pid, signal.SIGKILL)
+        die_with_parent(keeper_pid, signal.SIGKILL)
         warn_of_refusals([not_locked, *given.refused, server.realtime.check()])
         trio.run(server.run)
     return 0
@@ -133,9 +110,11 @@ def serve(config: Config, given: Given) -> int:
 class _Server:
     """All rooms of the server. Made with the rights that it starts with, run without them."""
 
-    def __init__(self, config: Config, given: Given, stack: ExitStack) -> None:
+    def __init__(self, given: Given, channel: Channel, keeper_pid: int, stack: ExitStack) -> None:
+        config = given.config
         self._given = given
-        self._channel = given.channel
+        self._keeper_pid = keeper_pid
+        self._channel = channel
         self._go = trio.Event()
         self._trace_answers: list[Callable[[Message], None]] = []
         self.realtime = Realtime()
@@ -219,7 +198,7 @@ class _Server:
         scanner = self._scanner
         return ServerFacts(
             fixed={
-                "pid": str(self._given.keeper_pid),
+                "pid": str(self._keeper_pid),
                 "version": __version__,
                 "sigio": config.sigio.value,
                 "lru": "mglru" if self._machine.mglru else "classic",

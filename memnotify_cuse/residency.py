@@ -8,24 +8,17 @@ later is not locked, since clients can make it grow.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import logging
 import os
 from collections.abc import Iterable
-from pathlib import Path
-from typing import NamedTuple
 
 from memnotify_cuse.kernel import libc
+from memnotify_cuse.kernel.mappings import drop_clean_file_pages
 
 log = logging.getLogger(__name__)
 
 REALTIME_PRIORITY = 1
-
-
-class _Mapping(NamedTuple):
-    start: int
-    length: int
 
 
 def settle() -> str | None:
@@ -34,7 +27,7 @@ def settle() -> str | None:
     """
     gc.collect()
     gc.freeze()
-    _release_start_up_memory()
+    drop_clean_file_pages()
     try:
         libc.lock_memory()
     except OSError as error:
@@ -110,34 +103,3 @@ def _set_realtime(*, held: bool) -> None:
     # Who is not root may not take the flag away again, and must repeat it.
     policy, priority = (os.SCHED_RR, REALTIME_PRIORITY) if held else (os.SCHED_OTHER, 0)
     os.sched_setscheduler(0, policy | os.SCHED_RESET_ON_FORK, os.sched_param(priority))
-
-
-def _release_start_up_memory() -> None:
-    try:
-        mappings = clean_file_mappings(Path("/proc/self/smaps").read_text())
-    except OSError as error:
-        log.debug("smaps: %s", error)
-        return
-    for mapping in mappings:
-        libc.drop_clean_pages(mapping.start, mapping.length)
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
-def clean_file_mappings(smaps: str) -> list[_Mapping]:
-    """The mappings of files that are read-only and hold no page of our own: all of them can be read again.
-
-    A library's relocated pages are read-only as well, but changed: they show as `Anonymous`.
-    """
-    found = []
-    candidate: _Mapping | None = None
-    for line in smaps.splitlines():
-        words = line.split()
-        if not words[0].endswith(":"):
-            start, end = (int(address, 16) for address in words[0].split("-"))
-            read_only, inode = words[1][1] == "-", words[4]
-            candidate = _Mapping(start, end - start) if read_only and inode != "0" else None
-        elif words[0] == "Anonymous:" and words[1] == "0" and candidate is not None:
-            found.append(candidate)
-    return found

@@ -17,11 +17,12 @@ def main() -> int:
 
         return run_command(argv)
     from memnotify_cuse.keeper.keeper import keep
+    from memnotify_cuse.keeper.start import serve
 
-    def serve(channel: Channel, keeper_pid: int) -> int:
+    def set_up(channel: Channel, to_server: Channel, keeper_pid: int) -> int:
+        from memnotify_cuse.cli import serve as command
         from memnotify_cuse.cli.main import build_parser
-        from memnotify_cuse.cli.serve import serve_under_keeper
 
-        return serve_under_keeper(build_parser(["serve"]).parse_args(argv), channel, keeper_pid)
+        return command.set_up(build_parser(["serve"]).parse_args(argv), channel, to_server, keeper_pid)
 
-    return keep(serve)
+    return keep(set_up, serve)

@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memnotify_cuse.cli.common import DEFAULT_DEVICE, DEFAULT_MOUNT, EXIT_ERROR, CommandError
+from memnotify_cuse.cli.common import DEFAULT_DEVICE, DEFAULT_MOUNT, EXIT_ERROR, EXIT_OK, CommandError
+from memnotify_cuse.keeper.start import serve
 
 if TYPE_CHECKING:
     from memnotify_cuse.cli.main import Subparsers
@@ -99,21 +100,22 @@ def run(args: argparse.Namespace) -> int:
     """Serve, under a keeper that is this process."""
     from memnotify_cuse.keeper.keeper import keep
 
-    return keep(partial(serve_under_keeper, args))
+    return keep(partial(set_up, args), serve)
 
 
-def serve_under_keeper(args: argparse.Namespace, channel: Channel, keeper_pid: int) -> int:
-    """Serve, in a process forked by a keeper; the exit code. What keeps it from starting is one line on stderr."""
+def set_up(args: argparse.Namespace, channel: Channel, to_server: Channel, keeper_pid: int) -> int:
+    """Set the server up; the exit code. What keeps it from starting is one line on stderr."""
     from memnotify_cuse.config import ServeError
-    from memnotify_cuse.keeper.setup import set_up_and_serve
+    from memnotify_cuse.keeper import setup
     from memnotify_cuse.logstream import log_to_stderr, say
 
     log_to_stderr(args.log_level)
     try:
-        return set_up_and_serve(_config(args), channel, keeper_pid)
+        setup.set_up(_config(args), args.log_level, channel, to_server, keeper_pid)
     except (CommandError, ServeError) as error:
         say(f"memnotify: {error}")
         return EXIT_ERROR
+    return EXIT_OK
 
 
 def _config(args: argparse.Namespace) -> Config:

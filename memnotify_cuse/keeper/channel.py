@@ -1,7 +1,7 @@
 """Short messages with descriptors between processes of ours: a word and a rest, as text.
 
-The keeper's channel, from the server and what sets it up (`setup`), which is not trusted beyond these words once it has
-given up its rights; the keeper heeds the first seven only until it is ready:
+The keeper's channel, from the server and what sets it up (`setup`). Neither is trusted beyond these words, and the
+keeper heeds the first six only until the device is ready:
 
     undo WHAT               what is to be undone at the end, see `undo`
     device KIND MAJOR MINOR what tells our files from others (`kernel.statx.FileId`), for the helpers
@@ -30,7 +30,7 @@ import os
 import socket
 
 MESSAGE_BYTES = 8192
-MAX_DESCRIPTORS = 4
+MAX_DESCRIPTORS = 8
 
 Message = tuple[str, str, tuple[int, ...]]
 """A word, what follows it, and descriptors that belong to the receiver."""

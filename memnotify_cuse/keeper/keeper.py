@@ -23,8 +23,9 @@ import sys
 
 from memnotify_cuse.keeper.channel import Channel
 from memnotify_cuse.keeper.children import STOP_SIGNALS, Child, fork
-from memnotify_cuse.keeper.rights import raise_limits, reduce_keeper
+from memnotify_cuse.keeper.rights import lower_oom_score, raise_limits, reduce_keeper
 from memnotify_cuse.keeper.undo import undo
+from memnotify_cuse.kernel.mappings import drop_clean_file_pages
 from memnotify_cuse.notify_service import notify_service
 
 TYPE_CHECKING = False
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from memnotify_cuse.keeper.channel import Message
     from memnotify_cuse.keeper.rights import Identity
 
+    Work = Callable[[Channel, Channel, int], int]
+
 EXIT_OK, EXIT_DIED, EXIT_ERROR = 0, 1, 2
 
 STOP_S = 1.0
@@ -42,31 +45,42 @@ KILL_S = 0.25
 TRACE_S = 5.0
 
 
-def keep(setup: Callable[[Channel, int], int]) -> int:
-    """Run `setup(channel, keeper_pid)` in a child, which becomes the server; the exit code, after SIGTERM or SIGINT.
+def keep(set_up: Work, serve: Work) -> int:
+    """Run `set_up` and `serve` each in a child, until SIGTERM or SIGINT, or the end of the server; the exit code.
 
-    Both are ignored from then on: a second one must not change the exit code.
+    Both are called with a channel to here, one to the other, and the id of this process. Signals are ignored from the
+    end on: a second one must not change the exit code.
     """
     _have_standard_streams()
     signals = _StopSignals()
     raise_limits()
+    with contextlib.suppress(OSError):
+        # `set_up` sees whether it was permitted.
+        lower_oom_score()
     ours, theirs = Channel.pair()
+    to_server, from_setup = Channel.pair()
     keeper_pid = os.getpid()
 
-    def set_up_and_serve() -> int:
-        gc.enable()
-        ours.close()
-        signals.close()
-        return setup(theirs, keeper_pid)
+    def child(work: Work, own: Channel, other: Channel) -> Callable[[], int]:
+        def run() -> int:
+            gc.enable()
+            for each in (ours, other, signals):
+                each.close()
+            return work(theirs, own, keeper_pid)
+
+        return run
 
     # What is in memory by now stays shared with the children: a collection would write to all of it.
     gc.collect()
     gc.freeze()
     gc.disable()
-    server = fork("memnotify-serve", set_up_and_serve)
-    theirs.close()
+    server = fork("memnotify-serve", child(serve, from_setup, to_server))
+    setup = fork("memnotify-setup", child(set_up, to_server, from_setup))
+    for end in (theirs, to_server, from_setup):
+        end.close()
     reduce_keeper()
-    return _Keeper(ours, server, signals).run()
+    drop_clean_file_pages()
+    return _Keeper(ours, server, setup, signals).run()
 
 
 def _have_standard_streams() -> None:
@@ -111,9 +125,10 @@ class _StopSignals:
 class _Keeper:
     """Looks after the children until the end."""
 
-    def __init__(self, channel: Channel, server: Child, signals: _StopSignals) -> None:
+    def __init__(self, channel: Channel, server: Child, setup: Child, signals: _StopSignals) -> None:
         self._channel = channel
         self._server = server
+        self._setup = setup
         self._signals = signals
         self._forker: Child | None = None
         self._undo: list[str] = []
@@ -121,7 +136,6 @@ class _Keeper:
         self._identity: Identity | None = None
         self._trace: str | None = None
         self._ready = False
-        self._failed: str | None = None
 
     def run(self) -> int:
         """The exit code."""
@@ -130,15 +144,13 @@ class _Keeper:
         finally:
             self._signals.ignore()
             self._end()
-        code = self._server.code
         if stopped:
             return EXIT_OK
-        if code is not None and code > 0 and not self._ready:
-            # It has said why, and that is why the device could not be shown.
-            return code
-        if self._failed is not None:
-            _say(self._failed)
-            return EXIT_ERROR
+        for child in (self._server, self._setup):
+            # It has said why.
+            if not self._ready and child.code is not None and child.code > 0:
+                return child.code
+        code = self._server.code
         if code == 0:
             return EXIT_OK
         if code is not None and code < 0:
@@ -148,10 +160,10 @@ class _Keeper:
         return EXIT_DIED
 
     def _watch(self) -> bool:
-        """Until a signal comes (True), or the server ends or fails."""
+        """Until a signal comes (True), or the server ends, or it cannot be set up."""
         poll = select.poll()
-        for each in (self._channel, self._server, self._signals):
-            poll.register(each.fileno(), select.POLLIN)
+        for fd in (self._channel, self._server, self._setup, self._signals):
+            poll.register(fd.fileno(), select.POLLIN)
         while True:
             ready = {fd for fd, _ in poll.poll()}
             # First, so that nothing is left behind of a server that has just ended.
@@ -159,7 +171,12 @@ class _Keeper:
             if self._signals.fileno() in ready:
                 self._notify("STOPPING=1")
                 return True
-            if self._failed is not None or self._server.reap(0.0):
+            if self._setup.code is None and self._setup.fileno() in ready:
+                poll.unregister(self._setup.fileno())
+                self._setup.reap(0.0)
+                if self._setup.code != 0:
+                    return False
+            if self._server.reap(0.0):
                 return False
 
     def _take_messages(self) -> None:
@@ -185,8 +202,6 @@ class _Keeper:
             self._ready = True
             self._notify("READY=1")
             self._channel.send("go")
-        elif not self._ready and word == "failed":
-            self._failed = rest
         elif word == "helpers":
             self._start_forker()
         elif word == "trace" and self._trace is not None:
@@ -236,9 +251,11 @@ class _Keeper:
     def _end(self) -> None:
         """End the children, and undo what was done for them, within the time that stopping may take."""
         self._channel.send("stop")
+        self._setup.kill()
         if not self._server.reap(STOP_S):
             self._server.kill()
             self._server.reap(KILL_S)
+        self._setup.reap(KILL_S)
         self._take_messages()
         if self._forker is not None:
             self._forker.kill()

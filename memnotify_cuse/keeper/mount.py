@@ -64,22 +64,19 @@ def check_paths(device: Path | None, mount_point: Path) -> None:
 
 
 class ControlMount:
-    """The mounted control file system. `fd` is the connection to the kernel, non-blocking."""
+    """The mounted control file system.
+
+    `fd` is the connection to the kernel, non-blocking; `lock` holds the directory under the mount; `device` tells its
+    files from others.
+    """
 
     def __init__(self, path: Path, fd: int, lock: int) -> None:
-        self.path = path
         self.fd = fd
-        self._lock = lock
+        self.lock = lock
         mounted = mount_at(path)
         if mounted is None:
             raise MountError(f"{path}: the mount is gone already")
         self.device = FileId(False, mounted.major, mounted.minor)
-
-    def release(self) -> None:
-        """Close the connection, and the lock of the directory, in this process: they are another's."""
-        for fd in (self.fd, self._lock):
-            os.close(fd)
-        self.fd = self._lock = -1
 
 
 class DeviceNode:

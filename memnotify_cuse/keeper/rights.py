@@ -106,6 +106,12 @@ def lower_oom_score() -> None:
         file.write(str(OOM_SCORE_ADJ))
 
 
+def oom_score_is_lowered() -> bool:
+    """Whether the OOM killer keeps away from this process, as `lower_oom_score` has it."""
+    with open("/proc/self/oom_score_adj") as file:
+        return int(file.read()) <= OOM_SCORE_ADJ
+
+
 def server_keeps() -> frozenset[Capability]:
     """The capabilities that the server needs for want of limits."""
     if resource.getrlimit(resource.RLIMIT_RTPRIO)[0] >= 1:

@@ -1,7 +1,8 @@
-"""What root does for a server before it is one: mounts, trace instances, limits. Runs in the process that will serve.
+"""What root does for a server before it serves: mounts, trace instances. Runs in a process of its own, under the
+keeper.
 
-What waits for an answer of the server's, the bind mount and the first open, is done by a child that holds nothing of
-the connections, while the server serves already.
+It hands the connections over to the server, closes them here, and shows the device, which waits for the server's
+answers.
 """
 
 from __future__ import annotations
@@ -15,34 +16,30 @@ from typing import Final
 from memnotify_cuse.config import Config, NodeKind, ServeError, SigioMode
 from memnotify_cuse.keeper.channel import Channel
 from memnotify_cuse.keeper.chardev import CharacterDevice, cuse_problem, open_cuse
-from memnotify_cuse.keeper.children import ApartError, apart, fork
-from memnotify_cuse.keeper.mount import ControlMount, DeviceNode, MountError, check_paths, mount_control
-from memnotify_cuse.keeper.rights import Identity, choose_identity, lower_oom_score, server_keeps
+from memnotify_cuse.keeper.children import ApartError
+from memnotify_cuse.keeper.handover import Given, close_handed_over, hand_over
+from memnotify_cuse.keeper.mount import DeviceNode, MountError, check_paths, mount_control
+from memnotify_cuse.keeper.rights import Identity, choose_identity, oom_score_is_lowered
 from memnotify_cuse.keeper.traces import open_flags_trace
 from memnotify_cuse.kernel.capabilities import die_with_parent
 from memnotify_cuse.kernel.errors import KernelFileError
 from memnotify_cuse.kernel.fdinfo import fdinfo_has_inodes
 from memnotify_cuse.kernel.statx import FileId
-from memnotify_cuse.lean import import_lean
 from memnotify_cuse.logstream import say
 from memnotify_cuse.scanner.doorbell import FirstTrace, open_first_trace, trace_path
 
 log = logging.getLogger(__name__)
 
-ANSWER_S: Final = 20.0
-"""How long the name service may take, and a server for its first answers."""
-
-LONGEST_REASON: Final = 4000
 
 INODE_BYTES: Final = 5
 INODE_BITS: Final = 16
 """The mount has less than 65,536 inodes, and they stay below 2^56, which all programs can show."""
 
 
-def set_up_and_serve(config: Config, channel: Channel, keeper_pid: int) -> int:
-    """Become the server; the exit code. Raises ServeError if that cannot start."""
+def set_up(config: Config, log_level: str, channel: Channel, to_server: Channel, keeper_pid: int) -> None:
+    """Make what a server needs, hand it over, and show the device once it serves. Raises ServeError."""
     try:
-        return _Setup(config, channel, keeper_pid).run()
+        _Setup(config, channel, keeper_pid).run(log_level, to_server)
     except (MountError, ApartError, KernelFileError) as error:
         raise ServeError(str(error)) from None
 
@@ -55,12 +52,10 @@ class _Setup:
         self._channel = channel
         self._keeper_pid = keeper_pid
 
-    def run(self) -> int:
+    def run(self, log_level: str, to_server: Channel) -> None:
         config = self._config
-        # Not yet as the server does, which changes its user: but a start must not outlive its keeper either.
         die_with_parent(self._keeper_pid, signal.SIGKILL)
         check_paths(config.device, config.mount)
-        refused = _lower_oom_score()
         identity = self._choose_identity()
         trace = self._open_trace()
         flags = None
@@ -72,27 +67,27 @@ class _Setup:
         first_inode = choose_first_inode()
         if cuse_fd is None and fdinfo_has_inodes():
             self._channel.send("inodes", str(first_inode))
-        node = "none" if config.device is None else "fuse" if cuse_fd is None else "cuse"
-        self._show_device(mount, cuse_fd, node)
-        # Not earlier: the memory that it takes is not for the child.
-        import_lean()
-        from memnotify_cuse import daemon
-
-        given = daemon.Given(
-            keeper_pid=self._keeper_pid,
-            channel=self._channel,
+        given = Given(
+            config=config,
+            log_level=log_level,
+            node="none" if config.device is None else "fuse" if cuse_fd is None else "cuse",
+            first_inode=first_inode,
             fuse_fd=mount.fd,
+            lock_fd=mount.lock,
             cuse_fd=cuse_fd,
-            node=node,
             trace=trace.instance.pipe if trace.instance else None,
             trace_may_come=trace.may_come,
             flags_trace=flags.pipe if flags else None,
             identity=identity,
-            keep=server_keeps(),
-            first_inode=first_inode,
-            refused=refused,
+            refused=_oom_score_refused(),
         )
-        return daemon.serve(config, given)
+        hand_over(to_server, given)
+        # What follows waits for answers of the server's, which this process must not be able to keep from ending.
+        close_handed_over(given)
+        self._show(given.node == "cuse")
+        device = config.device or config.mount / "mem_notify"
+        say(f"ready: device={device} mount={config.mount} node={given.node}")
+        self._channel.send("ready")
 
     def _undo(self, line: str) -> None:
         self._channel.send("undo", line)
@@ -103,10 +98,11 @@ class _Setup:
     def _choose_identity(self) -> Identity | None:
         if os.geteuid() != 0:
             return None
-        # The name service may load a library for each of its sources, and ask the network.
-        uid, gid = map(int, apart(_identity_text, ANSWER_S, "the name service").split())
-        self._channel.send("identity", f"{uid} {gid}")
-        return uid, gid
+        identity = choose_identity()
+        if identity is None:
+            raise ServeError("no user id is free for the server")
+        self._channel.send("identity", f"{identity[0]} {identity[1]}")
+        return identity
 
     def _open_trace(self) -> FirstTrace:
         if self._config.replay is not None:
@@ -122,40 +118,18 @@ class _Setup:
             self._channel.send("trace-at", str(trace_path(self._keeper_pid)))
         return trace
 
-    def _show_device(self, mount: ControlMount, cuse_fd: int | None, node: str) -> None:
-        """Have a child show the device where it is to be, once the server answers, and say that it is ready."""
-        parent = os.getpid()
-
-        def show() -> int:
-            die_with_parent(parent, signal.SIGKILL)
-            mount.release()
-            if cuse_fd is not None:
-                os.close(cuse_fd)
-            try:
-                self._show(mount.path, cuse_fd is not None)
-            except (MountError, ApartError, ServeError) as error:
-                self._channel.send("failed", str(error)[:LONGEST_REASON])
-                return 1
-            config = self._config
-            device = config.device or config.mount / "mem_notify"
-            say(f"ready: device={device} mount={config.mount} node={node}")
-            self._channel.send("ready")
-            return 0
-
-        # It says itself what comes of it, so that nobody waits for it, and the kernel may forget it at its end.
-        os.close(fork("memnotify-show", show).fileno())
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-
-    def _show(self, mount: Path, is_character_device: bool) -> None:
+    def _show(self, is_character_device: bool) -> None:
+        """Show the device where it is to be, and see that it can be opened."""
+        in_mount = self._config.mount / "mem_notify"
         device = self._config.device
         if device is None:
-            device = mount / "mem_notify"
+            device = in_mount
         elif is_character_device:
             shown = CharacterDevice(device)
             shown.open_up(self._undo)
             self._tell_device(shown.file_id)
         else:
-            DeviceNode(device, mount / "mem_notify", self._undo)
+            DeviceNode(device, in_mount, self._undo)
         try:
             os.close(os.open(device, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
         except OSError as error:
@@ -167,19 +141,9 @@ def choose_first_inode() -> int:
     return int.from_bytes(os.urandom(INODE_BYTES), "little") << INODE_BITS
 
 
-def _lower_oom_score() -> tuple[str, ...]:
-    try:
-        lower_oom_score()
-    except OSError as error:
-        return (f"oom_score_adj lowered ({error.strerror})",)
-    return ()
-
-
-def _identity_text() -> str:
-    identity = choose_identity()
-    if identity is None:
-        raise ServeError("no user id is free for the server")
-    return f"{identity[0]} {identity[1]}"
+def _oom_score_refused() -> tuple[str, ...]:
+    """What the keeper was not permitted: it has tried to lower the score of itself and its children."""
+    return () if oom_score_is_lowered() else ("oom_score_adj lowered (Permission denied)",)
 
 
 def _takes_cuse(config: Config) -> bool:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 MS_NOSUID = 2
 MS_NODEV = 4
@@ -51,6 +54,13 @@ def drop_clean_pages(start: int, length: int) -> None:
     """madvise(2), MADV_DONTNEED: let go of a mapping's pages. Only for pages that can be read again from a file."""
     address, size, advice = ctypes.c_void_p(start), ctypes.c_size_t(length), ctypes.c_int(MADV_DONTNEED)
     _checked(_libc.madvise(address, size, advice), None)
+
+
+def trim_heap() -> None:
+    """malloc_trim(3), where the C library has it: give free memory back to the kernel."""
+    trim = getattr(_libc, "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def _checked(result: Any, path: str | None) -> None:  # noqa: ANN401 - what ctypes returns
