@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import Final
 
-UNUSED: Final = ("ssl", "idna", "hashlib", "hmac", "importlib.metadata")
+UNUSED: Final = ("ssl", "idna", "hashlib", "hmac", "importlib.metadata", "tempfile", "bz2", "lzma", "zlib")
 IMPORTED: Final = ("trio", "pyfuse3")
 
 
