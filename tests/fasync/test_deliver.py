@@ -18,6 +18,7 @@ from memnotify_cuse.fasync.attention import Attention, Touched, make_page
 from memnotify_cuse.fasync.deliver import BAND, Delivery, NoOwnerError, Sent
 from memnotify_cuse.fasync.look import Looker, by_device
 from memnotify_cuse.keeper.children import fork
+from memnotify_cuse.kernel import fileowner
 from memnotify_cuse.kernel.capabilities import become_user
 from memnotify_cuse.kernel.fileowner import FileOwner
 from tests.support.mounted import LIMIT_S, state_of, wait_until
@@ -160,7 +161,7 @@ def test_an_owner_that_is_exchanged_at_this_moment(
     for puppet in (one, other):
         puppet.ask("handle", SIGIO)
     sender.own(PROCESS, one.pid)
-    file_owner, calls = deliver.file_owner, 0
+    file_owner, calls = fileowner.file_owner, 0
 
     def exchange(fd: int) -> FileOwner | None:
         nonlocal calls

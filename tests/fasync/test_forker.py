@@ -17,7 +17,7 @@ from memnotify_cuse.fasync.attention import Attention
 from memnotify_cuse.fasync.forker import MAX_ABANDONED, Forker
 from memnotify_cuse.fasync.jobs import MESSAGE_BYTES, Job, Kind, Report, Said, Status, decode_reports, encode_job
 from memnotify_cuse.fasync.look import Looker, by_device
-from memnotify_cuse.keeper.channel import Channel
+from memnotify_cuse.keeper.channel import Channel, Message
 from memnotify_cuse.keeper.children import Child, fork
 from memnotify_cuse.keeper.rights import BY_DEVICE, FORKER, HELPER
 from memnotify_cuse.kernel.capabilities import mask_of, parse_capability_masks
@@ -63,9 +63,7 @@ class Server:
         return self.given()
 
     def given(self) -> Given:
-        received = []
-        wait_until(lambda: received.append(self.channel.receive()) or received[-1], "a helper")
-        word, pid, (sock, page) = received[-1]
+        word, pid, (sock, page) = received(self.channel)
         assert word == "helper"
         given = Given(int(pid), socket.socket(fileno=sock), Attention(page))
         os.close(page)
@@ -86,6 +84,20 @@ def server() -> Iterator[Server]:
     each = Server()
     yield each
     each.close()
+
+
+def received(channel: Channel) -> Message:
+    """The next message, waited for with a limit."""
+    messages: list[Message] = []
+
+    def came() -> bool:
+        message = channel.receive()
+        if message is not None:
+            messages.append(message)
+        return bool(messages)
+
+    wait_until(came, "a message")
+    return messages[0]
 
 
 def has_ended(pid: int) -> bool:
@@ -177,6 +189,8 @@ def test_a_helper_holds_nothing_of_others(server: Server) -> None:
     """No descriptor of the channel, or of another helper: the server's end of a socket must be the only one."""
     server.helper()
     helper = server.helper()
+    # By the time it does a job it has closed what it inherited.
+    assert helper.ask(Job(Kind.OWNER, 1, pid=os.getpid()))
     targets = [os.readlink(entry) for entry in Path(f"/proc/{helper.pid}/fd").iterdir()]
     inherited = [os.readlink(f"/proc/{server.forker.pid}/fd/{number}") for number in (0, 1, 2)]
     own = [target for target in targets if target.startswith("socket:") and target not in inherited]
@@ -235,9 +249,7 @@ class TestRights:
         forker = fork("forker", serve)
         theirs.close()
         ours.send("helper")
-        received = []
-        wait_until(lambda: received.append(ours.receive()) or received[-1], "a helper")
-        _, pid, fds = received[-1]
+        _, pid, fds = received(ours)
         yield forker, int(pid)
         for fd in fds:
             os.close(fd)

@@ -106,11 +106,20 @@ def test_half_a_report_is_an_error(report: Report, length: int) -> None:
         list(decode_reports(encode_report(report)[:length]))
 
 
-@pytest.mark.parametrize("field", ["pid", "descriptor", "count", "after_pid"])
-def test_a_number_below_zero_is_an_error(field: str) -> None:
+@pytest.mark.parametrize(
+    "job",
+    [
+        Job(Kind.SIGNAL, pid=-1),
+        Job(Kind.SIGNAL, descriptor=-1),
+        Job(Kind.SIGNAL, count=-1),
+        Job(Kind.SIGNAL, after_pid=-1),
+    ],
+    ids=["pid", "descriptor", "count", "after_pid"],
+)
+def test_a_number_below_zero_is_an_error(job: Job) -> None:
     """A helper would signal a group, or everybody."""
     with pytest.raises(JobError, match="below 0"):
-        list(decode_jobs(encode_job(Job(Kind.SIGNAL, **{field: -1}))))
+        list(decode_jobs(encode_job(job)))
 
 
 def test_a_kind_that_is_not_known_is_an_error() -> None:

@@ -62,6 +62,11 @@ def sees(sight: Sight, pid: int, descriptor: int) -> bool:
         return may_be_ours(descriptor)
 
 
+def process_of(looker: Looker, tid: int) -> Process:
+    with looker.into(tid) as view:
+        return view.process
+
+
 def write_fdinfo(proc: Path, inode: int) -> None:
     folder = proc / "100/fdinfo"
     folder.mkdir(parents=True, exist_ok=True)
@@ -136,7 +141,7 @@ class TestStatus:
 
     def test_the_process_of_a_thread(self, looker: Looker) -> None:
         found: list[Process] = []
-        thread = threading.Thread(target=lambda: found.append(looker.process(threading.get_native_id())))
+        thread = threading.Thread(target=lambda: found.append(process_of(looker, threading.get_native_id())))
         thread.start()
         thread.join()
         assert (found[0].pid, found[0].uid) == (os.getpid(), os.getuid())
@@ -151,7 +156,7 @@ class TestStatus:
     def test_a_process_that_is_gone(self, attention: Attention, tmp_path: Path) -> None:
         looker = Looker(set(), by_device(set()), attention, tmp_path)
         with pytest.raises(KernelFileGoneError):
-            looker.process(4711)
+            process_of(looker, 4711)
         assert attention.read() == Touched(4711, UNKNOWN_UID), "whoever is asked may not answer"
 
     @pytest.mark.parametrize("text", ["", "Name:\tx\nTgid:\t100\nUid:\t1\t1\t1\t1\n"])
@@ -159,14 +164,14 @@ class TestStatus:
         (tmp_path / "100").mkdir()
         (tmp_path / "100/status").write_text(text)
         with pytest.raises(MalformedKernelFileError):
-            Looker(set(), by_device(set()), attention, tmp_path).process(100)
+            process_of(Looker(set(), by_device(set()), attention, tmp_path), 100)
 
     def test_a_table_without_a_size(self, attention: Attention, tmp_path: Path) -> None:
         text = Path("/proc/self/status").read_text().replace("FDSize", "NoSize")
         (tmp_path / "100").mkdir()
         (tmp_path / "100/status").write_text(text)
         with pytest.raises(MalformedKernelFileError, match="FDSize"):
-            Looker(set(), by_device(set()), attention, tmp_path).process(100)
+            process_of(Looker(set(), by_device(set()), attention, tmp_path), 100)
 
 
 class TestLeftOut:
@@ -187,15 +192,15 @@ class TestLeftOut:
                     looker.status(each.pid)
             looker.status(os.getpid())
             looker.left_out = set()
-            looker.process(theirs[0].pid)
+            process_of(looker, theirs[0].pid)
 
     @as_root
     def test_of_root_s_processes_the_one(self, looker: Looker) -> None:
         with subprocess.Popen(["sleep", "1000"]) as child:
             looker.left_out = {-child.pid}
             with pytest.raises(LeftOutError):
-                looker.process(child.pid)
-            looker.process(os.getpid())
+                process_of(looker, child.pid)
+            process_of(looker, os.getpid())
             child.kill()
 
     @as_root
@@ -205,7 +210,7 @@ class TestLeftOut:
 
         def ask() -> None:
             try:
-                looker.process(threading.get_native_id())
+                process_of(looker, threading.get_native_id())
             except LeftOutError:
                 errors.append(True)
 
@@ -226,13 +231,11 @@ class TestView:
         return Looker(devices, by_device(devices), attention)
 
     def test_a_descriptor_of_ours(self, looker: Looker, file: int) -> None:
-        with looker.into(looker.process(os.getpid())) as view:
-            assert view is not None
-            with view.at(file) as here:
-                assert here is not None
-                assert (here.number, here.pid, here.descriptor) == (os.fstat(file).st_ino, os.getpid(), file)
-                assert here.fd != file
-                fcntl.fcntl(here.fd, fcntl.F_SETOWN, os.getpid())
+        with looker.into(os.getpid()) as view, view.at(file) as here:
+            assert here is not None
+            assert (here.number, here.pid, here.descriptor) == (os.fstat(file).st_ino, os.getpid(), file)
+            assert here.fd != file
+            fcntl.fcntl(here.fd, fcntl.F_SETOWN, os.getpid())
         assert fcntl.fcntl(file, fcntl.F_GETOWN) == os.getpid(), "it was the same open file"
         with pytest.raises(OSError, match="Bad file descriptor"):
             os.fstat(here.fd)
@@ -241,8 +244,7 @@ class TestView:
         self, looker: Looker, elsewhere: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(look, "get_descriptor", lambda *_: pytest.fail("it was duplicated"))
-        with looker.into(looker.process(os.getpid())) as view:
-            assert view is not None
+        with looker.into(os.getpid()) as view:
             for descriptor in (elsewhere, 1_000_000):
                 with view.at(descriptor) as here:
                     assert here is None
@@ -255,17 +257,22 @@ class TestView:
         sight = by_device({file_id(file), file_id(elsewhere)})
         looker = Looker({file_id(file)}, sight, attention)
         before = set(os.listdir("/proc/self/fd"))
-        with looker.into(looker.process(os.getpid())) as view:
-            assert view is not None
-            with view.at(elsewhere) as here:
-                assert here is None
+        with looker.into(os.getpid()) as view, view.at(elsewhere) as here:
+            assert here is None
         assert set(os.listdir("/proc/self/fd")) == before
 
     def test_a_process_that_has_ended(self, looker: Looker) -> None:
         with subprocess.Popen(["true"]) as child:
-            process = looker.process(child.pid)
-        with looker.into(process) as view:
-            assert view is None
+            pass
+        with pytest.raises(KernelFileGoneError), looker.into(child.pid):
+            pass
+
+    def test_a_process_that_ends_while_it_is_looked_at(self, looker: Looker) -> None:
+        with subprocess.Popen(["sleep", "1000"]) as child, looker.into(child.pid) as view:
+            child.kill()
+            child.wait(LIMIT_S)
+            with view.at(0) as here:
+                assert here is None
 
     @as_root
     @pytest.mark.parametrize("kind", ["device", "inode"])
@@ -277,12 +284,9 @@ class TestView:
 
         def as_nobody() -> int:
             become_user(NOBODY, NOBODY)
-            process = looker.process(root_s)
             try:
-                with looker.into(process) as view:
-                    assert view is not None
-                    with view.at(file):
-                        return 1
+                with looker.into(root_s) as view, view.at(file):
+                    return 1
             except RefusedError:
                 return 0
 

@@ -19,7 +19,7 @@ import trio
 import trio.testing
 
 from memnotify_cuse.fasync import pool as pool_module
-from memnotify_cuse.fasync.attention import Attention, make_page
+from memnotify_cuse.fasync.attention import UNKNOWN_UID, Attention, make_page
 from memnotify_cuse.fasync.jobs import (
     MAX_JOBS,
     MESSAGE_BYTES,
@@ -372,7 +372,7 @@ def test_who_was_being_asked_is_blamed_by_the_job_s_user(run: Callable[[Main], N
     """A helper that hangs before it knows whose the process is."""
 
     async def hang_unknown(peer: Peer, job: Job) -> None:
-        peer.attention.note(job.pid, pool_module.UNKNOWN_UID)
+        peer.attention.note(job.pid, UNKNOWN_UID)
         await hang(peer, job)
 
     async def main() -> None:

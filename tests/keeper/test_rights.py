@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import pwd
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,7 +51,7 @@ def in_child(act: Callable[[], object]) -> str:
     return text
 
 
-def only(accounts: dict[object, tuple[int, int]], asked: list[object]) -> Account:
+def only(accounts: Mapping[Any, tuple[int, int]], asked: list[object]) -> Account:
     """A name service with these accounts, by name and by id: a machine's own are not for a test to make."""
 
     def look_up(key: object) -> pwd.struct_passwd:
@@ -71,7 +72,7 @@ class TestIdentity:
         asked: list[object] = []
         taken = {uid: (uid, uid) for uid in range(FIRST_DYNAMIC_UID, LAST_DYNAMIC_UID + 1) if uid % 7}
         monkeypatch.setattr(pwd, "getpwnam", only({}, []))
-        monkeypatch.setattr(pwd, "getpwuid", only(dict(taken), asked))
+        monkeypatch.setattr(pwd, "getpwuid", only(taken, asked))
         identity = choose_identity()
         assert identity is not None
         uid, gid = identity
@@ -82,7 +83,7 @@ class TestIdentity:
     def test_none_where_all_are_taken(self, monkeypatch: pytest.MonkeyPatch) -> None:
         everybody = {uid: (uid, uid) for uid in range(FIRST_DYNAMIC_UID, LAST_DYNAMIC_UID + 1)}
         monkeypatch.setattr(pwd, "getpwnam", only({}, []))
-        monkeypatch.setattr(pwd, "getpwuid", only(dict(everybody), []))
+        monkeypatch.setattr(pwd, "getpwuid", only(everybody, []))
         assert choose_identity() is None
 
     def test_of_this_machine(self) -> None:
