@@ -136,6 +136,7 @@ def test_the_bound_takes_the_right_to_set_it() -> None:
 @as_root
 def test_another_user_for_good() -> None:
     def become_nobody() -> None:
+        os.setgroups([5, 6])
         become_user(NOBODY, 12345)
         with pytest.raises(PermissionError):
             os.setuid(0)
