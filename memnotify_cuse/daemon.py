@@ -145,7 +145,6 @@ class _Server:
             self._device,
             control,
             identifiers,
-            open_files=self._device.account,
             users=self._device.users,
             # Before the server changes its user.
             owner=(os.geteuid(), os.getegid()),

@@ -71,7 +71,14 @@ class Delivery:
         if owner.kind is not OwnerKind.GROUP:
             return Sent(int(self._send_to(owner, owner.id)), 0)
         members = list(_members(self.looker.proc, owner.id, after_pid, most))
-        signalled = sum(self._send_to(owner, member) for member in members)
+        signalled = 0
+        try:
+            for member in members:
+                signalled += self._send_to(owner, member)
+        except NoOwnerError:
+            if not signalled:
+                raise
+            return Sent(signalled, 0)
         return Sent(signalled, members[-1] if len(members) == most else 0)
 
     def send_to_holder(self, pidfd: int, status: ThreadStatus) -> Sent:

@@ -17,7 +17,7 @@ from typing import Final, Generic, TypeVar
 from memnotify_cuse.record import Record
 from tests.support.server import Server
 
-LIMIT_S: Final = float(__import__("os").environ.get("LIM", "120"))
+LIMIT_S: Final = 120.0
 """How long a test waits for what must happen before it fails. In a guest without hardware virtualisation everything
 takes ten to twenty times as long."""
 
