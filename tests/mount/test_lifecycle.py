@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from tests.fuzz.processes import family
+from memnotify_cuse.kernel.zoneinfo import parse_zoneinfo
+from memnotify_cuse.scanner.cadence import FASTEST_FILL_KB_PER_S
 from tests.support.mounted import (
     LIMIT_S,
     LONG_S,
@@ -517,9 +519,19 @@ def reclaimed_pages() -> int:
     return sum(int(line.split()[1]) for line in lines if line.startswith("pgscan_"))
 
 
+def free_kb() -> int:
+    """What the zones have free, which is less than MemFree where a balloon holds the rest."""
+    zones = parse_zoneinfo(Path("/proc/zoneinfo").read_text()).zones
+    return sum(zone.free_pages for zone in zones) * os.sysconf("SC_PAGE_SIZE") // 1024
+
+
 def test_at_rest_the_server_wakes_less_than_once_a_second(tmp_path: Path) -> None:
-    """On the machine as it is, which something else may make reclaim: one quiet stretch will do."""
+    """On the machine as it is, which something else may make reclaim: one quiet stretch will do.
+
+    Where free memory lasts less than two seconds at the fastest possible rate, it looks twice in that time instead.
+    """
     window_s = 3
+    most = max(window_s, int(2 * window_s * FASTEST_FILL_KB_PER_S / free_kb()) + 1)
     seen: list[tuple[int, int]] = []
     with Server(tmp_path) as server:
         if facts(server)["doorbell"] != "tracefs":
@@ -527,12 +539,13 @@ def test_at_rest_the_server_wakes_less_than_once_a_second(tmp_path: Path) -> Non
         for _ in range(10):
             reclaimed = reclaimed_pages()
             samples = int(facts(server)["samples"])
-            switches = voluntary_switches(server.process.pid)
+            pids = [server.process.pid, int(facts(server)["server_pid"])]
+            switches = sum(map(voluntary_switches, pids))
             # Nothing is asked of the server meanwhile.
             time.sleep(window_s)
-            slept = voluntary_switches(server.process.pid) - switches
+            slept = sum(map(voluntary_switches, pids)) - switches
             sampled = int(facts(server)["samples"]) - samples
-            if sampled < window_s and slept <= 2 * window_s:
+            if sampled < most and slept <= 2 * most:
                 return
             if reclaimed_pages() == reclaimed:
                 seen.append((sampled, slept))

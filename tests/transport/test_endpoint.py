@@ -226,7 +226,7 @@ class TestRead:
 class TestHeldReads:
     """There are only so many, whoever asks: each takes memory here and in the kernel."""
 
-    BOUNDS = Bounds(total=20, per_user=3, root_reserve=4)
+    BOUNDS = Bounds(total=20, per_user=3, root_reserve=4, subordinate_divisor=1)
 
     def hold_as(self, bench: Bench, fh: int, uid: int, count: int, first: int) -> list[int]:
         """The errors of so many blocked reads, 0 for one that is held."""
