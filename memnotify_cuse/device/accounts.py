@@ -57,8 +57,9 @@ class Users:
         self._owning: set[int] = set()
         self._learned: list[Callable[[int, int], None]] = []
 
-    def __len__(self) -> int:
-        """Of how many ids something is known."""
+    @property
+    def known(self) -> int:
+        """Of how many ids something is known. Not a length, by which none would be as good as nothing."""
         return len(self._owners)
 
     def of(self, uid: int) -> int:

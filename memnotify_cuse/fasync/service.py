@@ -516,7 +516,7 @@ class SigioService:
 
     def _forget_closed(self) -> None:
         """Drop what is known of files that are closed, now and then."""
-        if len(self._device.users) > MAX_KNOWN_IDS:
+        if self._device.users.known > MAX_KNOWN_IDS:
             self._device.users.forget_all_but({file.uid for file in self._device.files})
         if len(self._seen) + len(self._places) <= 3 * self._device.open_files + 64:
             return

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzz.processes import family
 from memnotify_cuse.kernel.zoneinfo import parse_zoneinfo
 from memnotify_cuse.scanner.cadence import FASTEST_FILL_KB_PER_S
+from tests.fuzz.processes import family
 from tests.support.mounted import (
     LIMIT_S,
     LONG_S,
