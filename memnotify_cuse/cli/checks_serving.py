@@ -19,7 +19,7 @@ from memnotify_cuse.kernel.pidfd import get_descriptor
 _MIB = 1024 * 1024
 # mlockall compares the limit with all that is mapped, touched or not (mm/mlock.c, SYSCALL_DEFINE1(mlockall)). A server
 # has 42 MiB mapped.
-_ENOUGH_MEMLOCK_BYTES = 64 * _MIB
+_ENOUGH_MEMLOCK_BYTES = 48 * _MIB
 
 
 def fuse(machine: Machine) -> Finding:
