@@ -18,7 +18,7 @@ from memnotify_cuse.kernel.pidfd import get_descriptor
 
 _MIB = 1024 * 1024
 # mlockall compares the limit with all that is mapped, touched or not (mm/mlock.c, SYSCALL_DEFINE1(mlockall)). A server
-# has 42 MiB mapped.
+# has 32 MiB mapped.
 _ENOUGH_MEMLOCK_BYTES = 48 * _MIB
 
 
