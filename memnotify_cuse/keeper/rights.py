@@ -139,8 +139,8 @@ def reduce_child(identity: Identity | None, keep: Collection[Capability]) -> boo
         try:
             become_user(*identity, keep)
         except OSError as error:
-            # A user namespace, as of a container, may have no such id.
-            if error.errno != errno.EINVAL:
+            # A user namespace, as of a container, may have no such id, and a container's root no right to change.
+            if error.errno not in (errno.EINVAL, errno.EPERM):
                 raise
             changed = False
     keep_only(keep)
