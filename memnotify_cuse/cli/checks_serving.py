@@ -195,7 +195,7 @@ def _yama(machine: Machine) -> str:
         scope = (machine.proc / "sys/kernel/yama/ptrace_scope").read_text().strip()
     except OSError:
         return ""
-    return "" if scope == "0" else f", and of those only its own children (Yama ptrace_scope is {scope})"
+    return "" if scope == "0" else f", and with Yama's ptrace_scope at {scope} not even those"
 
 
 def pidfd_getfd_error() -> str | None:

@@ -13,14 +13,17 @@ from typing import Final, NamedTuple
 
 PAGE_BYTES: Final = 4096
 UNKNOWN_UID: Final = 0xFFFFFFFF
-_TOUCHED: Final = struct.Struct("=iI")
+_TOUCHED: Final = struct.Struct("=iII")
 
 
 class Touched(NamedTuple):
-    """Process `pid` (0: none) of the real user `uid` (UNKNOWN_UID: it was being asked)."""
+    """Process `pid` (0: none) of the real user `uid` (UNKNOWN_UID: it was being asked); `step` is another for each
+    step.
+    """
 
     pid: int
     uid: int
+    step: int = 0
 
 
 def make_page() -> int:
@@ -35,9 +38,18 @@ class Attention:
 
     def __init__(self, fd: int) -> None:
         self._page = mmap.mmap(fd, PAGE_BYTES)
+        self._now = Touched(0, UNKNOWN_UID)
 
     def note(self, pid: int, uid: int) -> None:
-        _TOUCHED.pack_into(self._page, 0, pid, uid)
+        """Process `pid` of user `uid` is touched from now on."""
+        self._now = Touched(pid, uid, self._now.step)
+        self.step()
+
+    def step(self) -> None:
+        """The next thing is done with the same process."""
+        pid, uid, step = self._now
+        self._now = Touched(pid, uid, (step + 1) & 0xFFFFFFFF)
+        _TOUCHED.pack_into(self._page, 0, *self._now)
 
     def read(self) -> Touched:
         return Touched(*_TOUCHED.unpack_from(self._page, 0))

@@ -16,6 +16,7 @@ from typing import Final
 from memnotify_cuse.fasync.deliver import Delivery, NoOwnerError
 from memnotify_cuse.fasync.jobs import (
     FANOUT_MEMBERS,
+    FOUND_DESCRIPTORS,
     LISTED_PROCESSES,
     MAX_JOBS,
     MESSAGE_BYTES,
@@ -76,9 +77,14 @@ class Helper:
             end = min(job.descriptor + min(job.count, SEARCH_DESCRIPTORS), table_size)
             if pid == os.getpid():
                 end = 0
+            found = 0
             for descriptor in range(job.descriptor, end):
                 if not view.may_be_ours(descriptor):
                     continue
+                if found == FOUND_DESCRIPTORS:
+                    end = descriptor
+                    break
+                found += 1
                 with view.at(descriptor) as here:
                     if here is not None:
                         yield self._found(job, here, uid)

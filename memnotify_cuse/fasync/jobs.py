@@ -30,6 +30,7 @@ MAX_JOBS: Final = 16
 """In one message: the last of a thousand should not keep the first one waiting."""
 
 SEARCH_DESCRIPTORS: Final = 1024
+FOUND_DESCRIPTORS: Final = 64
 FANOUT_MEMBERS: Final = 32
 LISTED_PROCESSES: Final = 64
 """How much one job does, so that a user with a lot of it does not keep others waiting."""

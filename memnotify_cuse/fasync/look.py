@@ -142,7 +142,7 @@ class Looker:
         try:
             process = self._process(tid)
             with self._sight(process.pid) as may_be_ours:
-                yield View(process, pidfd, may_be_ours, self._devices)
+                yield View(process, pidfd, may_be_ours, self._devices, self._attention.step)
         except PermissionError:
             raise RefusedError from None
         finally:
@@ -182,16 +182,23 @@ class View:
     """The descriptors of `process`, which `pidfd` holds."""
 
     def __init__(
-        self, process: Process, pidfd: int, may_be_ours: Callable[[int], bool], devices: Collection[FileId]
+        self,
+        process: Process,
+        pidfd: int,
+        may_be_ours: Callable[[int], bool],
+        devices: Collection[FileId],
+        begin_step: Callable[[], None] = lambda: None,
     ) -> None:
         self.process = process
         self.pidfd = pidfd
         self._may_be_ours = may_be_ours
         self._devices = devices
+        self._begin_step = begin_step
 
     @contextmanager
     def at(self, descriptor: int) -> Iterator[Here | None]:
         """A duplicate of a descriptor, None if it is not of an open file of ours. Raises PermissionError."""
+        self._begin_step()
         fd = self._duplicate(descriptor)
         if fd is None:
             yield None

@@ -141,14 +141,17 @@ class HelperPool:
             self._starting = True
             self._start()
 
-    def dismiss(self) -> None:
-        """Let all helpers end, unless they are at work."""
-        if self._parent is None or self._queues or any(helper.jobs for helper in self._helpers):
-            return
+    def dismiss(self) -> bool:
+        """Let all helpers end; False if they are at work."""
+        if self._queues or any(helper.jobs for helper in self._helpers):
+            return False
+        if self._parent is None:
+            return True
         for helper in list(self._helpers):
             self._forget(helper)
         self._disconnect(self._parent)
         self._wanted = 0
+        return True
 
     def _disconnect(self, parent: Channel) -> None:
         trio.lowlevel.notify_closing(parent)

@@ -271,8 +271,7 @@ class SigioService:
         """Have a helper from the first open file on, and none when there has been none for a while."""
         while True:
             self._opened_first = trio.Event()
-            if not self._device.open_files:
-                self._pool.dismiss()
+            if not self._device.open_files and self._pool.dismiss():
                 await self._opened_first.wait()
             self._pool.want(1)
             await trio.sleep(IDLE_S)

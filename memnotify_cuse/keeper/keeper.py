@@ -1,5 +1,4 @@
 """The keeper: the small root process that `memnotify serve` is. It starts those that do the work, and cleans up.
-up.
 
     keeper ── server              answers requests; holds the connections to the kernel; has no rights
          └─── parent of helpers   starts and ends them (`fasync.forker`)
@@ -42,7 +41,6 @@ EXIT_OK, EXIT_DIED, EXIT_ERROR = 0, 1, 2
 STOP_S = 1.0
 """How long the server may take to end; together with what else there is to end, it is less than two seconds."""
 KILL_S = 0.25
-TRACE_S = 5.0
 
 
 def keep(set_up: Work, serve: Work) -> int:
@@ -131,6 +129,7 @@ class _Keeper:
         self._setup = setup
         self._signals = signals
         self._forker: Child | None = None
+        self._others: list[Child] = []
         self._undo: list[str] = []
         self._told: list[str] = []
         self._identity: Identity | None = None
@@ -161,21 +160,20 @@ class _Keeper:
 
     def _watch(self) -> bool:
         """Until a signal comes (True), or the server ends, or it cannot be set up."""
-        poll = select.poll()
-        for fd in (self._channel, self._server, self._setup, self._signals):
-            poll.register(fd.fileno(), select.POLLIN)
         while True:
+            poll = select.poll()
+            children = [child for child in (self._server, self._setup, *self._others) if child.code is None]
+            for fd in (self._channel.fileno(), self._signals.fileno(), *(child.fileno() for child in children)):
+                poll.register(fd, select.POLLIN)
             ready = {fd for fd, _ in poll.poll()}
             # First, so that nothing is left behind of a server that has just ended.
             self._take_messages()
             if self._signals.fileno() in ready:
                 self._notify("STOPPING=1")
                 return True
-            if self._setup.code is None and self._setup.fileno() in ready:
-                poll.unregister(self._setup.fileno())
-                self._setup.reap(0.0)
-                if self._setup.code != 0:
-                    return False
+            self._others = [child for child in self._others if not child.reap(0.0)]
+            if self._setup.reap(0.0) and self._setup.code != 0:
+                return False
             if self._server.reap(0.0):
                 return False
 
@@ -210,7 +208,6 @@ class _Keeper:
     def _start_forker(self) -> None:
         if self._forker is not None:
             self._forker.kill()
-            self._forker.reap(KILL_S)
         ours, theirs = Channel.pair()
         keeper_pid = os.getpid()
 
@@ -223,6 +220,7 @@ class _Keeper:
             return run(theirs, keeper_pid, self._told, self._identity)
 
         self._forker = fork("memnotify-helpers", fork_helpers)
+        self._others.append(self._forker)
         theirs.close()
         self._channel.send("helpers", "", (ours.fileno(),))
         ours.close()
@@ -236,12 +234,8 @@ class _Keeper:
 
             return offer_trace(channel, path)
 
-        tracer = fork("memnotify-trace", make)
-        if not tracer.reap(TRACE_S):
-            tracer.kill()
-            tracer.reap(KILL_S)
-        elif tracer.code == EXIT_OK:
-            self._undo.append(f"instance {path}")
+        self._undo.append(f"instance {path}")
+        self._others.append(fork("memnotify-trace", make))
 
     def _notify(self, state: str) -> None:
         complaint = notify_service(state)
@@ -257,9 +251,10 @@ class _Keeper:
             self._server.reap(KILL_S)
         self._setup.reap(KILL_S)
         self._take_messages()
-        if self._forker is not None:
-            self._forker.kill()
-            self._forker.reap(KILL_S)
+        for child in self._others:
+            child.kill()
+        for child in self._others:
+            child.reap(KILL_S)
         self._channel.close()
         while self._undo:
             complaint = undo(self._undo.pop())

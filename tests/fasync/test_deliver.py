@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from memnotify_cuse.fasync import deliver
-from memnotify_cuse.fasync.attention import Attention, Touched, make_page
+from memnotify_cuse.fasync.attention import Attention, make_page
 from memnotify_cuse.fasync.deliver import BAND, Delivery, NoOwnerError, Sent
 from memnotify_cuse.fasync.look import Looker, by_device
 from memnotify_cuse.keeper.children import fork
@@ -179,7 +179,7 @@ def test_an_owner_that_is_exchanged_at_this_moment(
 def test_who_holds_it_up_is_noted(sender: Sender, alice: Puppet) -> None:
     sender.own(PROCESS, alice.pid)
     sender.send()
-    assert sender.attention.read() == Touched(alice.pid, ALICE)
+    assert sender.attention.read()[:2] == (alice.pid, ALICE)
 
 
 def test_a_user_who_is_left_out_is_not_touched(sender: Sender, alice: Puppet) -> None:

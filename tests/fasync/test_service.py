@@ -52,9 +52,10 @@ class Helpers:
     def want(self, count: int) -> None:
         self.wanted = max(self.wanted, count)
 
-    def dismiss(self) -> None:
+    def dismiss(self) -> bool:
         self.dismissed += 1
         self.wanted = 0
+        return True
 
     def hold(self, kind: Kind) -> trio.Event:
         """Keep the answers on jobs of this kind that are asked for before `go_on` is called, until the event is set."""
