@@ -34,9 +34,9 @@ class Device:
     `users` says which user each file is counted to. `account` is what each of them holds; others who keep something for
     a user (the text files of the control file system) take from it as well.
 
-    `fasync` sends SIGIO: `on_open` and `on_notified` say when there may be something to do, `subscribe` takes note of a
-    file that has an owner, and `pick_subscribers` says whose turn it is. Each of `on_notified` is called once all of a
-    notification's watchers were woken.
+    `fasync` sends SIGIO: `on_open`, `on_close` and `on_notified` say when there may be something to do, `subscribe`
+    takes note of a file that has an owner, and `pick_subscribers` says whose turn it is. Each of `on_notified` is
+    called once all of a notification's watchers were woken.
     """
 
     def __init__(self, page_kb: int, policy: Policy | None = None, users: Users | None = None) -> None:
@@ -44,6 +44,7 @@ class Device:
         self.users = users or Users()
         self.account = Account(self.policy.open_bounds)
         self.on_open: Callable[[], None] = lambda: None
+        self.on_close: Callable[[], None] = lambda: None
         self.on_notified: list[Callable[[], None]] = []
         self._numbers = itertools.count(1)
         self._signals = itertools.count(1)
@@ -73,6 +74,10 @@ class Device:
     def watchers(self) -> int:
         """Open files that are waited on in poll, select, epoll or a blocked read, as far as is known."""
         return len(self._herd.watchers)
+
+    def file(self, number: int) -> OpenFile | None:
+        """The open file of that number, None if there is none."""
+        return self._files.get(number)
 
     def is_open(self, file: OpenFile) -> bool:
         return file.number in self._files
@@ -108,6 +113,7 @@ class Device:
         if not self._holders[user].open_files:
             del self._holders[user]
         self._give_memory_back()
+        self.on_close()
 
     def watch(self, file: OpenFile) -> None:
         """A program waits on `file`: it takes its place at the end of its user's line, or keeps the one it has."""

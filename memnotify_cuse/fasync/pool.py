@@ -45,11 +45,14 @@ log = logging.getLogger(__name__)
 
 CLIENT_S: Final = 0.2
 """How long a helper may take for one client."""
-JOB_S: Final = 1.0
+JOB_S: Final = 5.0
 """How long it may take for a job with many clients, such as a process group."""
 PATIENCE_S: Final = 0.02
 """How long others wait for a helper that is at work before another one is used."""
 MAX_HELPERS: Final = 4
+MAX_BUSY: Final = 2
+SPARE_S: Final = 10.0
+"""How long helpers that were needed in a rush stay."""
 
 
 NOBODY: Final = Touched(0, UNKNOWN_UID)
@@ -87,6 +90,7 @@ class _Helper:
     touched_ns: int = 0
     touched: Touched = NOBODY
     impatient: bool = False
+    stuck: bool = False
     scope: trio.CancelScope | None = None
 
 
@@ -140,6 +144,14 @@ class HelperPool:
         if self._wanted and self._parent is None and not self._starting:
             self._starting = True
             self._start()
+
+    def dismiss_spare(self, count: int) -> None:
+        """Let helpers that have been idle for a while end, down to `count`."""
+        now_ns = time.monotonic_ns()
+        for helper in list(self._helpers):
+            idle = not helper.jobs and now_ns - helper.begun_ns > SPARE_S * 1e9
+            if idle and self.helpers > count:
+                self._forget(helper)
 
     def dismiss(self) -> bool:
         """Let all helpers end; False if they are at work."""
@@ -208,7 +220,10 @@ class HelperPool:
             if not helper.jobs:
                 self._give(helper)
         if self._queues and all(helper.impatient for helper in self._helpers):
-            self.want(self.helpers + 1)
+            # Two that have a lot to do are enough; of those that wait for a client there may be more.
+            busy = sum(not helper.stuck for helper in self._helpers)
+            if busy < MAX_BUSY:
+                self.want(self.helpers + 1)
 
     def _give(self, helper: _Helper) -> None:
         user, queue = next(iter(self._queues.items()))
@@ -243,7 +258,8 @@ class HelperPool:
     def _begin(self, helper: _Helper, now_ns: int) -> None:
         """The helper begins with the first of its jobs now, if it has any."""
         helper.begun_ns = helper.touched_ns = now_ns
-        helper.impatient = False
+        helper.impatient = helper.stuck = False
+        helper.touched = helper.attention.read()
         if helper.scope is not None:
             helper.scope.deadline = trio.current_time() + PATIENCE_S if helper.jobs else math.inf
 
@@ -307,8 +323,9 @@ class HelperPool:
         """The helper is slow: let others be served by another one, or end it."""
         now_ns = time.monotonic_ns()
         if not helper.impatient:
-            helper.impatient = True
-            helper.touched = helper.attention.read()
+            touched = helper.attention.read()
+            helper.impatient, helper.stuck = True, touched == helper.touched
+            helper.touched = touched
             self._hand_out()
         elif now_ns - helper.touched_ns >= CLIENT_S * 1e9:
             touched = helper.attention.read()

@@ -39,6 +39,10 @@ NEW_FOR_S: Final = 60.0
 SURVEY_DELAYS_S: Final = (0.05, 0.5)
 """How long after an open its owner is looked for: programs set it soon after."""
 
+MOST_AGAIN: Final = 1024
+LEAST_AGAIN: Final = 16
+"""How many files without an owner are looked at again after an open: of all users together, and of each at least."""
+
 SURVEY_BUDGET: Final = 64
 """How many files of a user without an owner are looked at again at each notification."""
 
@@ -92,6 +96,7 @@ class SigioService:
         self._told: set[int] = set()
         self._failed: set[int] = set()
         self._due: dict[int, list[OpenFile]] = {}
+        self._of_user: dict[int, list[OpenFile]] = {}
         self._serving: set[int] = set()
         self._again: set[int] = set()
         self._searched: dict[int, float] = {}
@@ -102,6 +107,7 @@ class SigioService:
         self._nursery: trio.Nursery | None = None
         device.on_notified.append(lambda: self._wanted.set())
         device.on_open = self._note_open
+        device.on_close = self._forget_closed
 
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
@@ -129,7 +135,10 @@ class SigioService:
         self._told.clear()
         self._failed.clear()
         self._due = self._pick()
-        for user in {file.user for file in self._device.files}:
+        self._of_user = defaultdict(list)
+        for file in self._device.files:
+            self._of_user[file.user].append(file)
+        for user in self._of_user:
             self._serve_soon(user)
 
     def _pick(self) -> dict[int, list[OpenFile]]:
@@ -275,12 +284,14 @@ class SigioService:
                 await self._opened_first.wait()
             self._pool.want(1)
             await trio.sleep(IDLE_S)
+            self._pool.dismiss_spare(HELPERS_WITH_OWNERS if self._device.subscribers else 1)
 
     # Looking.
 
     def _worth_a_look(self, user: int) -> list[OpenFile]:
         """A user's files that were never looked at, and a few of those that had no owner, in turn."""
-        files = [file for file in self._device.files if file.user == user and not self._device.is_subscribed(file)]
+        open_files = (file for file in self._of_user.get(user, ()) if self._is_open(file))
+        files = [file for file in open_files if not self._device.is_subscribed(file)]
         if self._flags is not None:
             return [file for file in files if self._flags.may_be_set(file.number)]
         new = [file for file in files if file.number not in self._seen]
@@ -409,9 +420,8 @@ class SigioService:
 
         Of two looks at a file the one that began later holds, also if its answer comes first.
         """
-        files = {file.number: file for file in self._device.files} if reports else {}
         for report in reports:
-            file = files.get(report.number) if report.said is Said.FOUND else None
+            file = self._device.file(report.number) if report.said is Said.FOUND else None
             if file is None or not self._is_news(file, look):
                 continue
             if moves or file.number not in self._places:
@@ -458,9 +468,15 @@ class SigioService:
                 for file in self._device.files:
                     if done < file.number <= newest and not self._device.is_subscribed(file):
                         new[file.user].append(file)
+                again = max(LEAST_AGAIN, MOST_AGAIN // max(1, len(new)))
                 async with trio.open_nursery() as nursery:
                     for user, files in new.items():
-                        nursery.start_soon(self._survey, user, files)
+                        nursery.start_soon(self._survey, user, self._never_seen_or_newest(files, again))
+
+    def _never_seen_or_newest(self, files: list[OpenFile], most: int) -> list[OpenFile]:
+        """Those of a user's files that were never looked at, and of the others the newest."""
+        seen = [file for file in files if file.number in self._seen]
+        return [file for file in files if file.number not in self._seen] + seen[-most:]
 
     async def _survey(self, user: int, files: list[OpenFile]) -> None:
         try:
@@ -515,15 +531,15 @@ class SigioService:
 
     def _forget_closed(self) -> None:
         """Drop what is known of files that are closed, now and then."""
-        if self._device.users.known > MAX_KNOWN_IDS:
+        if self._device.users.known > MAX_KNOWN_IDS + 2 * self._device.open_files:
             self._device.users.forget_all_but({file.uid for file in self._device.files})
         if len(self._seen) + len(self._places) <= 3 * self._device.open_files + 64:
             return
         numbers = {file.number for file in self._device.files}
-        self._seen &= numbers
+        # Made anew: a table keeps the room that it once needed, however few entries are left.
+        self._seen = self._seen & numbers
         self._looked = {number: look for number, look in self._looked.items() if number in numbers}
-        for known in [number for number in self._places if number not in numbers]:
-            del self._places[known]
+        self._places = {number: place for number, place in self._places.items() if number in numbers}
         now_s = trio.current_time()
         self._elsewhere_until_s = {
             number: until for number, until in self._elsewhere_until_s.items() if number in numbers and until > now_s

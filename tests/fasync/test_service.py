@@ -52,6 +52,9 @@ class Helpers:
     def want(self, count: int) -> None:
         self.wanted = max(self.wanted, count)
 
+    def dismiss_spare(self, count: int) -> None:
+        self.wanted = min(self.wanted, count)
+
     def dismiss(self) -> bool:
         self.dismissed += 1
         self.wanted = 0
