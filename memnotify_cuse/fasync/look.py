@@ -46,9 +46,16 @@ Sight = Callable[[int], AbstractContextManager[Callable[[int], bool]]]
 INODES: Final = 1 << 16
 
 
-def by_inode(first_inode: int, proc: Path = Path("/proc")) -> Sight:
-    """Told by the inode that the kernel prints in fdinfo: all of ours are above `first_inode`, a random number."""
-    # Where inodes have 32 bits, the kernel folds ours (fs/fuse/fuse_i.h, fuse_squash_ino()).
+_MACHINES_OF_32_BITS: Final = frozenset({"i386", "i486", "i586", "i686", "armv6l", "armv7l", "mips", "ppc", "riscv32"})
+
+
+def by_inode(
+    first_inode: int, proc: Path = Path("/proc"), *, fold: bool = os.uname().machine in _MACHINES_OF_32_BITS
+) -> Sight:
+    """Told by the inode that the kernel prints in fdinfo: all of ours are above `first_inode`, a random number.
+
+    A kernel of 32 bits folds them (fs/fuse/fuse_i.h, fuse_squash_ino()).
+    """
     folded = first_inode >> 32 ^ first_inode & 0xFFFFFFFF
 
     @contextmanager
@@ -57,9 +64,9 @@ def by_inode(first_inode: int, proc: Path = Path("/proc")) -> Sight:
 
         def may_be_ours(descriptor: int) -> bool:
             inode = read_inode(descriptor, directory)
-            return inode is not None and (
-                0 < inode - first_inode < INODES or (inode >> 32 == 0 and (inode ^ folded) < INODES)
-            )
+            if inode is None:
+                return False
+            return (inode ^ folded) < INODES if fold else 0 < inode - first_inode < INODES
 
         try:
             yield may_be_ours
@@ -142,7 +149,7 @@ class Looker:
         try:
             process = self._process(tid)
             with self._sight(process.pid) as may_be_ours:
-                yield View(process, pidfd, may_be_ours, self._devices, self._attention.step)
+                yield View(process, pidfd, may_be_ours, self._devices, self._attention)
         except PermissionError:
             raise RefusedError from None
         finally:
@@ -187,24 +194,25 @@ class View:
         pidfd: int,
         may_be_ours: Callable[[int], bool],
         devices: Collection[FileId],
-        begin_step: Callable[[], None] = lambda: None,
+        attention: Attention,
     ) -> None:
         self.process = process
         self.pidfd = pidfd
         self._may_be_ours = may_be_ours
         self._devices = devices
-        self._begin_step = begin_step
+        self._attention = attention
 
     @contextmanager
     def at(self, descriptor: int) -> Iterator[Here | None]:
         """A duplicate of a descriptor, None if it is not of an open file of ours. Raises PermissionError."""
-        self._begin_step()
+        self._attention.step()
         fd = self._duplicate(descriptor)
         if fd is None:
             yield None
             return
         try:
-            number = identify(fd)
+            with self._attention.on_ourselves():
+                number = identify(fd)
             yield Here(number, self.process.pid, descriptor, fd) if number is not None else None
         finally:
             os.close(fd)

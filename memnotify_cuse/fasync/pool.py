@@ -25,7 +25,7 @@ from typing import Final
 
 import trio
 
-from memnotify_cuse.fasync.attention import UNKNOWN_UID, Attention, Touched
+from memnotify_cuse.fasync.attention import OURSELVES, UNKNOWN_UID, Attention, Touched
 from memnotify_cuse.fasync.jobs import (
     MAX_JOBS,
     MESSAGE_BYTES,
@@ -329,7 +329,7 @@ class HelperPool:
             self._hand_out()
         elif now_ns - helper.touched_ns >= CLIENT_S * 1e9:
             touched = helper.attention.read()
-            goes_on = touched != helper.touched or _is_runnable(helper.pid)
+            goes_on = touched != helper.touched or touched.pid == OURSELVES or _is_runnable(helper.pid)
             if goes_on and now_ns - helper.begun_ns < JOB_S * 1e9:
                 helper.touched, helper.touched_ns = touched, now_ns
                 return
@@ -343,7 +343,7 @@ class HelperPool:
         self._forget(helper)
         if helper.jobs:
             first = helper.jobs.popleft()
-            if touched.pid:
+            if touched.pid > 0:
                 self._blame(key_of(first.user if touched.uid == UNKNOWN_UID else touched.uid, touched.pid), touched.pid)
             self._note(first, Report(Said.END, first.job.id, Status.HELD_UP))
             for waiting in reversed(helper.jobs):

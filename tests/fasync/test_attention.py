@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from memnotify_cuse.fasync.attention import UNKNOWN_UID, Attention, make_page
+from memnotify_cuse.fasync.attention import OURSELVES, Attention, make_page
 from memnotify_cuse.keeper.children import fork
 from tests.support.mounted import LIMIT_S, wait_until
 
@@ -45,3 +45,14 @@ def test_each_step_with_the_same_process_is_another() -> None:
     assert ours.read()[:2] == before[:2]
     for page in (ours, helpers):
         page.close()
+
+
+def test_while_our_own_server_is_asked_no_client_is_touched() -> None:
+    fd = make_page()
+    page = Attention(fd)
+    os.close(fd)
+    page.note(4711, 1001)
+    with page.on_ourselves():
+        assert page.read().pid == OURSELVES
+    assert page.read()[:2] == (4711, 1001)
+    page.close()
