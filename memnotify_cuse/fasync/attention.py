@@ -20,9 +20,9 @@ _TOUCHED: Final = struct.Struct("=iII")
 
 
 class Touched(NamedTuple):
-    """Process `pid` (0: none, OURSELVES: our server) of the real user `uid` (UNKNOWN_UID: it was being asked); `step` is
-    another for each
-    step.
+    """Process `pid` of the real user `uid` (UNKNOWN_UID: it was being asked), in step `step`.
+
+    `pid` 0 is none, OURSELVES our own server.
     """
 
     pid: int

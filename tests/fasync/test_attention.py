@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
-from memnotify_cuse.fasync.attention import OURSELVES, Attention, make_page
+from memnotify_cuse.fasync.attention import OURSELVES, UNKNOWN_UID, Attention, make_page
 from memnotify_cuse.keeper.children import fork
 from tests.support.mounted import LIMIT_S, wait_until
 
