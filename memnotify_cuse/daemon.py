@@ -82,7 +82,11 @@ class _Hurrying:
     def notified(self, zones: tuple[ZoneState, ...], now_ns: int) -> None:
         self._pressed.update(state.zone for state in zones)
         self._realtime.pressed(True)
-        self._device.notified(zones, now_ns)
+        try:
+            self._device.notified(zones, now_ns)
+        except Exception:
+            # The scanner must go on, and with it the next notification.
+            log.exception("unexpected error in a notification")
 
     def pressure_ended(self, zones: tuple[ZoneId, ...], now_ns: int) -> None:
         self._device.pressure_ended(zones, now_ns)

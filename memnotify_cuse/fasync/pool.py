@@ -277,10 +277,13 @@ class HelperPool:
                     return
             late = scope.cancelled_caught
             helper.scope = None
-            if not self._receive(helper):
-                self._lose(helper, "ended")
-            elif late and helper.jobs:
-                self._check(helper)
+            try:
+                if not self._receive(helper):
+                    self._lose(helper, "ended")
+                elif late and helper.jobs:
+                    self._check(helper)
+            except Exception:
+                log.exception("unexpected error with SIGIO helper %d", helper.pid)
 
     def _receive(self, helper: _Helper) -> bool:
         """Take in all reports that have come; False if the helper is gone."""

@@ -121,7 +121,10 @@ class SigioService:
             while True:
                 await self._wanted.wait()
                 self._wanted = trio.Event()
-                self._begin_notification()
+                try:
+                    self._begin_notification()
+                except Exception:
+                    log.exception("unexpected error in choosing who gets SIGIO; the notification is not repeated")
 
     def _note_open(self) -> None:
         self._opened.set()
