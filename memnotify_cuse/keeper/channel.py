@@ -1,7 +1,6 @@
 """Short messages with descriptors between processes of ours: a word and a rest, as text.
 
-The keeper's channel, from the server and what sets it up (`setup`). Neither is trusted beyond these words, and the
-keeper heeds the first six only until the device is ready:
+To the keeper, from what sets the server up (`setup`):
 
     undo WHAT               what is to be undone at the end, see `undo`
     device KIND MAJOR MINOR what tells our files from others (`kernel.statx.FileId`), for the helpers
@@ -9,11 +8,13 @@ keeper heeds the first six only until the device is ready:
     identity UID GID        the user that server and helpers are
     trace-at PATH           where a trace instance may be made later, if the server asks for it
     ready                   the device can be opened
-    failed WHY              it cannot be
+
+To the keeper, from the server, on a channel of its own: it is not trusted beyond these words.
+
     helpers                 start the parent of the SIGIO helpers (`fasync.forker`)
     trace                   try again to have a trace instance
 
-and from the keeper:
+From the keeper, to the server:
 
     go                      the service manager knows that it is ready
     helpers                 and the socket of that process

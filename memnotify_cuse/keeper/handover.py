@@ -20,6 +20,7 @@ from memnotify_cuse.keeper.rights import Identity
 from memnotify_cuse.kernel.tracefs import TracePipe
 
 _WORD: Final = "given"
+ENDING_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,13 @@ def take_over(channel: Channel) -> Given | None:
         identity=(int(numbers[0]), int(numbers[1])) if numbers else None,
         refused=tuple(filter(None, words["refused"].split("\n"))),
     )
+
+
+def has_ended(channel: Channel) -> bool:
+    """Whether the server at the other end has ended, or is just about to: its connections go first."""
+    poll = select.poll()
+    poll.register(channel.fileno(), 0)
+    return bool(poll.poll(ENDING_S * 1000))
 
 
 def close_handed_over(given: Given) -> None:

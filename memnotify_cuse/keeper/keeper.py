@@ -41,6 +41,8 @@ EXIT_OK, EXIT_DIED, EXIT_ERROR = 0, 1, 2
 STOP_S = 1.0
 """How long the server may take to end; together with what else there is to end, it is less than two seconds."""
 KILL_S = 0.25
+MESSAGES_PER_TURN = 16
+"""Of the server's, which may have been taken over: it must not keep the keeper from a signal."""
 
 
 def keep(set_up: Work, serve: Work) -> int:
@@ -55,16 +57,18 @@ def keep(set_up: Work, serve: Work) -> int:
     with contextlib.suppress(OSError):
         # `set_up` sees whether it was permitted.
         lower_oom_score()
-    ours, theirs = Channel.pair()
+    server_channel, of_server = Channel.pair()
+    setup_channel, of_setup = Channel.pair()
     to_server, from_setup = Channel.pair()
     keeper_pid = os.getpid()
 
-    def child(work: Work, own: Channel, other: Channel) -> Callable[[], int]:
+    def child(work: Work, channel: Channel, other_end: Channel, *others_own: Channel) -> Callable[[], int]:
         def run() -> int:
             gc.enable()
-            for each in (ours, other, signals):
+            for each in (server_channel, setup_channel, *others_own):
                 each.close()
-            return work(theirs, own, keeper_pid)
+            signals.close()
+            return work(channel, other_end, keeper_pid)
 
         return run
 
@@ -72,13 +76,13 @@ def keep(set_up: Work, serve: Work) -> int:
     gc.collect()
     gc.freeze()
     gc.disable()
-    server = fork("memnotify-serve", child(serve, from_setup, to_server))
-    setup = fork("memnotify-setup", child(set_up, to_server, from_setup))
-    for end in (theirs, to_server, from_setup):
+    server = fork("memnotify-serve", child(serve, of_server, from_setup, of_setup, to_server))
+    setup = fork("memnotify-setup", child(set_up, of_setup, to_server, of_server, from_setup))
+    for end in (of_server, of_setup, to_server, from_setup):
         end.close()
     reduce_keeper()
     drop_clean_file_pages()
-    return _Keeper(ours, server, setup, signals).run()
+    return _Keeper(server_channel, setup_channel, server, setup, signals).run()
 
 
 def _have_standard_streams() -> None:
@@ -121,10 +125,13 @@ class _StopSignals:
 
 
 class _Keeper:
-    """Looks after the children until the end."""
+    """Looks after the children until the end. `channel` is the server's."""
 
-    def __init__(self, channel: Channel, server: Child, setup: Child, signals: _StopSignals) -> None:
+    def __init__(
+        self, channel: Channel, setup_channel: Channel, server: Child, setup: Child, signals: _StopSignals
+    ) -> None:
         self._channel = channel
+        self._setup_channel: Channel | None = setup_channel
         self._server = server
         self._setup = setup
         self._signals = signals
@@ -165,6 +172,8 @@ class _Keeper:
             children = [child for child in (self._server, self._setup, *self._others) if child.code is None]
             for fd in (self._channel.fileno(), self._signals.fileno(), *(child.fileno() for child in children)):
                 poll.register(fd, select.POLLIN)
+            if self._setup_channel is not None:
+                poll.register(self._setup_channel.fileno(), select.POLLIN)
             ready = {fd for fd, _ in poll.poll()}
             # First, so that nothing is left behind of a server that has just ended.
             self._take_messages()
@@ -178,32 +187,51 @@ class _Keeper:
                 return False
 
     def _take_messages(self) -> None:
+        """Heed what has been said: by the setting up first, all of it; by the server, some at a time."""
         try:
-            while (message := self._channel.receive()) is not None:
-                self._heed(message)
+            while self._setup_channel is not None and (message := self._setup_channel.receive()) is not None:
+                self._heed_setup(message)
+        except EOFError:
+            self._close_setup_channel()
+        try:
+            for _ in range(MESSAGES_PER_TURN):
+                message = self._channel.receive()
+                if message is None:
+                    return
+                self._heed_server(message)
         except EOFError:
             # It is about to end.
             self._server.reap(STOP_S)
 
-    def _heed(self, message: Message) -> None:
+    def _heed_setup(self, message: Message) -> None:
         word, rest, _ = message
-        if not self._ready and word == "undo":
+        if word == "undo":
             self._undo.append(rest)
-        elif not self._ready and word in ("device", "inodes"):
+        elif word in ("device", "inodes"):
             self._told.append(f"{word} {rest}")
-        elif not self._ready and word == "trace-at":
+        elif word == "trace-at":
             self._trace = rest
-        elif not self._ready and word == "identity":
+        elif word == "identity":
             uid, _, gid = rest.partition(" ")
             self._identity = int(uid), int(gid)
-        elif not self._ready and word == "ready":
+        elif word == "ready":
             self._ready = True
             self._notify("READY=1")
             self._channel.send("go")
-        elif word == "helpers":
+
+    def _heed_server(self, message: Message) -> None:
+        word, _, fds = message
+        for fd in fds:
+            os.close(fd)
+        if word == "helpers":
             self._start_forker()
         elif word == "trace" and self._trace is not None:
             self._offer_trace(self._trace)
+
+    def _close_setup_channel(self) -> None:
+        if self._setup_channel is not None:
+            self._setup_channel.close()
+            self._setup_channel = None
 
     def _start_forker(self) -> None:
         if self._forker is not None:
@@ -251,6 +279,7 @@ class _Keeper:
             self._server.reap(KILL_S)
         self._setup.reap(KILL_S)
         self._take_messages()
+        self._close_setup_channel()
         for child in self._others:
             child.kill()
         for child in self._others:

@@ -17,7 +17,7 @@ from memnotify_cuse.config import Config, NodeKind, ServeError, SigioMode
 from memnotify_cuse.keeper.channel import Channel
 from memnotify_cuse.keeper.chardev import CharacterDevice, cuse_problem, open_cuse
 from memnotify_cuse.keeper.children import ApartError
-from memnotify_cuse.keeper.handover import Given, close_handed_over, hand_over
+from memnotify_cuse.keeper.handover import Given, close_handed_over, hand_over, has_ended
 from memnotify_cuse.keeper.mount import DeviceNode, MountError, check_paths, mount_control
 from memnotify_cuse.keeper.rights import Identity, choose_identity, oom_score_is_lowered
 from memnotify_cuse.keeper.traces import open_flags_trace
@@ -84,7 +84,13 @@ class _Setup:
         hand_over(to_server, given)
         # What follows waits for answers of the server's, which this process must not be able to keep from ending.
         close_handed_over(given)
-        self._show(given.node == "cuse")
+        try:
+            self._show(given.node == "cuse")
+        except (MountError, ServeError):
+            if not has_ended(to_server):
+                raise
+            # Why is for the server to say.
+            return
         device = config.device or config.mount / "mem_notify"
         say(f"ready: device={device} mount={config.mount} node={given.node}")
         self._channel.send("ready")

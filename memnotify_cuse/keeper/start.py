@@ -24,8 +24,8 @@ def serve(channel: Channel, from_setup: Channel, keeper_pid: int) -> int:
     from memnotify_cuse.keeper.handover import take_over
     from memnotify_cuse.logstream import log_to_stderr, say
 
+    # Kept open: the setting up is to see when this process has ended.
     given = take_over(from_setup)
-    from_setup.close()
     if given is None:
         # Why is for the setting up to say.
         return 0
