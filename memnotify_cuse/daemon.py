@@ -260,6 +260,8 @@ class _Server:
                     self._go.set()
                 case ("helpers", _, (fd,)):
                     self._pool.connect(Channel.of(fd))
+                case ("no-helpers", _, _):
+                    self._pool.none_to_be_had()
                 case (("trace" | "no-trace"), _, _):
                     for answer in self._trace_answers:
                         answer(message)

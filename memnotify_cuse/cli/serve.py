@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from functools import partial
 from pathlib import Path
@@ -122,7 +123,9 @@ def _config(args: argparse.Namespace) -> Config:
     from memnotify_cuse.config import Config, NodeKind, SigioMode
     from memnotify_cuse.device.policy import Policy
 
-    device = None if args.node == "none" or not args.device else Path(args.device).absolute()
+    device = None
+    if args.node != "none" and args.device:
+        device = _resolved(Path(args.device).parent) / Path(args.device).name
     if device is None and args.node in ("cuse", "fuse"):
         raise CommandError(f"--node {args.node} makes a device, and --device '' says that there is to be none")
     if args.replay is not None and args.proc is not None:
@@ -130,7 +133,7 @@ def _config(args: argparse.Namespace) -> Config:
     policy = Policy(herd_divisor=None) if args.no_herd_control else Policy()
     return Config(
         device=device,
-        mount=Path(args.mount).absolute(),
+        mount=_resolved(Path(args.mount)),
         node=NodeKind.AUTO if args.node == "none" else NodeKind(args.node),
         proc=Path(args.proc or _PROC).absolute(),
         replay=None if args.replay is None else Path(args.replay),
@@ -138,3 +141,8 @@ def _config(args: argparse.Namespace) -> Config:
         sigio=SigioMode(args.sigio),
         headroom_kb=args.headroom,
     )
+
+
+def _resolved(path: Path) -> Path:
+    """`path` as the kernel will show it in mountinfo: without symbolic links."""
+    return Path(os.path.realpath(path))

@@ -5,7 +5,8 @@ the server:
 
     helper              one more is wanted; answered by `helper PID`, with the descriptors of its socket and its page of
                         attention (`attention`)
-    replace PID         that helper is held up: kill it
+                        or by `no-helper`
+    replace PID         that helper is held up: kill it; answered by `gone PID` once it has ended
 
 A helper that not even SIGKILL ends, since it waits for a file system that a client serves, is left behind. There are at
 most `MAX_ABANDONED` of those: after that there are no new helpers until one of them has ended.
@@ -32,9 +33,12 @@ from memnotify_cuse.keeper.rights import BY_DEVICE, FORKER, Identity, reduce_chi
 from memnotify_cuse.kernel import libc
 from memnotify_cuse.kernel.capabilities import Capability, die_with_parent, keep_only
 from memnotify_cuse.kernel.statx import FileId
+from memnotify_cuse.logstream import log_to_stderr
 
 log = logging.getLogger(__name__)
 
+MAX_WORKING: Final = 8
+"""More than the server asks for, unless it was taken over."""
 MAX_ABANDONED: Final = 16
 """Each is in the hands of another user: whose process held up a helper is left out for longer each time."""
 
@@ -62,7 +66,10 @@ class Forker:
             poll.poll()
             try:
                 while (message := self._channel.receive()) is not None:
-                    self._heed(*message[:2])
+                    word, rest, fds = message
+                    for fd in fds:
+                        os.close(fd)
+                    self._heed(word, rest)
             except EOFError:
                 break
             self._reap()
@@ -77,15 +84,25 @@ class Forker:
             if child is not None:
                 child.kill()
                 self._ending.append(child)
+                self._reap()
 
     def _start(self) -> None:
+        """Start a helper, and send it to the server; or say that there is none to be had."""
         self._reap()
         if len(self._ending) >= MAX_ABANDONED:
             if not self._refused:
                 log.error("%d SIGIO helpers hang and cannot be ended; no more are started", len(self._ending))
             self._refused = True
-            return
-        self._refused = False
+        elif len(self._working) < MAX_WORKING:
+            self._refused = False
+            try:
+                self._fork()
+                return
+            except OSError as error:
+                log.warning("no SIGIO helper can be started: %s", error.strerror)
+        self._channel.send("no-helper")
+
+    def _fork(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         page = make_page()
         parent = os.getpid()
@@ -107,7 +124,9 @@ class Forker:
 
     def _reap(self) -> None:
         self._working = {pid: child for pid, child in self._working.items() if not child.reap(0.0)}
-        self._ending = [child for child in self._ending if not child.reap(0.0)]
+        for child in [child for child in self._ending if child.reap(0.0)]:
+            self._ending.remove(child)
+            self._channel.send("gone", str(child.pid))
 
 
 def run(channel: Channel, keeper_pid: int, told: Iterable[str], identity: Identity | None) -> int:
@@ -115,6 +134,7 @@ def run(channel: Channel, keeper_pid: int, told: Iterable[str], identity: Identi
 
     `told` are lines: "device KIND MAJOR MINOR", a `FileId`, and "inodes FIRST", where our files can be told by inode.
     """
+    log_to_stderr("warning")
     devices: set[FileId] = set()
     sight: Sight | None = None
     for line in told:

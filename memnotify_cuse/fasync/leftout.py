@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from memnotify_cuse.device.accounts import FIRST_SUBORDINATE_UID
+
 FIRST_S: Final = 1.0
 LONGEST_S: Final = 3600.0
 FORGIVEN_AFTER_S: Final = 600.0
@@ -18,7 +20,8 @@ NS: Final = 1_000_000_000
 
 
 def key_of(uid: int, pid: int) -> int:
-    return uid or -pid
+    """Who is left out for process `pid` of the real user `uid`. The ids that may be subordinate ones are one user here."""
+    return min(uid, FIRST_SUBORDINATE_UID) or -pid
 
 
 @dataclass(slots=True)

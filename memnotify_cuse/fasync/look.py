@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from memnotify_cuse.fasync.attention import UNKNOWN_UID, Attention
+from memnotify_cuse.fasync.leftout import key_of
 from memnotify_cuse.kernel.errors import KernelFileGoneError, MalformedKernelFileError
 from memnotify_cuse.kernel.fdinfo import open_fdinfo, read_inode
 from memnotify_cuse.kernel.files import read_kernel_text
@@ -180,7 +181,7 @@ class Looker:
         text = read_kernel_text(path)
         status = parse_thread_status(text, path)
         self._attention.note(status.tgid, status.real_uid)
-        if (status.real_uid or -status.tgid) in self.left_out:
+        if key_of(status.real_uid, status.tgid) in self.left_out:
             raise LeftOutError
         return status, text
 

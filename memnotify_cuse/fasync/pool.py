@@ -17,7 +17,7 @@ import math
 import os
 import socket
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import Final
 
 import trio
 
+from memnotify_cuse.device.accounts import FIRST_SUBORDINATE_UID
 from memnotify_cuse.fasync.attention import OURSELVES, UNKNOWN_UID, Attention, Touched
 from memnotify_cuse.fasync.jobs import (
     MAX_JOBS,
@@ -51,6 +52,9 @@ PATIENCE_S: Final = 0.02
 """How long others wait for a helper that is at work before another one is used."""
 MAX_HELPERS: Final = 4
 MAX_BUSY: Final = 2
+FEW_JOBS: Final = 4
+HELD_UP: Final = "held up"
+ASK_AGAIN_S: Final = 1.0
 SPARE_S: Final = 10.0
 """How long helpers that were needed in a rush stay."""
 
@@ -107,6 +111,7 @@ class HelperPool:
         self._wanted = 0
         self._ids = 0
         self._left_out = LeftOut()
+        self._abandoned: dict[int, int] = {}
         self._nursery: trio.Nursery | None = None
 
     @property
@@ -116,7 +121,20 @@ class HelperPool:
     @property
     def left_out(self) -> set[int]:
         """Users whose processes are left out at present, and minus the ids of root's processes that are."""
-        return self._left_out.keys(time.monotonic_ns())
+        # And those in whose hands a helper is that not even SIGKILL has ended yet.
+        return self._left_out.keys(time.monotonic_ns()) | set(self._abandoned.values())
+
+    def none_to_be_had(self) -> None:
+        """The keeper could not start a parent of helpers: it is asked again when there is something to do."""
+        self._starting = False
+        self._wanted = 0
+        if self._nursery is not None:
+            self._nursery.start_soon(self._ask_again)
+
+    async def _ask_again(self) -> None:
+        await trio.sleep(ASK_AGAIN_S)
+        if self._queues:
+            self.want(1)
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -178,10 +196,19 @@ class HelperPool:
                     word, pid, fds = message
                     if word == "helper":
                         self._add(int(pid), *fds)
+                    elif word == "no-helper":
+                        self._wanted = max(0, self._wanted - 1)
+                        if self._nursery is not None and not self._helpers and not self._wanted:
+                            self._nursery.start_soon(self._ask_again)
+                    elif word == "gone":
+                        self._abandoned.pop(int(pid), None)
+                        if self._queues:
+                            self.want(1)
             return
         if parent is self._parent:
             # It has died, and the helpers with it.
             self._disconnect(parent)
+            self._abandoned.clear()
             if self._wanted or self._queues:
                 self._wanted = 0
                 self.want(1)
@@ -226,15 +253,19 @@ class HelperPool:
                 self.want(self.helpers + 1)
 
     def _give(self, helper: _Helper) -> None:
-        user, queue = next(iter(self._queues.items()))
+        user = self._next_user(helper)
+        if user is None:
+            return
         # To the end of the line of users.
-        del self._queues[user]
-        while queue and len(helper.jobs) < MAX_JOBS:
+        queue = self._queues.pop(user)
+        # Where others wait, a user whose clients are slow is not to have a helper for long.
+        most = FEW_JOBS if self._queues else MAX_JOBS
+        while queue and len(helper.jobs) < most:
             helper.jobs.append(queue.popleft())
         if queue:
             self._queues[user] = queue
         now_ns = time.monotonic_ns()
-        changes = self._changes(helper, now_ns)
+        changes = self._changes(helper)
         try:
             if changes:
                 helper.socket.send(changes)
@@ -243,9 +274,26 @@ class HelperPool:
             log.debug("helper %d: %s", helper.pid, error)
         self._begin(helper, now_ns)
 
-    def _changes(self, helper: _Helper, now_ns: int) -> bytes:
+    def _next_user(self, helper: _Helper) -> int | None:
+        """Whose turn it is: first of those with signals to be sent, and not of one who has half of the helpers."""
+        others = [other for other in self._helpers if other is not helper and other.jobs]
+        has = Counter(other.jobs[0].user for other in others)
+        searching = sum(other.jobs[0].job.kind is not Kind.SIGNAL for other in others)
+        # Where there are several, one is kept for signals.
+        for_searches = self.helpers < 3 or searching + 1 < self.helpers
+        fallback = None
+        for user, queue in self._queues.items():
+            if has[user] >= MAX_HELPERS // 2:
+                continue
+            if queue[0].job.kind is Kind.SIGNAL:
+                return user
+            if fallback is None and for_searches:
+                fallback = user
+        return fallback
+
+    def _changes(self, helper: _Helper) -> bytes:
         """What the helper has not been told yet of who is left out."""
-        keys = self._left_out.keys(now_ns)
+        keys = self.left_out
         if keys == helper.left_out:
             return b""
         changed = [(key, 1) for key in keys - helper.left_out] + [(key, 0) for key in helper.left_out - keys]
@@ -338,7 +386,7 @@ class HelperPool:
                 return
             if self._parent is not None:
                 self._parent.send("replace", str(helper.pid))
-            self._lose(helper, "held up")
+            self._lose(helper, HELD_UP)
 
     def _lose(self, helper: _Helper, why: str) -> None:
         """Do without a helper from now on; its first job, if it had one, has failed, the others are done by another."""
@@ -347,7 +395,10 @@ class HelperPool:
         if helper.jobs:
             first = helper.jobs.popleft()
             if touched.pid > 0:
-                self._blame(key_of(first.user if touched.uid == UNKNOWN_UID else touched.uid, touched.pid), touched.pid)
+                key = key_of(first.user if touched.uid == UNKNOWN_UID else touched.uid, touched.pid)
+                self._blame(key, touched.pid)
+                if why == HELD_UP and self._parent is not None:
+                    self._abandoned[helper.pid] = key
             self._note(first, Report(Said.END, first.job.id, Status.HELD_UP))
             for waiting in reversed(helper.jobs):
                 self._queues.setdefault(waiting.user, deque()).appendleft(waiting)
@@ -365,6 +416,8 @@ class HelperPool:
     def _blame(self, key: int, pid: int) -> None:
         seconds = self._left_out.blame(key, time.monotonic_ns())
         whose = f"process {-key} of root" if key < 0 else f"the processes of user {key}"
+        if key == FIRST_SUBORDINATE_UID:
+            whose += " and above"
         log.warning(
             "process %d did not let SIGIO be delivered within %d ms: %s are left out for %g s",
             pid,

@@ -63,6 +63,11 @@ MAX_KNOWN_IDS: Final = 4096
 
 SIGNALLED_TOGETHER: Final = 4 * MAX_JOBS
 
+SERVED_TOGETHER: Final = 16
+OTHERS_SERVED: Final = 64
+"""How many users are served at the same time; and of how many who have only files without an owner some are looked at.
+"""
+
 MAX_ROUNDS: Final = 4
 HELPERS_WITH_OWNERS: Final = 2
 """As soon as there is somebody to signal, a second helper stands by."""
@@ -97,6 +102,9 @@ class SigioService:
         self._failed: set[int] = set()
         self._due: dict[int, list[OpenFile]] = {}
         self._of_user: dict[int, list[OpenFile]] = {}
+        self._line: dict[int, None] = {}
+        self._line_grew = trio.Event()
+        self._others_from = 0
         self._serving: set[int] = set()
         self._again: set[int] = set()
         self._searched: dict[int, float] = {}
@@ -112,6 +120,8 @@ class SigioService:
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            for _ in range(SERVED_TOGETHER):
+                nursery.start_soon(self._serve_in_line)
             nursery.start_soon(self._search_everywhere)
             nursery.start_soon(self._look_after_helpers)
             if self._flags is None:
@@ -141,8 +151,22 @@ class SigioService:
         self._of_user = defaultdict(list)
         for file in self._device.files:
             self._of_user[file.user].append(file)
-        for user in self._of_user:
+        for user in self._worth_serving():
             self._serve_soon(user)
+
+    def _worth_serving(self) -> Iterator[int]:
+        """Users with subscribers whose turn it is, or files that were never looked at; some of the others, in turn."""
+        others = []
+        for user, files in self._of_user.items():
+            if user in self._due or any(file.number not in self._seen for file in files):
+                yield user
+            elif not all(map(self._device.is_subscribed, files)):
+                others.append(user)
+        if len(others) > OTHERS_SERVED:
+            start = self._others_from % len(others)
+            self._others_from = start + OTHERS_SERVED
+            others = (others + others)[start : start + OTHERS_SERVED]
+        yield from others
 
     def _pick(self) -> dict[int, list[OpenFile]]:
         """Those whose turn it is, by user, but for those who could not be told of this notification."""
@@ -153,12 +177,25 @@ class SigioService:
         return due
 
     def _serve_soon(self, user: int) -> None:
-        """Serve the user in a task, or once more when the one that runs is done."""
+        """Put the user in the line of those to be served, or serve it once more when that which goes on is done."""
         if user in self._serving:
             self._again.add(user)
-        elif self._nursery is not None:
+        else:
+            self._line[user] = None
+            grew, self._line_grew = self._line_grew, trio.Event()
+            grew.set()
+
+    async def _serve_in_line(self) -> None:
+        """Serve one user after the other. There are some tasks of this kind, and as many users as an attacker likes."""
+        while True:
+            while not self._line:
+                await self._line_grew.wait()
+            user = next(iter(self._line))
+            del self._line[user]
             self._serving.add(user)
-            self._nursery.start_soon(self._serve, user)
+            await self._serve(user)
+            # Where there is nothing to wait for, the requests of others still have their turn.
+            await trio.lowlevel.checkpoint()
 
     async def _serve(self, user: int) -> None:
         try:
@@ -176,7 +213,7 @@ class SigioService:
     async def _serve_user(self, user: int) -> None:
         if self._flags is not None:
             await self._flags.identify(self._identify)
-        await self._signal_those_due(user)
+        await self._signal_those_due(user, first=user in self._due)
         looked_at = self._worth_a_look(user)
         for batch in _batches(looked_at):
             if await self._look(user, batch):
@@ -184,9 +221,9 @@ class SigioService:
         if self._unplaced(looked_at):
             self._lost.set()
 
-    async def _signal_those_due(self, user: int) -> None:
-        """Signal the known subscribers of a user whose turn it is."""
-        due = self._due.pop(user, None) or self._pick().get(user, [])
+    async def _signal_those_due(self, user: int, *, first: bool = False) -> None:
+        """Signal the subscribers of a user whose turn it is: `first`, those who were chosen at the notification."""
+        due = self._due.pop(user, []) if first else self._pick().get(user, [])
         for _ in range(MAX_ROUNDS):
             failed = len(self._failed)
             # Some at a time: the pool divides them among its helpers.
@@ -301,6 +338,8 @@ class SigioService:
         old = [file for file in files if file.number in self._seen]
         if len(old) > SURVEY_BUDGET:
             start = self._rotation.get(user, 0) % len(old)
+            if len(self._rotation) > MAX_KNOWN_IDS:
+                self._rotation.clear()
             self._rotation[user] = start + SURVEY_BUDGET
             old = (old + old)[start : start + SURVEY_BUDGET]
         return new + old

@@ -18,6 +18,7 @@ From the keeper, to the server:
 
     go                      the service manager knows that it is ready
     helpers                 and the socket of that process
+    no-helpers              none could be started
     trace PATH              and the descriptors of a trace instance: trace_pipe, tracing_on
     no-trace again|never    there is none; "again": only for want of memory
     stop                    end

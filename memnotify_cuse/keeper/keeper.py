@@ -223,10 +223,15 @@ class _Keeper:
         word, _, fds = message
         for fd in fds:
             os.close(fd)
-        if word == "helpers":
-            self._start_forker()
-        elif word == "trace" and self._trace is not None:
-            self._offer_trace(self._trace)
+        try:
+            if word == "helpers":
+                self._start_forker()
+            elif word == "trace" and self._trace is not None:
+                self._offer_trace(self._trace)
+        except OSError as error:
+            # There may be no room for another process just now, which is when this one is needed.
+            _say(f"WARNING: no process for {word}: {error.strerror}")
+            self._channel.send("no-helpers" if word == "helpers" else "no-trace", "again")
 
     def _close_setup_channel(self) -> None:
         if self._setup_channel is not None:

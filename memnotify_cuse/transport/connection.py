@@ -202,6 +202,9 @@ class Connection:
         header = self._header(message)
         if header is None:
             return
+        if header.opcode == wire.Opcode.IOCTL:
+            # What a program gives along is not looked at.
+            message = message[:MAX_QUEUED_BYTES]
         if header.opcode in AT_ONCE or len(message) > MAX_QUEUED_BYTES:
             if not self._ends_queued(header, message):
                 self._serve(header, message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -16,8 +17,14 @@ class FloodGauge:
     True once a window was more than `FLOOD_SHARE` taken up by requests, False once one was not.
     """
 
-    def __init__(self, on_flood: Callable[[bool], None] = lambda _flooded: None) -> None:
+    def __init__(
+        self,
+        on_flood: Callable[[bool], None] = lambda _flooded: None,
+        cpu_s: Callable[[], float] = time.thread_time,
+    ) -> None:
         self._on_flood = on_flood
+        self._cpu_s = cpu_s
+        self._cpu_began_s = cpu_s()
         self._began_s = 0.0
         self._busy_s = 0.0
         self.flooded = False
@@ -32,8 +39,11 @@ class FloodGauge:
         if passed_s < WINDOW_S:
             return
         # A window that began before a pause is as long as the pause, and judged as a whole.
-        flooded = self._busy_s > FLOOD_SHARE * passed_s
-        self._began_s, self._busy_s = now_s, 0.0
+        cpu_s = self._cpu_s()
+        # What requests bring about beside their answers (SIGIO) counts as well.
+        busy_s = max(self._busy_s, cpu_s - self._cpu_began_s)
+        flooded = busy_s > FLOOD_SHARE * passed_s
+        self._began_s, self._busy_s, self._cpu_began_s = now_s, 0.0, cpu_s
         if flooded != self.flooded:
             self.flooded = flooded
             self._on_flood(flooded)

@@ -55,6 +55,7 @@ class Server:
             self.channel.close()
             return Forker(theirs, LOOKER, HELPER | BY_DEVICE).run()
 
+        self.gone: list[int] = []
         self.forker = fork("forker", serve)
         theirs.close()
 
@@ -63,8 +64,12 @@ class Server:
         return self.given()
 
     def given(self) -> Given:
-        word, pid, (sock, page) = received(self.channel)
+        word, pid, fds = received(self.channel)
+        while word == "gone":
+            self.gone.append(int(pid))
+            word, pid, fds = received(self.channel)
         assert word == "helper"
+        sock, page = fds
         given = Given(int(pid), socket.socket(fileno=sock), Attention(page))
         os.close(page)
         given.socket.settimeout(LIMIT_S)
@@ -125,8 +130,8 @@ def test_each_is_a_process_of_its_own(server: Server, puppet: Puppet) -> None:
     one, other = server.helper(), server.helper()
     assert len({one.pid, other.pid, server.forker.pid}) == 3
     for helper in (one, other):
-        assert Path(f"/proc/{helper.pid}/comm").read_text() == "memnotify-sigio\n"
         assert helper.ask(Job(Kind.SEARCH, 1, pid=puppet.pid, count=1))
+        assert Path(f"/proc/{helper.pid}/comm").read_text() == "memnotify-sigio\n"
 
 
 def test_one_that_is_held_up_is_killed_and_the_others_are_not(server: Server, puppet: Puppet) -> None:
@@ -211,13 +216,15 @@ def test_there_are_no_more_when_too_many_hang_that_cannot_be_ended(caplog: pytes
         forker._ending = list(hanging)
         for _ in range(3):
             forker._heed("helper", "")
-            assert ours.receive() is None
+            assert ours.receive() == ("no-helper", "", ())
         assert caplog.text.count("no more are started") == 1
         hanging[0].kill()
         wait_until(lambda: has_ended(hanging[0].pid), "one that ends after all")
         forker._heed("helper", "")
+        assert ours.receive() == ("gone", str(hanging[0].pid), ())
         message = ours.receive()
         assert message is not None
+        assert message[0] == "helper"
         for fd in message[2]:
             os.close(fd)
     finally:

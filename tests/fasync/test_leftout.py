@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memnotify_cuse.device.accounts import FIRST_SUBORDINATE_UID
 from memnotify_cuse.fasync.leftout import FORGIVEN_AFTER_S, LONGEST_S, NS, LeftOut, key_of
 
 ALICE, BOB, ROOT = 1001, 1002, 0
@@ -73,8 +74,13 @@ def test_users_who_are_blamed_once_are_not_remembered_for_ever() -> None:
     assert len(left_out._records) <= 3
 
 
-@given(st.integers(1, 2**32 - 2), st.integers(1, 2**22))
+@given(st.integers(1, FIRST_SUBORDINATE_UID - 1), st.integers(1, 2**22))
 def test_a_user_s_processes_are_one_and_root_s_are_each_its_own(uid: int, pid: int) -> None:
     assert key_of(uid, pid) == key_of(uid, pid + 1) == uid
     assert key_of(ROOT, pid) != key_of(ROOT, pid + 1)
     assert key_of(ROOT, pid) < 0
+
+
+@given(st.integers(FIRST_SUBORDINATE_UID, 2**32 - 2), st.integers(FIRST_SUBORDINATE_UID, 2**32 - 2))
+def test_ids_that_may_be_one_user_s_subordinate_ones_are_left_out_together(uid: int, other: int) -> None:
+    assert key_of(uid, 1) == key_of(other, 2)
