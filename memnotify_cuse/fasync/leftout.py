@@ -20,7 +20,7 @@ NS: Final = 1_000_000_000
 
 
 def key_of(uid: int, pid: int) -> int:
-    """Who is left out for process `pid` of the real user `uid`. The ids that may be subordinate ones are one user here."""
+    """Who is left out for process `pid` of the real user `uid`: of ids that may be subordinate ones, all of them."""
     return min(uid, FIRST_SUBORDINATE_UID) or -pid
 
 

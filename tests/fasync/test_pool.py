@@ -500,22 +500,6 @@ def test_there_are_never_more_helpers_than_four(run: Callable[[Main], None]) -> 
             assert len(parent.peers) == parent.pool.helpers == MAX_HELPERS
 
 
-def test_searches_leave_one_of_several_helpers_to_signals(run: Callable[[Main], None]) -> None:
-    async def slow(_peer: Peer, _job: Job) -> None:
-        await trio.sleep(0.9 * CLIENT_S)
-
-    async def main() -> None:
-        async with Parent(*[slow] * 20) as parent, trio.open_nursery() as nursery:
-            for user in range(1000, 1020):
-                nursery.start_soon(parent.pool.run_jobs, user, searches(user))
-            await trio.sleep(CLIENT_S)
-            begun_s = trio.current_time()
-            await parent.pool.run_jobs(BOB, [Job(Kind.SIGNAL, pid=7)])
-            assert trio.current_time() - begun_s < CLIENT_S
-
-    run(main)
-
-
 def test_helpers_are_started_before_they_are_needed(run: Callable[[Main], None]) -> None:
     async def main() -> None:
         async with Parent() as parent:
