@@ -63,13 +63,13 @@ def test_a_descriptor_that_was_passed_on_and_its_sender_ended(
     sender.ask("handle", REALTIME)
     receiver.ask("handle", REALTIME)
     sender.subscribe(sender_fd, number=REALTIME)
-    assert [got.fd for got in notify_until_told(server, machine, sender)] == [sender_fd]
+    assert {got.fd for got in notify_until_told(server, machine, sender)} == {sender_fd}
     assert receiver.so_far() == []
     receiver.ask("setown", receiver_fd, receiver.pid)
-    assert [got.fd for got in notify_until_told(server, machine, receiver)] == [receiver_fd]
+    assert {got.fd for got in notify_until_told(server, machine, receiver)} == {receiver_fd}
     assert sender.so_far() == []
     sender.close()
-    assert [got.fd for got in notify_until_told(server, machine, receiver)] == [receiver_fd]
+    assert {got.fd for got in notify_until_told(server, machine, receiver)} == {receiver_fd}
 
 
 def test_the_descriptor_of_an_owner_that_got_the_file_later(
