@@ -90,16 +90,21 @@ class Forker:
         """Start a helper, and send it to the server; or say that there is none to be had."""
         self._reap()
         if len(self._ending) >= MAX_ABANDONED:
-            if not self._refused:
-                log.error("%d SIGIO helpers hang and cannot be ended; no more are started", len(self._ending))
-            self._refused = True
-        elif len(self._working) < MAX_WORKING:
-            self._refused = False
+            self._refuse(f"{len(self._ending)} SIGIO helpers hang and cannot be ended; no more are started")
+        elif len(self._working) >= MAX_WORKING:
+            self._refuse(f"{len(self._working)} SIGIO helpers are at work; no more are started")
+        else:
             try:
                 self._fork()
-                return
+                self._refused = False
             except OSError as error:
-                log.warning("no SIGIO helper can be started: %s", error.strerror)
+                self._refuse(f"no SIGIO helper can be started: {error.strerror}")
+
+    def _refuse(self, why: str) -> None:
+        """Say so once, until one could be started."""
+        if not self._refused:
+            log.error("%s", why)
+        self._refused = True
         self._channel.send("no-helper")
 
     def _fork(self) -> None:
