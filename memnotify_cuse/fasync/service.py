@@ -102,6 +102,7 @@ class SigioService:
         self._failed: set[int] = set()
         self._due: dict[int, list[OpenFile]] = {}
         self._of_user: dict[int, list[OpenFile]] = {}
+        self._due_line: dict[int, None] = {}
         self._line: dict[int, None] = {}
         self._line_grew = trio.Event()
         self._others_from = 0
@@ -155,12 +156,11 @@ class SigioService:
             self._serve_soon(user)
 
     def _worth_serving(self) -> Iterator[int]:
-        """Users with subscribers whose turn it is, or files that were never looked at; some of the others, in turn."""
+        """Users with subscribers whose turn it is; and of those with files that have no owner some, in turn."""
+        yield from list(self._due)
         others = []
         for user, files in self._of_user.items():
-            if user in self._due or any(file.number not in self._seen for file in files):
-                yield user
-            elif not all(map(self._device.is_subscribed, files)):
+            if user not in self._due and not all(map(self._device.is_subscribed, files)):
                 others.append(user)
         if len(others) > OTHERS_SERVED:
             start = self._others_from % len(others)
@@ -181,17 +181,19 @@ class SigioService:
         if user in self._serving:
             self._again.add(user)
         else:
-            self._line[user] = None
+            # Those with signals to be sent overtake those who are only looked at.
+            self._line.pop(user, None)
+            (self._due_line if user in self._due else self._line)[user] = None
             grew, self._line_grew = self._line_grew, trio.Event()
             grew.set()
 
     async def _serve_in_line(self) -> None:
         """Serve one user after the other. There are some tasks of this kind, and as many users as an attacker likes."""
         while True:
-            while not self._line:
+            while not (line := self._due_line or self._line):
                 await self._line_grew.wait()
-            user = next(iter(self._line))
-            del self._line[user]
+            user = next(iter(line))
+            del line[user]
             self._serving.add(user)
             await self._serve(user)
             # Where there is nothing to wait for, the requests of others still have their turn.
