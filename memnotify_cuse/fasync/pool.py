@@ -107,7 +107,8 @@ class HelperPool:
         self._starting = False
         self._identifiers = identifiers
         self._helpers: list[_Helper] = []
-        self._queues: dict[int, deque[_Waiting]] = {}
+        self._signals: dict[int, deque[_Waiting]] = {}
+        self._others: dict[int, deque[_Waiting]] = {}
         self._wanted = 0
         self._ids = 0
         self._left_out = LeftOut()
@@ -133,7 +134,7 @@ class HelperPool:
 
     async def _ask_again(self) -> None:
         await trio.sleep(ASK_AGAIN_S)
-        if self._queues:
+        if self._wait:
             self.want(1)
 
     async def run(self) -> None:
@@ -173,7 +174,7 @@ class HelperPool:
 
     def dismiss(self) -> bool:
         """Let all helpers end; False if they are at work."""
-        if self._queues or any(helper.jobs for helper in self._helpers):
+        if self._wait or any(helper.jobs for helper in self._helpers):
             return False
         if self._parent is None:
             return True
@@ -202,14 +203,14 @@ class HelperPool:
                             self._nursery.start_soon(self._ask_again)
                     elif word == "gone":
                         self._abandoned.pop(int(pid), None)
-                        if self._queues:
+                        if self._wait:
                             self.want(1)
             return
         if parent is self._parent:
             # It has died, and the helpers with it.
             self._disconnect(parent)
             self._abandoned.clear()
-            if self._wanted or self._queues:
+            if self._wanted or self._wait:
                 self._wanted = 0
                 self.want(1)
 
@@ -230,7 +231,7 @@ class HelperPool:
         if not listed:
             return []
         call = _Call(len(listed))
-        queue = self._queues.setdefault(user, deque())
+        queue = self._line_of(listed[0]).setdefault(user, deque())
         for index, job in enumerate(listed):
             self._ids = (self._ids + 1) & 0xFFFFFFFF
             queue.append(_Waiting(user, replace(job, id=self._ids), call, index))
@@ -242,28 +243,28 @@ class HelperPool:
     def _hand_out(self) -> None:
         """Give each idle helper the next user's jobs; who waits too long for a busy one gets another."""
         for helper in self._helpers:
-            if not self._queues:
+            if not self._wait:
                 return
             if not helper.jobs:
                 self._give(helper)
-        if self._queues and all(helper.impatient for helper in self._helpers):
+        if self._wait and all(helper.impatient for helper in self._helpers):
             # Two that have a lot to do are enough; of those that wait for a client there may be more.
             busy = sum(not helper.stuck for helper in self._helpers)
             if busy < MAX_BUSY:
                 self.want(self.helpers + 1)
 
     def _give(self, helper: _Helper) -> None:
-        user = self._next_user(helper)
+        line, user = self._next_user(helper)
         if user is None:
             return
         # To the end of the line of users.
-        queue = self._queues.pop(user)
+        queue = line.pop(user)
         # Where others wait, a user whose clients are slow is not to have a helper for long.
-        most = FEW_JOBS if self._queues else MAX_JOBS
+        most = FEW_JOBS if self._wait else MAX_JOBS
         while queue and len(helper.jobs) < most:
             helper.jobs.append(queue.popleft())
         if queue:
-            self._queues[user] = queue
+            line[user] = queue
         now_ns = time.monotonic_ns()
         changes = self._changes(helper)
         try:
@@ -274,22 +275,31 @@ class HelperPool:
             log.debug("helper %d: %s", helper.pid, error)
         self._begin(helper, now_ns)
 
-    def _next_user(self, helper: _Helper) -> int | None:
-        """Whose turn it is: first of those with signals to be sent, and not of one who has half of the helpers."""
-        others = [other for other in self._helpers if other is not helper and other.jobs]
-        has = Counter(other.jobs[0].user for other in others)
-        searching = sum(other.jobs[0].job.kind is not Kind.SIGNAL for other in others)
-        # Where there are several, one is kept for signals.
-        for_searches = self.helpers < 3 or searching + 1 < self.helpers
-        fallback = None
-        for user, queue in self._queues.items():
-            if has[user] >= MAX_HELPERS // 2:
-                continue
-            if queue[0].job.kind is Kind.SIGNAL:
-                return user
-            if fallback is None and for_searches:
-                fallback = user
-        return fallback
+    @property
+    def _wait(self) -> bool:
+        """Whether there are jobs that no helper has been given."""
+        return bool(self._signals or self._others)
+
+    def _line_of(self, job: Job) -> dict[int, deque[_Waiting]]:
+        return self._signals if job.kind is Kind.SIGNAL else self._others
+
+    def _next_user(self, helper: _Helper) -> tuple[dict[int, deque[_Waiting]], int | None]:
+        """Whose turn it is, and in which line: first of those with signals to be sent. No user has more than half of
+        the
+        helpers.
+        """
+        busy = [other for other in self._helpers if other is not helper and other.jobs]
+        has = Counter(other.jobs[0].user for other in busy)
+        searching = sum(other.jobs[0].job.kind is not Kind.SIGNAL for other in busy)
+        lines = [self._signals]
+        # Where there are several helpers, one is kept for signals.
+        if self.helpers < 3 or searching + 1 < self.helpers:
+            lines.append(self._others)
+        for line in lines:
+            user = next((user for user in line if has[user] < MAX_HELPERS // 2), None)
+            if user is not None:
+                return line, user
+        return self._others, None
 
     def _changes(self, helper: _Helper) -> bytes:
         """What the helper has not been told yet of who is left out."""
@@ -401,7 +411,7 @@ class HelperPool:
                     self._abandoned[helper.pid] = key
             self._note(first, Report(Said.END, first.job.id, Status.HELD_UP))
             for waiting in reversed(helper.jobs):
-                self._queues.setdefault(waiting.user, deque()).appendleft(waiting)
+                self._line_of(waiting.job).setdefault(waiting.user, deque()).appendleft(waiting)
         log.info("SIGIO helper %d %s; another takes its place", helper.pid, why)
         self.want(1)
         self._hand_out()

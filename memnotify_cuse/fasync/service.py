@@ -18,7 +18,7 @@ import itertools
 import logging
 import time
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, TypeVar
@@ -63,10 +63,12 @@ MAX_KNOWN_IDS: Final = 4096
 
 SIGNALLED_TOGETHER: Final = 4 * MAX_JOBS
 
-SERVED_TOGETHER: Final = 16
+SIGNALLED_AT_ONCE: Final = 16
+LOOKED_AT_AT_ONCE: Final = 4
+"""How many users are served at the same time: there may be as many as an attacker has ids."""
+
 OTHERS_SERVED: Final = 64
-"""How many users are served at the same time; and of how many who have only files without an owner some are looked at.
-"""
+"""How many users who have no signal to be sent are looked at, at each notification."""
 
 MAX_ROUNDS: Final = 4
 HELPERS_WITH_OWNERS: Final = 2
@@ -81,6 +83,44 @@ class Place:
 
     pid: int
     descriptor: int
+
+
+class _Line:
+    """Users to be served, each once however often it is put in; one that is being served is served once more."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, None] = {}
+        self._serving: set[int] = set()
+        self._again: set[int] = set()
+        self._grew = trio.Event()
+
+    def put(self, user: int) -> None:
+        if user in self._serving:
+            self._again.add(user)
+            return
+        self._waiting[user] = None
+        grew, self._grew = self._grew, trio.Event()
+        grew.set()
+
+    async def serve(self, work: Callable[[int], Awaitable[None]]) -> None:
+        """Do `work` for one user after the other, for ever. Several tasks may."""
+        while True:
+            while not self._waiting:
+                await self._grew.wait()
+            user = next(iter(self._waiting))
+            del self._waiting[user]
+            self._serving.add(user)
+            try:
+                await work(user)
+            except Exception:
+                log.exception("unexpected error while sending SIGIO; the notification is not repeated")
+            finally:
+                self._serving.discard(user)
+            if user in self._again:
+                self._again.discard(user)
+                self.put(user)
+            # Where there is nothing to wait for, the requests of others still have their turn.
+            await trio.lowlevel.checkpoint()
 
 
 class SigioService:
@@ -102,12 +142,8 @@ class SigioService:
         self._failed: set[int] = set()
         self._due: dict[int, list[OpenFile]] = {}
         self._of_user: dict[int, list[OpenFile]] = {}
-        self._due_line: dict[int, None] = {}
-        self._line: dict[int, None] = {}
-        self._line_grew = trio.Event()
+        self._lines = {is_due: _Line() for is_due in (True, False)}
         self._others_from = 0
-        self._serving: set[int] = set()
-        self._again: set[int] = set()
         self._searched: dict[int, float] = {}
         self._searching: dict[int, trio.Event] = {}
         self._looks = itertools.count(1)
@@ -121,8 +157,11 @@ class SigioService:
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            for _ in range(SERVED_TOGETHER):
-                nursery.start_soon(self._serve_in_line)
+            # Apart from each other, so that no signal waits for a look at the files of others.
+            for _ in range(SIGNALLED_AT_ONCE):
+                nursery.start_soon(self._lines[True].serve, self._signal_user)
+            for _ in range(LOOKED_AT_AT_ONCE):
+                nursery.start_soon(self._lines[False].serve, self._look_at_user)
             nursery.start_soon(self._search_everywhere)
             nursery.start_soon(self._look_after_helpers)
             if self._flags is None:
@@ -177,45 +216,18 @@ class SigioService:
         return due
 
     def _serve_soon(self, user: int) -> None:
-        """Put the user in the line of those to be served, or serve it once more when that which goes on is done."""
-        if user in self._serving:
-            self._again.add(user)
-        else:
-            # Those with signals to be sent overtake those who are only looked at.
-            self._line.pop(user, None)
-            (self._due_line if user in self._due else self._line)[user] = None
-            grew, self._line_grew = self._line_grew, trio.Event()
-            grew.set()
+        """Have the user's signals sent, if it has any; else have its files looked at."""
+        self._lines[user in self._due].put(user)
 
-    async def _serve_in_line(self) -> None:
-        """Serve one user after the other. There are some tasks of this kind, and as many users as an attacker likes."""
-        while True:
-            while not (line := self._due_line or self._line):
-                await self._line_grew.wait()
-            user = next(iter(line))
-            del line[user]
-            self._serving.add(user)
-            await self._serve(user)
-            # Where there is nothing to wait for, the requests of others still have their turn.
-            await trio.lowlevel.checkpoint()
-
-    async def _serve(self, user: int) -> None:
-        try:
-            while True:
-                self._again.discard(user)
-                try:
-                    await self._serve_user(user)
-                except Exception:
-                    log.exception("unexpected error while sending SIGIO; the notification is not repeated")
-                if user not in self._again:
-                    return
-        finally:
-            self._serving.discard(user)
-
-    async def _serve_user(self, user: int) -> None:
+    async def _signal_user(self, user: int) -> None:
+        """Send the signals that are due, and have the user's other files looked at after that."""
         if self._flags is not None:
             await self._flags.identify(self._identify)
-        await self._signal_those_due(user, first=user in self._due)
+        await self._signal_those_due(user, first=True)
+        self._lines[False].put(user)
+
+    async def _look_at_user(self, user: int) -> None:
+        """Look at the user's files that have no owner as yet, and signal those that turn out to have one."""
         looked_at = self._worth_a_look(user)
         for batch in _batches(looked_at):
             if await self._look(user, batch):
@@ -423,7 +435,9 @@ class SigioService:
                     await self._search_processes(processes)
             except Exception:
                 log.exception("unexpected error while looking for SIGIO subscribers")
-            for user in {file.user for file in self._device.files if self._device.is_subscribed(file)}:
+            # Some of those that were found may be in time for the last notification.
+            self._due = self._pick()
+            for user in self._due:
                 self._serve_soon(user)
             await trio.sleep(SEARCH_REST * (trio.current_time() - started_s))
 

@@ -600,6 +600,6 @@ def test_users_with_many_jobs_each_get_all_of_them(run: Callable[[Main], None]) 
                 for user in range(1000, 1010):
                     nursery.start_soon(jobs_of, parent, user)
             assert sorted(done) == list(range(1000, 1010))
-            assert not parent.pool._queues
+            assert not parent.pool._wait
 
     run(main)
