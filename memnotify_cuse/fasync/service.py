@@ -250,7 +250,8 @@ class SigioService:
 
     async def _signal(self, user: int, files: list[OpenFile]) -> None:
         """Signal the owners of `files`, and take note of those of which nobody could be."""
-        files = [file for file in files if self._is_armed(file)]
+        # What was chosen at the notification may have been signalled since, when another's turn came in its place.
+        files = [file for file in files if file.number not in self._told and self._is_armed(file)]
         after = dict.fromkeys((file.number for file in files), 0)
         begun = {}
         for file in files:
