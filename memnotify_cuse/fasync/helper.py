@@ -114,7 +114,7 @@ class Helper:
             owner_pid = holder.pid if _is_process(owner, holder.pid) else self._owner_pid(owner)
             if owner_pid not in (0, holder.pid) and not job.elsewhere:
                 # si_fd is to be the descriptor's number in the process that is signalled.
-                better = self._in_owner(owner_pid, job.number)
+                better = self._in_owner(owner_pid, job)
                 if better is not None:
                     yield better._replace(id=job.id)
                     here = here._replace(pid=better.pid, descriptor=better.descriptor)
@@ -134,13 +134,20 @@ class Helper:
             owner_pid=owner_pid,
         )
 
-    def _in_owner(self, pid: int, number: int) -> Report | None:
-        """Where the owner itself has the file, None if it has it not, or we may not look."""
-        search = Job(Kind.SEARCH, pid=pid, count=SEARCH_DESCRIPTORS)
-        try:
-            return next((each for each in self._search(search) if each.number == number and number), None)
-        except (LeftOutError, RefusedError, KernelFileError, OSError):
-            return None
+    def _in_owner(self, pid: int, job: Job) -> Report | None:
+        """Where the owner itself has the file, None if it has it not, or we may not look.
+
+        A process that was forked with the file has it under the same number, so that is looked at first.
+        """
+        for descriptor, count in ((job.descriptor, 1), (0, SEARCH_DESCRIPTORS)):
+            search = Job(Kind.SEARCH, pid=pid, descriptor=descriptor, count=count)
+            try:
+                found = next((each for each in self._search(search) if each.number == job.number), None)
+            except (LeftOutError, RefusedError, KernelFileError, OSError):
+                return None
+            if found is not None:
+                return found
+        return None
 
     def _owner_pid(self, owner: FileOwner | None) -> int:
         if owner is None or owner.kind is OwnerKind.GROUP:

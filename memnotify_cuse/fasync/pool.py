@@ -307,10 +307,12 @@ class HelperPool:
         if keys == helper.left_out:
             return b""
         changed = [(key, 1) for key in keys - helper.left_out] + [(key, 0) for key in helper.left_out - keys]
-        helper.left_out = keys
+        # What does not fit is told with the next jobs.
+        changed = changed[:MAX_JOBS]
+        helper.left_out = helper.left_out ^ {key for key, _ in changed}
         return b"".join(
             encode_job(Job(Kind.LEAVE_OUT, opener_uid=max(key, 0), pid=max(-key, 0), count=count))
-            for key, count in changed[:MAX_JOBS]
+            for key, count in changed
         )
 
     def _begin(self, helper: _Helper, now_ns: int) -> None:
