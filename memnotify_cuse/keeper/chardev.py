@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from memnotify_cuse.keeper.children import whole_step
 from memnotify_cuse.keeper.mount import MountError, clear_placeholder
 from memnotify_cuse.kernel.statx import FileId
 
@@ -95,9 +96,10 @@ class CharacterDevice:
         try:
             if not self.path.exists():
                 major, minor = made.read_text().split(":")
-                os.mknod(self.path, stat.S_IFCHR | NODE_MODE, os.makedev(int(major), int(minor)))
-                node = self.path.lstat()
-                undo(f"unlink {node.st_dev} {node.st_ino} {self.path}")
+                with whole_step():
+                    os.mknod(self.path, stat.S_IFCHR | NODE_MODE, os.makedev(int(major), int(minor)))
+                    node = self.path.lstat()
+                    undo(f"unlink {node.st_dev} {node.st_ino} {self.path}")
             os.chmod(self.path, NODE_MODE)
         except (OSError, ValueError) as error:
             raise MountError(f"{self.path}: the kernel did not make the device: {error}") from error

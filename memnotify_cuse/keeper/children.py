@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -10,10 +11,12 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import NoReturn
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+END_SIGNAL = signal.SIGUSR1
+"""Ends a child between two steps of its work (`whole_step`). Unlike SIGTERM it comes from the keeper only."""
 ANSWER_BYTES = 4096
 
 
@@ -33,6 +36,11 @@ class Child:
         """Readable once the process has ended."""
         return self._pidfd
 
+    def end_after_step(self) -> None:
+        """End it, unless it has ended; in `whole_step` only after that."""
+        if self.code is None:
+            signal.pidfd_send_signal(self._pidfd, END_SIGNAL)
+
     def kill(self) -> None:
         """SIGKILL it, unless it has ended."""
         if self.code is None:
@@ -49,6 +57,16 @@ class Child:
             self.code = os.waitstatus_to_exitcode(status)
             os.close(self._pidfd)
         return True
+
+
+@contextlib.contextmanager
+def whole_step() -> Iterator[None]:
+    """Put `Child.end_after_step` off: for what must be done and reported, or not be done at all."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [END_SIGNAL])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def fork(name: str, body: Callable[[], int]) -> Child:
@@ -70,7 +88,8 @@ def _run(name: str, body: Callable[[], int]) -> NoReturn:
         signal.set_wakeup_fd(-1)
         for number in (*STOP_SIGNALS, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        signal.signal(END_SIGNAL, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (*STOP_SIGNALS, END_SIGNAL))
         from memnotify_cuse.kernel.capabilities import ParentGoneError, set_name
 
         set_name(name)

@@ -278,11 +278,13 @@ class _Keeper:
     def _end(self) -> None:
         """End the children, and undo what was done for them, within the time that stopping may take."""
         self._channel.send("stop")
-        self._setup.kill()
+        self._setup.end_after_step()
         if not self._server.reap(STOP_S):
             self._server.kill()
             self._server.reap(KILL_S)
-        self._setup.reap(KILL_S)
+        if not self._setup.reap(KILL_S):
+            self._setup.kill()
+            self._setup.reap(KILL_S)
         self._take_messages()
         self._close_setup_channel()
         for child in self._others:

@@ -21,7 +21,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from memnotify_cuse.keeper.children import ApartError, apart
+from memnotify_cuse.keeper.children import ApartError, apart, whole_step
 from memnotify_cuse.keeper.undo import unmount
 from memnotify_cuse.kernel import libc
 from memnotify_cuse.kernel.mountinfo import mount_at
@@ -46,11 +46,13 @@ def mount_control(mount_point: Path, undo: Callable[[str], None]) -> ControlMoun
     """
     # The directory under a dead mount was most likely made by the server that died.
     left_behind = remove_if_dead(mount_point)
-    if _make_directory(mount_point) or left_behind:
-        undo(f"rmdir {mount_point}")
+    with whole_step():
+        if _make_directory(mount_point) or left_behind:
+            undo(f"rmdir {mount_point}")
     lock = _lock_directory(mount_point)
-    fd = _mount_as_root(mount_point) if os.geteuid() == 0 else _mount_as_user(mount_point)
-    undo(f"umount {mount_point}")
+    with whole_step():
+        fd = _mount_as_root(mount_point) if os.geteuid() == 0 else _mount_as_user(mount_point)
+        undo(f"umount {mount_point}")
     return ControlMount(mount_point, fd, lock)
 
 
@@ -91,12 +93,13 @@ class DeviceNode:
         existing = mount_at(path)
         if existing is not None:
             raise MountError(f"{path}: something is mounted there already ({existing.fstype})")
-        made = _make_placeholder(path)
-        if made or left_behind:
-            placeholder = path.lstat()
-            undo(f"unlink {placeholder.st_dev} {placeholder.st_ino} {path}")
-        _bind(node, path)
+        with whole_step():
+            if _make_placeholder(path) or left_behind:
+                placeholder = path.lstat()
+                undo(f"unlink {placeholder.st_dev} {placeholder.st_ino} {path}")
+        # Before it is done, which waits for the server. Where nothing is mounted, nothing is unmounted.
         undo(f"umount {path}")
+        _bind(node, path)
 
 
 def _make_placeholder(path: Path) -> bool:

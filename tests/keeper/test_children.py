@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from memnotify_cuse.keeper.children import ANSWER_BYTES, ApartError, apart, fork
+from memnotify_cuse.keeper.children import ANSWER_BYTES, END_SIGNAL, ApartError, apart, fork, whole_step
 from tests.support.mounted import LIMIT_S, state_of, wait_until
 
 
@@ -55,6 +55,32 @@ class TestFork:
             child.kill()
         assert child.reap(LIMIT_S)
         assert child.code == -signal.SIGKILL
+
+    def test_one_that_is_ended_finishes_the_step_that_it_is_in(self, tmp_path: Path) -> None:
+        begun, done, after = (tmp_path / name for name in ("begun", "done", "after"))
+        read_end, write_end = os.pipe()
+
+        def work() -> int:
+            with whole_step():
+                begun.mkdir()
+                os.read(read_end, 1)
+                done.mkdir()
+            after.mkdir()
+            return 0
+
+        child = fork("memnotify-test", work)
+        try:
+            wait_until(begun.exists, "the step begun")
+            child.end_after_step()
+            os.write(write_end, b"!")
+            assert child.reap(LIMIT_S)
+        finally:
+            child.kill()
+            os.close(read_end)
+            os.close(write_end)
+        assert child.code == -END_SIGNAL
+        assert done.exists()
+        assert not after.exists()
 
     def test_one_that_has_ended_is_not_killed(self) -> None:
         child = fork("memnotify-test", lambda: 0)
