@@ -73,22 +73,23 @@ class Helper:
 
     def _search(self, job: Job) -> Iterator[Report]:
         with self._looker.into(job.pid) as view:
-            pid, uid, table_size, _ = view.process
-            end = min(job.descriptor + min(job.count, SEARCH_DESCRIPTORS), table_size)
+            pid, uid, _ = view.process
+            most = min(job.count, SEARCH_DESCRIPTORS)
+            descriptors = [job.descriptor] if job.count == 1 else view.descriptors(job.descriptor, most + 1)
             if pid == os.getpid():
-                end = 0
+                descriptors = []
+            more = descriptors[most] if len(descriptors) > most else 0
             found = 0
-            for descriptor in range(job.descriptor, end):
+            for descriptor in descriptors[:most]:
                 if not view.may_be_ours(descriptor):
                     continue
                 if found == FOUND_DESCRIPTORS:
-                    end = descriptor
+                    more = descriptor
                     break
                 found += 1
                 with view.at(descriptor) as here:
                     if here is not None:
                         yield self._found(job, here, uid)
-        more = end if end < table_size and end else 0
         yield Report(Said.END, job.id, pid=pid, uid=uid, descriptor=more)
 
     def _found(self, job: Job, here: Here, uid: int) -> Report:

@@ -20,17 +20,17 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import struct
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from memnotify_cuse.fasync.attention import UNKNOWN_UID, Attention
 from memnotify_cuse.fasync.leftout import key_of
-from memnotify_cuse.kernel.errors import KernelFileGoneError, MalformedKernelFileError
-from memnotify_cuse.kernel.fdinfo import open_fdinfo, read_inode
+from memnotify_cuse.kernel.errors import KernelFileGoneError
+from memnotify_cuse.kernel.fdinfo import list_descriptors, open_fdinfo, read_inode
 from memnotify_cuse.kernel.files import read_kernel_text
 from memnotify_cuse.kernel.pidfd import get_descriptor
 from memnotify_cuse.kernel.process import ThreadStatus, parse_thread_status
@@ -38,7 +38,6 @@ from memnotify_cuse.kernel.statx import FileId, file_id, file_id_at
 from memnotify_cuse.transport.identify import IDENTIFY
 
 _NUMBER: Final = struct.Struct("=Q")
-_DESCRIPTOR_TABLE: Final = re.compile(r"\nFDSize:\t([0-9]{1,10})\n")
 
 
 Sight = Callable[[int], AbstractContextManager[Callable[[int], bool]]]
@@ -105,14 +104,10 @@ class Here(NamedTuple):
 
 
 class Process(NamedTuple):
-    """A process that is looked at: its id, real user, and how many descriptors its table has room for.
-
-    `status` is that of the thread by which it was found.
-    """
+    """A process that is looked at: its id and real user. `status` is that of the thread by which it was found."""
 
     pid: int
     uid: int
-    table_size: int
     status: ThreadStatus
 
 
@@ -132,10 +127,6 @@ class Looker:
         self.proc = proc
         self.left_out: set[int] = set()
 
-    def status(self, tid: int) -> ThreadStatus:
-        """The status of a thread that is about to be touched. Raises KernelFileError, LeftOutError."""
-        return self._enter(tid)[0]
-
     def leave(self) -> None:
         """Nobody is touched any more."""
         self._attention.note(0, UNKNOWN_UID)
@@ -150,7 +141,7 @@ class Looker:
         try:
             process = self._process(tid)
             with self._sight(process.pid) as may_be_ours:
-                yield View(process, pidfd, may_be_ours, self._devices, self._attention)
+                yield View(process, pidfd, may_be_ours, self._devices, self._attention, self.proc)
         except PermissionError:
             raise RefusedError from None
         finally:
@@ -169,21 +160,18 @@ class Looker:
             raise KernelFileGoneError(f"{self.proc}/{tgid}", str(error)) from error
 
     def _process(self, tid: int) -> Process:
-        status, text = self._enter(tid)
-        size = _DESCRIPTOR_TABLE.search(text)
-        if size is None:
-            raise MalformedKernelFileError(f"{self.proc}/{tid}/status", 0, "no line FDSize")
-        return Process(status.tgid, status.real_uid, int(size[1]), status)
+        status = self.status(tid)
+        return Process(status.tgid, status.real_uid, status)
 
-    def _enter(self, tid: int) -> tuple[ThreadStatus, str]:
+    def status(self, tid: int) -> ThreadStatus:
+        """The status of a thread that is about to be touched. Raises KernelFileError, LeftOutError."""
         path = f"{self.proc}/{tid}/status"
         self._attention.note(tid, UNKNOWN_UID)
-        text = read_kernel_text(path)
-        status = parse_thread_status(text, path)
+        status = parse_thread_status(read_kernel_text(path), path)
         self._attention.note(status.tgid, status.real_uid)
         if key_of(status.real_uid, status.tgid) in self.left_out:
             raise LeftOutError
-        return status, text
+        return status
 
 
 class View:
@@ -196,12 +184,22 @@ class View:
         may_be_ours: Callable[[int], bool],
         devices: Collection[FileId],
         attention: Attention,
+        proc: Path,
     ) -> None:
         self.process = process
         self.pidfd = pidfd
         self._may_be_ours = may_be_ours
         self._devices = devices
         self._attention = attention
+        self._proc = proc
+
+    def descriptors(self, first: int, most: int) -> list[int]:
+        """The numbers of the process's descriptors from `first` on, `most` of them at most, in order. OSError."""
+        directory = open_fdinfo(self.process.pid, self._proc)
+        try:
+            return list(islice(list_descriptors(directory, first), most))
+        finally:
+            os.close(directory)
 
     @contextmanager
     def at(self, descriptor: int) -> Iterator[Here | None]:

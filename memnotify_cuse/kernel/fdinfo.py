@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 _INODE = re.compile(rb"\nino:\t([0-9]{1,20})\n")
@@ -33,6 +35,17 @@ def read_inode(descriptor: int, directory: int) -> int | None:
         return parse_inode(os.read(fd, _BYTES))
     finally:
         os.close(fd)
+
+
+def list_descriptors(directory: int, first: int = 0) -> Iterator[int]:
+    """A process's descriptors from number `first` on, in order, by its fdinfo directory.
+
+    The place in this directory is the number, after the two entries that every directory has (proc_readfd_common()).
+    """
+    os.lseek(directory, first + 2, os.SEEK_SET)
+    with closing(os.scandir(directory)) as entries:
+        for entry in entries:
+            yield int(entry.name)
 
 
 def open_fdinfo(pid: int | str, proc: Path = Path("/proc")) -> int:

@@ -146,7 +146,6 @@ class TestStatus:
         thread.start()
         thread.join()
         assert (found[0].pid, found[0].uid) == (os.getpid(), os.getuid())
-        assert found[0].table_size > max(map(int, os.listdir("/proc/self/fd")))
 
     def test_who_is_touched_is_noted_before_and_after(self, looker: Looker, attention: Attention) -> None:
         looker.status(os.getpid())
@@ -165,13 +164,6 @@ class TestStatus:
         (tmp_path / "100").mkdir()
         (tmp_path / "100/status").write_text(text)
         with pytest.raises(MalformedKernelFileError):
-            process_of(Looker(set(), by_device(set()), attention, tmp_path), 100)
-
-    def test_a_table_without_a_size(self, attention: Attention, tmp_path: Path) -> None:
-        text = Path("/proc/self/status").read_text().replace("FDSize", "NoSize")
-        (tmp_path / "100").mkdir()
-        (tmp_path / "100/status").write_text(text)
-        with pytest.raises(MalformedKernelFileError, match="FDSize"):
             process_of(Looker(set(), by_device(set()), attention, tmp_path), 100)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import select
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memnotify_cuse.kernel.fdinfo import fdinfo_has_inodes, open_fdinfo, parse_inode, read_inode
+from memnotify_cuse.kernel.fdinfo import fdinfo_has_inodes, list_descriptors, open_fdinfo, parse_inode, read_inode
 
 TEXT = b"pos:\t0\nflags:\t0104000\nmnt_id:\t64\nino:\t140123456\n"
 
@@ -120,3 +121,21 @@ def test_a_read_that_fails_leaves_no_descriptor_open(tmp_path: Path) -> None:
         assert set(os.listdir("/proc/self/fd")) == before
     finally:
         os.close(directory)
+
+
+@pytest.mark.parametrize(
+    ("first", "expected"), [(0, [0, 1, 2, 900]), (2, [2, 900]), (3, [900]), (901, []), (10**6, [])]
+)
+def test_descriptors_from_a_number_on(first: int, expected: list[int]) -> None:
+    """A table may have room for many more than there are: what is not there takes no time."""
+    with tempfile.TemporaryFile() as file:
+        high = fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 900)
+        child = subprocess.Popen(["sleep", "1000"], pass_fds=[high])
+    os.close(high)
+    directory = open_fdinfo(child.pid)
+    try:
+        assert list(list_descriptors(directory, first)) == [{900: high}.get(each, each) for each in expected]
+    finally:
+        os.close(directory)
+        child.kill()
+        child.wait()
