@@ -523,14 +523,19 @@ class SigioService:
                 done = opened.popleft()[1]
             for delay_s in SURVEY_DELAYS_S:
                 await trio.sleep(delay_s)
-                new: dict[int, list[OpenFile]] = defaultdict(list)
-                for file in self._device.files:
-                    if done < file.number <= newest and not self._device.is_subscribed(file):
-                        new[file.user].append(file)
-                again = max(LEAST_AGAIN, MOST_AGAIN // max(1, len(new)))
-                async with trio.open_nursery() as nursery:
-                    for user, files in new.items():
-                        nursery.start_soon(self._survey, user, self._never_seen_or_newest(files, again))
+                # In a function of its own, so that no closed file is kept by a variable of this one.
+                await self._survey_opened(done, newest)
+
+    async def _survey_opened(self, after: int, newest: int) -> None:
+        """Look at the files that were opened after number `after`, up to `newest`."""
+        new: dict[int, list[OpenFile]] = defaultdict(list)
+        for file in self._device.files:
+            if after < file.number <= newest and not self._device.is_subscribed(file):
+                new[file.user].append(file)
+        again = max(LEAST_AGAIN, MOST_AGAIN // max(1, len(new)))
+        async with trio.open_nursery() as nursery:
+            for user, files in new.items():
+                nursery.start_soon(self._survey, user, self._never_seen_or_newest(files, again))
 
     def _never_seen_or_newest(self, files: list[OpenFile], most: int) -> list[OpenFile]:
         """Those of a user's files that were never looked at, and of the others the newest."""
@@ -595,6 +600,8 @@ class SigioService:
         if len(self._seen) + len(self._places) <= 3 * self._device.open_files + 64:
             return
         numbers = {file.number for file in self._device.files}
+        self._due = _still_open(self._due, numbers)
+        self._of_user = _still_open(self._of_user, numbers)
         # Made anew: a table keeps the room that it once needed, however few entries are left.
         self._seen = self._seen & numbers
         self._looked = {number: look for number, look in self._looked.items() if number in numbers}
@@ -605,6 +612,12 @@ class SigioService:
         }
         if self._flags is not None:
             self._flags.forget_all_but(numbers)
+
+
+def _still_open(by_user: Mapping[int, list[OpenFile]], numbers: Collection[int]) -> dict[int, list[OpenFile]]:
+    """Of files by user those that have one of the numbers."""
+    remaining = ((user, [file for file in files if file.number in numbers]) for user, files in by_user.items())
+    return {user: files for user, files in remaining if files}
 
 
 def _batches(files: list[T], size: int = MAX_JOBS) -> list[list[T]]:
