@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -29,7 +29,9 @@ from memnotify_cuse.fasync.service import SigioService
 from memnotify_cuse.fasync.strict import AsyncFlags
 from memnotify_cuse.keeper.channel import Channel, Message
 from memnotify_cuse.keeper.handover import Given
+from memnotify_cuse.keeper.keeper import EXIT_TAKEN_AWAY
 from memnotify_cuse.keeper.rights import reduce_child, server_keeps
+from memnotify_cuse.keeper.statefile import StateFile
 from memnotify_cuse.kernel.capabilities import die_with_parent
 from memnotify_cuse.kernel.errors import KernelFileError, KernelFileGoneError, NoKernelMemoryError
 from memnotify_cuse.kernel.lru_gen import read_lru_gen
@@ -45,11 +47,16 @@ from memnotify_cuse.scanner.machine import Machine
 from memnotify_cuse.scanner.sample import Sampler
 from memnotify_cuse.transport.cuse import CuseTransport
 from memnotify_cuse.transport.fuse import FuseTransport
+from memnotify_cuse.transport.notes import FUSE, FileNotes
 
 if TYPE_CHECKING:
     from memnotify_cuse.scanner.replay import Replay
 
 log = logging.getLogger(__name__)
+
+
+ALIVE_S: Final = 2.0
+"""How often the keeper is told that this process does its work; it waits for `keeper.lives.WATCHDOG_S`."""
 
 
 class _BoardClock:
@@ -95,7 +102,7 @@ class _Hurrying:
 
 
 def serve(given: Given, channel: Channel, keeper_pid: int) -> int:
-    """Serve until the keeper says stop; the exit code. Raises ServeError if it cannot start."""
+    """Serve until the keeper says stop or retire; the exit code. Raises ServeError if it cannot start."""
     with ExitStack() as stack:
         try:
             server = _Server(given, channel, keeper_pid, stack)
@@ -106,9 +113,9 @@ def serve(given: Given, channel: Channel, keeper_pid: int) -> int:
             log.warning("this machine has no user id %s; the server stays root, without its rights", given.identity)
         # Changing the user undoes this, so it comes after that.
         die_with_parent(keeper_pid, signal.SIGKILL)
-        warn_of_refusals([not_locked, *given.refused, server.realtime.check()])
+        server.refusals = [not_locked, *given.refused, server.realtime.check()]
         trio.run(server.run)
-    return 0
+        return server.code
 
 
 class _Server:
@@ -119,6 +126,11 @@ class _Server:
         self._given = given
         self._keeper_pid = keeper_pid
         self._channel = channel
+        self.code = os.EX_OK
+        self.refusals: list[str | None] = []
+        self._state = StateFile(given.state_fd)
+        self._restarts = 0
+        self._take = trio.Event()
         self._go = trio.Event()
         self._trace_answers: list[Callable[[Message], None]] = []
         self.realtime = Realtime()
@@ -134,6 +146,7 @@ class _Server:
                 identifiers,
                 users=self._device.users,
                 on_flood=partial(self.realtime.flood, "cuse"),
+                state=self._state,
             )
             self._transports.append((cuse, "the character device"))
         self._pool = HelperPool(partial(self._channel.send, "helpers"), identifiers)
@@ -154,6 +167,7 @@ class _Server:
             owner=(os.geteuid(), os.getegid()),
             first_inode=given.first_inode,
             on_flood=partial(self.realtime.flood, "fuse"),
+            state=self._state,
         )
         self._transports.insert(0, (fuse, "the control file system"))
 
@@ -193,7 +207,8 @@ class _Server:
         self._scanner.first_scan()
 
     def _make_board(self, config: Config) -> None:
-        self._device = Device(self._machine.page_kb, config.policy, Users())
+        self._device = Device(self._machine.page_kb, config.policy, Users(), lambda: self._state.next_number())
+        self._device.on_changed = FileNotes(self._state, FUSE, self._device).told
         self._board = Board(_Hurrying(self._device, self.realtime), self._clock.poke)
 
     def _facts(self, config: Config) -> ServerFacts:
@@ -211,6 +226,7 @@ class _Server:
                 "doorbell": scanner.doorbell_name,
                 "samples": str(scanner.samples),
                 "server_pid": str(os.getpid()),
+                "restarts": str(self._restarts),
                 "helpers": str(self._pool.helpers),
                 "realtime": str(int(self.realtime.held)),
             },
@@ -219,12 +235,30 @@ class _Server:
     async def run(self) -> None:
         """Serve until the keeper says stop, or is gone, or a connection ends."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._clock.run, self._board)
-            for transport, what in self._transports:
-                nursery.start_soon(self._serve_transport, transport, what, nursery.cancel_scope)
-            nursery.start_soon(self._begin)
+            nursery.start_soon(self._take_over, nursery)
+            self._channel.send("prepared")
             await self._listen_to_keeper()
             nursery.cancel_scope.cancel()
+
+    async def _take_over(self, nursery: trio.Nursery) -> None:
+        """Serve the connections, from when the server before is gone."""
+        await self._take.wait()
+        if not self._restarts:
+            warn_of_refusals(self.refusals)
+        self._state.begin()
+        for transport, _ in self._transports:
+            transport.resume()
+        for transport, what in self._transports:
+            nursery.start_soon(self._serve_transport, transport, what, nursery.cancel_scope)
+        nursery.start_soon(self._clock.run, self._board)
+        nursery.start_soon(self._begin)
+        nursery.start_soon(self._prove_alive)
+
+    async def _prove_alive(self) -> None:
+        """Tell the keeper, by and by, that this process does its work."""
+        while True:
+            self._channel.send("alive")
+            await trio.sleep(ALIVE_S)
 
     async def _begin(self) -> None:
         """Scan and signal, once the device can be opened: not earlier, since nobody could be told."""
@@ -239,7 +273,8 @@ class _Server:
         self, transport: FuseTransport | CuseTransport, what: str, scope: trio.CancelScope
     ) -> None:
         await transport.serve()
-        log.warning("%s was taken away from outside; stopping", what)
+        log.error("%s was ended from outside: unmounted, or its connection aborted", what)
+        self.code = EXIT_TAKEN_AWAY
         scope.cancel()
 
     async def _listen_to_keeper(self) -> None:
@@ -256,6 +291,12 @@ class _Server:
                 case ("stop", _, _):
                     log.info("stopping")
                     return
+                case ("take", restarts, _):
+                    self._restarts = int(restarts)
+                    self._take.set()
+                case ("retire", _, _):
+                    # At once: whatever was not answered yet is the next server's.
+                    os._exit(os.EX_OK)
                 case ("go", _, _):
                     self._go.set()
                 case ("helpers", _, (fd,)):

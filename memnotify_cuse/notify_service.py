@@ -1,4 +1,4 @@
-"""sd_notify: tells the service manager that the device can be opened, and that the server is stopping.
+"""sd_notify: tells the service manager what the service is doing, and has it keep descriptors.
 
 Protocol: one datagram to the socket named in $NOTIFY_SOCKET, see sd_notify(3). "@" stands for an abstract socket.
 """
@@ -9,7 +9,7 @@ import os
 import socket
 
 
-def notify_service(state: str) -> str | None:
+def notify_service(state: str, fds: tuple[int, ...] = ()) -> str | None:
     """Send `state`, such as "READY=1"; nothing happens without a service manager. What is wrong, None if nothing is."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
@@ -18,7 +18,16 @@ def notify_service(state: str) -> str | None:
         address = "\0" + address[1:]
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
-            channel.sendto(state.encode(), socket.MSG_DONTWAIT, address)
+            if fds:
+                socket.send_fds(channel, [state.encode()], list(fds), socket.MSG_DONTWAIT, address)
+            else:
+                channel.sendto(state.encode(), socket.MSG_DONTWAIT, address)
     except OSError as error:
-        return f"the service manager could not be told {state}: {error.strerror}"
+        return f"the service manager could not be told {state.splitlines()[0]}: {error.strerror}"
     return None
+
+
+def watchdog_s() -> float | None:
+    """How often the service manager wants to hear from this process; None if it does not."""
+    interval, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", str(os.getpid()))
+    return int(interval) / 1e6 if interval.isdecimal() and pid == str(os.getpid()) else None

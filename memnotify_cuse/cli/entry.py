@@ -19,10 +19,10 @@ def main() -> int:
     from memnotify_cuse.keeper.keeper import keep
     from memnotify_cuse.keeper.start import serve
 
-    def set_up(channel: Channel, to_server: Channel, keeper_pid: int) -> int:
+    def set_up(channel: Channel, keeper_pid: int) -> int:
         from memnotify_cuse.cli import serve as command
         from memnotify_cuse.cli.main import build_parser
 
-        return command.set_up(build_parser(["serve"]).parse_args(argv), channel, to_server, keeper_pid)
+        return command.set_up(build_parser(["serve"]).parse_args(argv), channel, keeper_pid)
 
     return keep(set_up, serve)

@@ -104,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     return keep(partial(set_up, args), serve)
 
 
-def set_up(args: argparse.Namespace, channel: Channel, to_server: Channel, keeper_pid: int) -> int:
+def set_up(args: argparse.Namespace, channel: Channel, keeper_pid: int) -> int:
     """Set the server up; the exit code. What keeps it from starting is one line on stderr."""
     from memnotify_cuse.config import ServeError
     from memnotify_cuse.keeper import setup
@@ -112,7 +112,7 @@ def set_up(args: argparse.Namespace, channel: Channel, to_server: Channel, keepe
 
     log_to_stderr(args.log_level)
     try:
-        setup.set_up(_config(args), args.log_level, channel, to_server, keeper_pid)
+        setup.set_up(_config(args), args.log_level, channel, keeper_pid)
     except (CommandError, ServeError) as error:
         say(f"memnotify: {error}")
         return EXIT_ERROR

@@ -134,6 +134,10 @@ class Account:
             raise OverBoundError(per_user=True)
         self._add(user, 1)
 
+    def add(self, user: int) -> None:
+        """One more for `user`, whatever the bounds are: it holds it already."""
+        self._add(user, 1)
+
     def give_back(self, user: int) -> None:
         """One less for `user`."""
         self._add(user, -1)

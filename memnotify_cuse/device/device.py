@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Final
 
 from memnotify_cuse.board import ZoneState
@@ -36,17 +37,26 @@ class Device:
 
     `fasync` sends SIGIO: `on_open`, `on_close` and `on_notified` say when there may be something to do, `subscribe`
     takes note of a file that has an owner, and `pick_subscribers` says whose turn it is. Each of `on_notified` is
-    called once all of a notification's watchers were woken.
+    called once all of a notification's watchers were woken. `on_changed` is told of a file when what it was told
+    changes otherwise than by a call of its transport's. `next_number` gives the numbers of open files, each above the
+    last.
     """
 
-    def __init__(self, page_kb: int, policy: Policy | None = None, users: Users | None = None) -> None:
+    def __init__(
+        self,
+        page_kb: int,
+        policy: Policy | None = None,
+        users: Users | None = None,
+        next_number: Callable[[], int] | None = None,
+    ) -> None:
         self.policy = policy or Policy()
         self.users = users or Users()
         self.account = Account(self.policy.open_bounds)
         self.on_open: Callable[[], None] = lambda: None
         self.on_close: Callable[[], None] = lambda: None
         self.on_notified: list[Callable[[], None]] = []
-        self._numbers = itertools.count(1)
+        self.on_changed: Callable[[OpenFile], None] = lambda _file: None
+        self._next_number = next_number or partial(next, itertools.count(1))
         self._signals = itertools.count(1)
         self._files: dict[int, OpenFile] = {}
         self._most_files = 0
@@ -89,17 +99,13 @@ class Device:
 
     def open(self, uid: int, zone: ZoneId | None, wake: Wake) -> OpenFile:
         """A new open file of the device of `zone` (None: of all zones), or `OverBoundError`."""
-        user = self.users.of(uid)
-        self.account.take(user)
-        holder = self._holders.setdefault(user, Holder(user))
-        holder.open_files += 1
-        # A bound method is a new object each time it is named.
-        wake = self._wakes.setdefault(wake, wake)
-        file = OpenFile(next(self._numbers), uid, zone, holder, wake, signalled_rise=self._pressure.notification)
-        self._files[file.number] = file
-        self._most_files = max(self._most_files, len(self._files))
-        self.on_open()
-        return file
+        self.account.take(self.users.of(uid))
+        return self._add(self._next_number(), uid, zone, wake)
+
+    def adopt(self, number: int, uid: int, zone: ZoneId | None, wake: Wake) -> OpenFile:
+        """A file that was opened before this server: it is open, whatever its user's bound is."""
+        self.account.add(self.users.of(uid))
+        return self._add(number, uid, zone, wake)
 
     def close(self, file: OpenFile) -> None:
         """Forget `file`; closing twice does nothing."""
@@ -114,6 +120,26 @@ class Device:
             del self._holders[user]
         self._give_memory_back()
         self.on_close()
+
+    def _add(self, number: int, uid: int, zone: ZoneId | None, wake: Wake) -> OpenFile:
+        user = self.users.of(uid)
+        holder = self._holders.setdefault(user, Holder(user))
+        holder.open_files += 1
+        # A bound method is a new object each time it is named.
+        wake = self._wakes.setdefault(wake, wake)
+        file = OpenFile(number, uid, zone, holder, wake, signalled_rise=self._pressure.notification)
+        self._files[file.number] = file
+        self._most_files = max(self._most_files, len(self._files))
+        self.on_open()
+        return file
+
+    def restored(self, file: OpenFile) -> None:
+        """What an adopted file was told has been set, as it was with the server before."""
+        if file.awaits_answer:
+            self._unanswered[file.number] = file
+
+    def is_watched(self, file: OpenFile) -> bool:
+        return file in self._herd.watchers
 
     def watch(self, file: OpenFile) -> None:
         """A program waits on `file`: it takes its place at the end of its user's line, or keeps the one it has."""
@@ -152,6 +178,7 @@ class Device:
         for file in self._unanswered.values():
             if file.zone in records:
                 file.put(records[file.zone])
+                self.on_changed(file)
         for file in self._herd.pick_watchers(frozenset(records), risen, now_ns):
             self._herd.woken(file)
             self._tell(file, records[file.zone])
@@ -165,6 +192,7 @@ class Device:
         for file in list(self._unanswered.values()):
             if file.zone not in self._pressure.records:
                 self._withdraw(file)
+                self.on_changed(file)
 
     def subscribe(self, file: OpenFile, *, subscribed: bool) -> None:
         """Take note of whether `file` has an owner who wants SIGIO. A new one goes to the end of the line."""
@@ -203,6 +231,7 @@ class Device:
             file.told_ns = now_ns
         self._herd.took_place(file)
         file.signal = next(self._signals)
+        self.on_changed(file)
         return Signalled(file.signal, *before, *place, turn, lines.turn_of(user))
 
     def not_signalled(self, file: OpenFile, before: Signalled) -> None:
@@ -215,6 +244,7 @@ class Device:
             file.pending, file.answered_ns = before.pending, before.answered_ns
         file.told_ns, file.told_rise, file.signalled_rise = before.told_ns, before.told_rise, before.signalled_rise
         self._herd.give_place_back(file, before.place, before.turn, since=before.next_turn)
+        self.on_changed(file)
 
     def _count_to(self, user: int, owner: int) -> None:
         """All that is counted to `user` is `owner`'s from now on."""

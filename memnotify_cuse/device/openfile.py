@@ -88,6 +88,19 @@ class OpenFile:
         """Whether a record was read in part, so that the file stays readable until its rest is read."""
         return self._partial_bytes > 0
 
+    @property
+    def queue(self) -> bytes:
+        """What is left to read, of which the first `partial_bytes` are the rest of a record that was read in part."""
+        return self._queue
+
+    @property
+    def partial_bytes(self) -> int:
+        return self._partial_bytes
+
+    def restore(self, queue: bytes, partial_bytes: int) -> None:
+        """What an earlier server had left to read."""
+        self._queue, self._partial_bytes = queue, partial_bytes
+
     def put(self, record: bytes) -> None:
         """Queue `record` in place of an unread one, behind one that was read in part."""
         self._queue = self._queue[: self._partial_bytes] + record if self._partial_bytes else record

@@ -2,6 +2,7 @@
 
 To the keeper, from what sets the server up (`setup`):
 
+    given NAMES WORDS       what each server is to be given, with the descriptors of these names (`handover`)
     undo WHAT               what is to be undone at the end, see `undo`
     device KIND MAJOR MINOR what tells our files from others (`kernel.statx.FileId`), for the helpers
     inodes FIRST            the same, where our files can be told by their inodes
@@ -11,12 +12,17 @@ To the keeper, from what sets the server up (`setup`):
 
 To the keeper, from the server, on a channel of its own: it is not trusted beyond these words.
 
+    prepared                all is imported and open: it can take over
+    alive                   it has done some of its work
     helpers                 start the parent of the SIGIO helpers (`fasync.forker`)
     trace                   try again to have a trace instance
 
 From the keeper, to the server:
 
-    go                      the service manager knows that it is ready
+    given NAMES WORDS       what it is to serve, with the descriptors
+    take NUMBER             serve it, in place of NUMBER servers before
+    go                      the device can be opened: scan
+    retire                  end at once: the next server goes on
     helpers                 and the socket of that process
     no-helpers              none could be started
     trace PATH              and the descriptors of a trace instance: trace_pipe, tracing_on

@@ -1,6 +1,8 @@
-"""What the setting up hands over to the server: descriptors, and what it has to know, in one message on a channel.
+"""What the setting up hands over to the servers: descriptors, and what they have to know, in one message on a channel.
 
-    given KEY=VALUE\\0…     and the descriptors, in the order of `fds=NAME,…`
+    given NAME,…\\0KEY=VALUE\\0…     and the descriptors of these names
+
+The setting up sends it to the keeper, which keeps it, and sends it to each server.
 
 Paths can have any byte but zero in them.
 """
@@ -20,7 +22,6 @@ from memnotify_cuse.keeper.rights import Identity
 from memnotify_cuse.kernel.tracefs import TracePipe
 
 _WORD: Final = "given"
-ENDING_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +29,9 @@ class Given:
     """What a server begins with.
 
     `fuse_fd` and `cuse_fd` (None: no character device) are the connections, `lock_fd` holds the directory under the
-    mount. The inodes of the mount are above `first_inode`. `trace` is None where there is none, which may come to be
-    (`trace_may_come`); `flags_trace` is for mode `strict`. `refused` is what was not permitted to be done for the
-    server.
+    mount, `state_fd` is the state file (`statefile`). The inodes of the mount are above `first_inode`. `trace` is None
+    where there is none, which may come to be (`trace_may_come`); `flags_trace` is for mode `strict`. `refused` is what
+    was not permitted to be done for the server.
     """
 
     config: Config
@@ -39,6 +40,7 @@ class Given:
     first_inode: int
     fuse_fd: int
     lock_fd: int
+    state_fd: int
     cuse_fd: int | None = None
     trace: TracePipe | None = None
     trace_may_come: bool = False
@@ -50,7 +52,7 @@ class Given:
 def hand_over(channel: Channel, given: Given) -> bool:
     """Send it, with duplicates of the descriptors; False if nobody is there to receive it."""
     config = given.config
-    fds = {"fuse": given.fuse_fd, "lock": given.lock_fd}
+    fds = {"fuse": given.fuse_fd, "lock": given.lock_fd, "state": given.state_fd}
     if given.cuse_fd is not None:
         fds["cuse"] = given.cuse_fd
     words = {
@@ -73,8 +75,7 @@ def hand_over(channel: Channel, given: Given) -> bool:
         if trace is not None:
             words[name] = str(trace.path)
             fds |= {f"{name}_pipe": trace.pipe, f"{name}_switch": trace.switch}
-    words["fds"] = ",".join(fds)
-    text = "\0".join(f"{key}={value}" for key, value in words.items())
+    text = "\0".join([",".join(fds), *(f"{key}={value}" for key, value in words.items())])
     return channel.send(_WORD, text, tuple(fds.values()))
 
 
@@ -89,8 +90,9 @@ def take_over(channel: Channel) -> Given | None:
         return None
     if message is None or message[0] != _WORD:
         return None
-    words = dict(word.split("=", 1) for word in message[1].split("\0"))
-    fds = dict(zip(words["fds"].split(","), message[2], strict=True))
+    names, *pairs = message[1].split("\0")
+    words = dict(pair.split("=", 1) for pair in pairs)
+    fds = dict(zip(names.split(","), message[2], strict=True))
     numbers = words["identity"].split()
     return Given(
         config=_config(words),
@@ -99,6 +101,7 @@ def take_over(channel: Channel) -> Given | None:
         first_inode=int(words["first_inode"]),
         fuse_fd=fds["fuse"],
         lock_fd=fds["lock"],
+        state_fd=fds["state"],
         cuse_fd=fds.get("cuse"),
         trace=_trace("trace", words, fds),
         trace_may_come=bool(words["trace_may_come"]),
@@ -108,16 +111,9 @@ def take_over(channel: Channel) -> Given | None:
     )
 
 
-def has_ended(channel: Channel) -> bool:
-    """Whether the server at the other end has ended, or is just about to: its connections go first."""
-    poll = select.poll()
-    poll.register(channel.fileno(), 0)
-    return bool(poll.poll(ENDING_S * 1000))
-
-
 def close_handed_over(given: Given) -> None:
     """Close the descriptors here: they are the server's now, and a connection ends with its last one."""
-    for fd in (given.fuse_fd, given.lock_fd, given.cuse_fd):
+    for fd in (given.fuse_fd, given.lock_fd, given.state_fd, given.cuse_fd):
         if fd is not None:
             os.close(fd)
     for trace in (given.trace, given.flags_trace):

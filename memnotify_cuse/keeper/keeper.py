@@ -1,31 +1,46 @@
-"""The keeper: the small root process that `memnotify serve` is. It starts those that do the work, and cleans up.
+"""The keeper: the small root process that `memnotify serve` is. It starts those that do the work, and outlives them.
 
     keeper ── server              answers requests; holds the connections to the kernel; has no rights
+         ├─── setting up          makes the mounts, and ends
          └─── parent of helpers   starts and ends them (`fasync.forker`)
                 └── helper(s)     touch other processes for SIGIO; hold nothing of the connections
 
-It answers no request and touches no client, so no client can reach it, and it holds no connection: one ends when its
-last descriptor is closed, so SIGKILL of the server lets go of every client at once. It imports next to nothing, since
-it stays in memory; what sets the server up does that in the server's process, before that gives up its rights
-(`setup`).
+It answers no request and touches no client, so no client can reach it. It has a duplicate of each connection, and the
+state file: a server that dies, or hangs, is replaced by another one that goes on with them (`kept`, `statefile`). A
+connection ends when its last descriptor is closed: SIGKILL of the keeper, with which its children die, lets go of every
+client at once. No other child may have one of them, so each closes them first of all.
+
+A start, and what follows it:
+
+    setting up ──given──▶ keeper ──given──▶ server ──prepared──▶ keeper ──take──▶ server: serves requests
+    setting up ──ready──▶ keeper ──go─────▶ server: scans
+
+A server that is replaced while it runs (SIGHUP, newer code) is told to retire between `prepared` and `take`. For newer
+code the keeper replaces itself first, once that code was seen to start.
+
+It imports next to nothing, since it stays in memory.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import os
 import select
 import signal
 import socket
 import sys
+import time
 
 from memnotify_cuse.keeper.channel import Channel
 from memnotify_cuse.keeper.children import STOP_SIGNALS, Child, fork
+from memnotify_cuse.keeper.kept import Kept
+from memnotify_cuse.keeper.lives import DEATHS_S, MAX_DEATHS, WATCHDOG_S, Lives
 from memnotify_cuse.keeper.rights import lower_oom_score, raise_limits, reduce_keeper
 from memnotify_cuse.keeper.undo import undo
 from memnotify_cuse.kernel.mappings import drop_clean_file_pages
-from memnotify_cuse.notify_service import notify_service
+from memnotify_cuse.notify_service import notify_service, watchdog_s
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,55 +49,33 @@ if TYPE_CHECKING:
     from memnotify_cuse.keeper.channel import Message
     from memnotify_cuse.keeper.rights import Identity
 
-    Work = Callable[[Channel, Channel, int], int]
+    Work = Callable[[Channel, int], int]
 
-EXIT_OK, EXIT_DIED, EXIT_ERROR = 0, 1, 2
+EXIT_OK, EXIT_DIED, EXIT_ERROR, EXIT_TAKEN_AWAY = 0, 1, 2, 3
 
 STOP_S = 1.0
 """How long the server may take to end; together with what else there is to end, it is less than two seconds."""
 KILL_S = 0.25
+PROBE_S = 20
+"""How long new code may take to show that it starts."""
 MESSAGES_PER_TURN = 16
 """Of the server's, which may have been taken over: it must not keep the keeper from a signal."""
 
 
 def keep(set_up: Work, serve: Work) -> int:
-    """Run `set_up` and `serve` each in a child, until SIGTERM or SIGINT, or the end of the server; the exit code.
+    """Run `set_up` once and one `serve` after the other, each in a child, until SIGTERM or SIGINT; the exit code.
 
-    Both are called with a channel to here, one to the other, and the id of this process. Signals are ignored from the
-    end on: a second one must not change the exit code.
+    Both are called with a channel to here, and the id of this process. Where a keeper before has left connections,
+    nothing is set up. Signals are ignored from the end on: a second one must not change the exit code.
     """
     _have_standard_streams()
-    signals = _StopSignals()
+    signals = _Signals()
+    kept = Kept.inherited()
     raise_limits()
     with contextlib.suppress(OSError):
         # `set_up` sees whether it was permitted.
         lower_oom_score()
-    server_channel, of_server = Channel.pair()
-    setup_channel, of_setup = Channel.pair()
-    to_server, from_setup = Channel.pair()
-    keeper_pid = os.getpid()
-
-    def child(work: Work, channel: Channel, other_end: Channel, *others_own: Channel) -> Callable[[], int]:
-        def run() -> int:
-            gc.enable()
-            for each in (server_channel, setup_channel, *others_own):
-                each.close()
-            signals.close()
-            return work(channel, other_end, keeper_pid)
-
-        return run
-
-    # What is in memory by now stays shared with the children: a collection would write to all of it.
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    server = fork("memnotify-serve", child(serve, of_server, from_setup, of_setup, to_server))
-    setup = fork("memnotify-setup", child(set_up, of_setup, to_server, of_server, from_setup))
-    for end in (of_server, of_setup, to_server, from_setup):
-        end.close()
-    reduce_keeper()
-    drop_clean_file_pages()
-    return _Keeper(server_channel, setup_channel, server, setup, signals).run()
+    return _Keeper(set_up, serve, signals, kept).run()
 
 
 def _have_standard_streams() -> None:
@@ -96,95 +89,310 @@ def _have_standard_streams() -> None:
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - for as long as the process lives
 
 
-class _StopSignals:
-    """SIGTERM and SIGINT make `fileno()` readable."""
+class _Signals:
+    """SIGTERM, SIGINT and SIGHUP make `fileno()` readable; others that would end the process are ignored."""
 
     def __init__(self) -> None:
         self._ours, self._kernel_s = socket.socketpair()
         self._ours.setblocking(False)
         self._kernel_s.setblocking(False)
         signal.set_wakeup_fd(self._kernel_s.fileno(), warn_on_full_buffer=False)
-        for number in STOP_SIGNALS:
+        for number in (*STOP_SIGNALS, signal.SIGHUP):
             signal.signal(number, lambda _number, _frame: None)
+        for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF):
+            signal.signal(number, signal.SIG_IGN)
+        self._had_terminal = _has_terminal()
+        # A keeper that replaced itself has blocked them meanwhile.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (*STOP_SIGNALS, signal.SIGHUP))
 
     def fileno(self) -> int:
         return self._ours.fileno()
 
-    def came(self) -> int:
-        return self._ours.recv(1)[0]
+    def came(self) -> set[str]:
+        """What those that have come since the last time ask for: "stop", "reload"."""
+        wanted = set()
+        with contextlib.suppress(BlockingIOError):
+            for number in self._ours.recv(64):
+                # A terminal that is closed hangs up; whoever started the server there is gone.
+                if number == signal.SIGHUP and not (self._had_terminal and not _has_terminal()):
+                    wanted.add("reload")
+                elif number in (*STOP_SIGNALS, signal.SIGHUP):
+                    wanted.add("stop")
+        return wanted
 
     def close(self) -> None:
         self._ours.close()
         self._kernel_s.close()
 
+    def block(self) -> None:
+        """For a process that is about to become another program: what comes meanwhile is for that one."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, (*STOP_SIGNALS, signal.SIGHUP))
+
+    def unblock(self) -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (*STOP_SIGNALS, signal.SIGHUP))
+
     def ignore(self) -> None:
         """Python restores the default handlers while it ends, and a second signal would change the exit code."""
-        for number in STOP_SIGNALS:
+        for number in (*STOP_SIGNALS, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         signal.set_wakeup_fd(-1)
 
 
-class _Keeper:
-    """Looks after the children until the end. `channel` is the server's."""
+def _has_terminal() -> bool:
+    """Whether this process has a controlling terminal, which has not hung up."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
-    def __init__(
-        self, channel: Channel, setup_channel: Channel, server: Child, setup: Child, signals: _StopSignals
-    ) -> None:
-        self._channel = channel
-        self._setup_channel: Channel | None = setup_channel
-        self._server = server
-        self._setup = setup
+
+class _Server:
+    """A server that was started: its process, and the channel to it."""
+
+    def __init__(self, child: Child, channel: Channel) -> None:
+        self.child = child
+        self.channel = channel
+        self.prepared = False
+        self.serves = False
+        self.killed = False
+
+
+class _Keeper:
+    """Looks after the children until the end."""
+
+    def __init__(self, set_up: Work, serve: Work, signals: _Signals, kept: Kept) -> None:
+        self._set_up = set_up
+        self._serve = serve
         self._signals = signals
+        self._kept = kept
+        self._given = ""
+        self._server: _Server | None = None
+        self._retiring: _Server | None = None
+        self._retire_by_s = 0.0
+        self._setup: Child | None = None
+        self._setup_channel: Channel | None = None
         self._forker: Child | None = None
+        self._probe: Child | None = None
         self._others: list[Child] = []
         self._undo: list[str] = []
         self._told: list[str] = []
         self._identity: Identity | None = None
         self._trace: str | None = None
         self._ready = False
+        self._lives = Lives()
+        self._code = EXIT_OK
+        self._stored: set[str] = set()
+        self._service_watchdog_s = watchdog_s()
 
     def run(self) -> int:
         """The exit code."""
+        resumed = bool(self._kept.fds)
+        if resumed:
+            self._recall()
+            reduce_keeper()
+        # What is in memory by now stays shared with the children: a collection would write to all of it.
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        self._start_server()
+        if resumed:
+            self._give()
+            self._note_ready()
+        else:
+            self._start_setup()
+            reduce_keeper()
+        drop_clean_file_pages()
         try:
-            stopped = self._watch()
+            self._watch()
         finally:
             self._signals.ignore()
             self._end()
-        if stopped:
-            return EXIT_OK
-        for child in (self._server, self._setup):
-            # It has said why.
-            if not self._ready and child.code is not None and child.code > 0:
-                return child.code
-        code = self._server.code
-        if code == 0:
-            return EXIT_OK
-        if code is not None and code < 0:
-            _say(f"ERROR: the server was killed by {signal.Signals(-code).name}")
-        else:
-            _say(f"ERROR: the server ended with {code}")
-        return EXIT_DIED
+        return self._code
 
-    def _watch(self) -> bool:
-        """Until a signal comes (True), or the server ends, or it cannot be set up."""
+    # Children.
+
+    def _fork(self, name: str, body: Callable[[], int], *own: Channel) -> Child:
+        """Run `body` in a child that has `own`, and nothing else of the keeper's."""
+
+        def run() -> int:
+            # First of all: no client may find a way to a process that holds a connection.
+            self._kept.close()
+            gc.enable()
+            ours = [server.channel for server in (self._server, self._retiring) if server is not None]
+            for channel in (*ours, self._setup_channel):
+                if channel is not None and channel not in own:
+                    channel.close()
+            self._signals.close()
+            return body()
+
+        return fork(name, run)
+
+    def _start_server(self) -> None:
+        ours, theirs = Channel.pair()
+        keeper_pid = os.getpid()
+
+        def serve() -> int:
+            ours.close()
+            return self._serve(theirs, keeper_pid)
+
+        child = self._fork("memnotify-serve", serve)
+        theirs.close()
+        self._server = _Server(child, ours)
+
+    def _start_setup(self) -> None:
+        ours, theirs = Channel.pair()
+        keeper_pid = os.getpid()
+
+        def set_up() -> int:
+            ours.close()
+            return self._set_up(theirs, keeper_pid)
+
+        self._setup = self._fork("memnotify-setup", set_up)
+        theirs.close()
+        self._setup_channel = ours
+
+    def _start_forker(self) -> None:
+        if self._server is None:
+            return
+        if self._forker is not None:
+            self._forker.kill()
+        ours, theirs = Channel.pair()
+        keeper_pid = os.getpid()
+
+        def fork_helpers() -> int:
+            from memnotify_cuse.fasync.forker import run
+
+            ours.close()
+            return run(theirs, keeper_pid, self._told, self._identity)
+
+        self._forker = self._fork("memnotify-helpers", fork_helpers)
+        self._others.append(self._forker)
+        theirs.close()
+        self._server.channel.send("helpers", "", (ours.fileno(),))
+        ours.close()
+
+    def _offer_trace(self, path: str) -> None:
+        """Make a trace instance, in a process of its own: that takes 50 ms, and more than the keeper imports."""
+        if self._server is None:
+            return
+        channel = self._server.channel
+
+        def make() -> int:
+            from memnotify_cuse.keeper.traces import offer_trace
+
+            # Of a server before.
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
+            return offer_trace(channel, path)
+
+        if f"instance {path}" not in self._undo:
+            self._undo.append(f"instance {path}")
+        self._others.append(self._fork("memnotify-trace", make, channel))
+
+    # The watch.
+
+    def _watch(self) -> None:
+        """Until a signal comes, or there is no server any more; `_code` is the exit code then."""
         while True:
             poll = select.poll()
-            children = [child for child in (self._server, self._setup, *self._others) if child.code is None]
-            for fd in (self._channel.fileno(), self._signals.fileno(), *(child.fileno() for child in children)):
-                poll.register(fd, select.POLLIN)
-            if self._setup_channel is not None:
-                poll.register(self._setup_channel.fileno(), select.POLLIN)
-            ready = {fd for fd, _ in poll.poll()}
+            for each in self._watched():
+                poll.register(each.fileno(), select.POLLIN)
+            patience_s = self._patience_s()
+            ready = {fd for fd, _ in poll.poll(patience_s * 1000 + 1 if patience_s < math.inf else None)}
             # First, so that nothing is left behind of a server that has just ended.
             self._take_messages()
-            if self._signals.fileno() in ready:
+            wanted = self._signals.came() if self._signals.fileno() in ready else set()
+            if "stop" in wanted:
                 self._notify("STOPPING=1")
-                return True
-            self._others = [child for child in self._others if not child.reap(0.0)]
-            if self._setup.reap(0.0) and self._setup.code != 0:
-                return False
-            if self._server.reap(0.0):
-                return False
+                return
+            if "reload" in wanted:
+                self._probe_new_code()
+            self._reap_others()
+            if self._setup is not None and self._setup.code is None and self._setup.reap(0.0) and self._setup.code:
+                # It has said why.
+                self._code = self._setup.code if self._setup.code > 0 else EXIT_DIED
+                return
+            if not self._look_after_server(time.monotonic()):
+                return
+
+    def _watched(self) -> list[Channel | Child | _Signals]:
+        servers = [server for server in (self._server, self._retiring) if server is not None]
+        children = [*(server.child for server in servers), self._setup, self._probe, *self._others]
+        channels = [*(server.channel for server in servers), self._setup_channel]
+        alive = [child for child in children if child is not None and child.code is None]
+        return [self._signals, *alive, *(channel for channel in channels if channel is not None)]
+
+    def _patience_s(self) -> float:
+        now_s = time.monotonic()
+        left_s = self._lives.left_s(now_s)
+        return min(left_s, max(0.0, self._retire_by_s - now_s)) if self._retiring is not None else left_s
+
+    def _look_after_server(self, now_s: float) -> bool:
+        """Replace a server that has died, or hangs; False if this is the end, of which `_code` tells."""
+        retiring = self._retiring
+        if retiring is not None:
+            if now_s >= self._retire_by_s:
+                retiring.child.kill()
+            if retiring.child.reap(0.0):
+                retiring.channel.close()
+                self._retiring = None
+                self._let_serve()
+        server = self._server
+        if server is None:
+            return False
+        if self._lives.hangs(now_s) and not server.killed:
+            _say(f"ERROR: the server was silent for {WATCHDOG_S:g} s")
+            server.killed = True
+            server.child.kill()
+            server.child.reap(KILL_S)
+        if not server.child.reap(0.0):
+            return True
+        if self._retiring is not None:
+            return self._keep_old(self._retiring)
+        return self._replace(server, now_s)
+
+    def _keep_old(self, old: _Server) -> bool:
+        """The new server has not come up: the old one goes on."""
+        _say("ERROR: the new server did not start; the old one goes on")
+        if self._server is not None:
+            self._server.channel.close()
+        self._server, self._retiring = old, None
+        self._lives.heard(time.monotonic())
+        return True
+
+    def _replace(self, server: _Server, now_s: float) -> bool:
+        """The server has ended by itself; whether there is another one now."""
+        code = server.child.code or 0
+        if code == EXIT_TAKEN_AWAY:
+            # It has said what was.
+            self._code = EXIT_DIED
+            return False
+        if not self._ready:
+            self._code = code if code > 0 else EXIT_DIED
+            if code <= 0:
+                _say(f"ERROR: the server {_ended(code)} before it was ready")
+            return False
+        if not self._lives.died(now_s):
+            _say(f"ERROR: the server {_ended(code)}, the {MAX_DEATHS}th within {DEATHS_S:g} s; this is the end")
+            self._code = EXIT_DIED
+            return False
+        _say(f"WARNING: the server {_ended(code)}; another one takes its place")
+        server.channel.close()
+        self._start_server()
+        self._give()
+        return True
+
+    def _reap_others(self) -> None:
+        self._others = [child for child in self._others if not child.reap(0.0)]
+        if self._probe is not None and self._probe.reap(0.0):
+            code, self._probe = self._probe.code, None
+            if code == 0:
+                self._become_new()
+            else:
+                _say(f"ERROR: reload: the new code does not start ({_ended(code or 0)}); the old server goes on")
+
+    # Messages.
 
     def _take_messages(self) -> None:
         """Heed what has been said: by the setting up first, all of it; by the server, some at a time."""
@@ -193,18 +401,23 @@ class _Keeper:
                 self._heed_setup(message)
         except EOFError:
             self._close_setup_channel()
-        try:
-            for _ in range(MESSAGES_PER_TURN):
-                message = self._channel.receive()
-                if message is None:
-                    return
-                self._heed_server(message)
-        except EOFError:
-            # It is about to end.
-            self._server.reap(STOP_S)
+        for server in (self._retiring, self._server):
+            if server is None or server.child.code is not None:
+                continue
+            try:
+                for _ in range(MESSAGES_PER_TURN):
+                    message = server.channel.receive()
+                    if message is None:
+                        break
+                    self._heed_server(server, message)
+            except EOFError:
+                # It is about to end.
+                if not server.child.reap(STOP_S):
+                    server.child.kill()
+                    server.child.reap(KILL_S)
 
     def _heed_setup(self, message: Message) -> None:
-        word, rest, _ = message
+        word, rest, fds = message
         if word == "undo":
             self._undo.append(rest)
         elif word in ("device", "inodes"):
@@ -214,88 +427,209 @@ class _Keeper:
         elif word == "identity":
             uid, _, gid = rest.partition(" ")
             self._identity = int(uid), int(gid)
+        elif word == "given":
+            names, _, self._given = rest.partition("\0")
+            self._kept.fds = dict(zip(names.split(","), fds, strict=True))
+            self._give()
         elif word == "ready":
-            self._ready = True
-            self._notify("READY=1")
-            self._channel.send("go")
+            self._note_ready()
+            if self._server is not None:
+                self._server.channel.send("go")
 
-    def _heed_server(self, message: Message) -> None:
+    def _heed_server(self, server: _Server, message: Message) -> None:
         word, _, fds = message
         for fd in fds:
             os.close(fd)
         try:
-            if word == "helpers":
+            if word == "alive":
+                self._heard(server)
+            elif word == "prepared" and server is self._server and not server.prepared:
+                self._heard(server)
+                server.prepared = True
+                self._let_serve()
+            elif word == "helpers" and server is self._server:
                 self._start_forker()
-            elif word == "trace" and self._trace is not None:
+            elif word == "trace" and server is self._server and self._trace is not None:
                 self._offer_trace(self._trace)
         except OSError as error:
             # There may be no room for another process just now, which is when this one is needed.
             _say(f"WARNING: no process for {word}: {error.strerror}")
-            self._channel.send("no-helpers" if word == "helpers" else "no-trace", "again")
+            server.channel.send("no-helpers" if word == "helpers" else "no-trace", "again")
+
+    def _heard(self, server: _Server) -> None:
+        if server is self._server:
+            self._lives.heard(time.monotonic())
+        if self._service_watchdog_s is not None:
+            self._notify("WATCHDOG=1")
+
+    def _give(self) -> None:
+        """Give the server what it serves."""
+        if self._server is not None:
+            names = ",".join(self._kept.fds)
+            self._server.channel.send("given", f"{names}\0{self._given}", tuple(self._kept.fds.values()))
+            self._lives.started(time.monotonic())
+
+    def _let_serve(self) -> None:
+        """Have the server take over, once the one before it is gone."""
+        server = self._server
+        if server is None or not server.prepared or server.serves:
+            return
+        if self._retiring is not None:
+            self._retiring.channel.send("retire")
+            self._retire_by_s = time.monotonic() + STOP_S
+            return
+        server.serves = True
+        server.channel.send("take", str(self._lives.count - 1))
+        if self._ready:
+            server.channel.send("go")
 
     def _close_setup_channel(self) -> None:
         if self._setup_channel is not None:
             self._setup_channel.close()
             self._setup_channel = None
 
-    def _start_forker(self) -> None:
-        if self._forker is not None:
-            self._forker.kill()
-        ours, theirs = Channel.pair()
-        keeper_pid = os.getpid()
+    def _note_ready(self) -> None:
+        """All is set up, and somebody is there to be told."""
+        self._ready = True
+        self._notify("READY=1")
+        self._store()
 
-        def fork_helpers() -> int:
-            from memnotify_cuse.fasync.forker import run
-
-            self._channel.close()
-            self._signals.close()
-            ours.close()
-            return run(theirs, keeper_pid, self._told, self._identity)
-
-        self._forker = fork("memnotify-helpers", fork_helpers)
-        self._others.append(self._forker)
-        theirs.close()
-        self._channel.send("helpers", "", (ours.fileno(),))
-        ours.close()
-
-    def _offer_trace(self, path: str) -> None:
-        """Make a trace instance, in a process of its own: that takes 50 ms, and more than the keeper imports."""
-        channel = self._channel
-
-        def make() -> int:
-            from memnotify_cuse.keeper.traces import offer_trace
-
-            return offer_trace(channel, path)
-
-        self._undo.append(f"instance {path}")
-        self._others.append(fork("memnotify-trace", make))
-
-    def _notify(self, state: str) -> None:
-        complaint = notify_service(state)
+    def _notify(self, state: str, fds: tuple[int, ...] = ()) -> None:
+        complaint = notify_service(state, fds)
         if complaint is not None:
             _say(f"WARNING: {complaint}")
 
+    # What the next keeper gets.
+
+    def _remember(self) -> None:
+        """Write down what a keeper after this one has to know."""
+        facts = [("given", self._given)]
+        facts += [("undo", line) for line in self._undo]
+        facts += [("told", line) for line in self._told]
+        facts.append(("lives", str(self._lives.count)))
+        if self._identity is not None:
+            facts.append(("identity", "{} {}".format(*self._identity)))
+        if self._trace is not None:
+            facts.append(("trace", self._trace))
+        self._kept.write(facts)
+
+    def _recall(self) -> None:
+        """Take up what the keeper before has written down, and its children, if this process was that keeper."""
+        server = channel = None
+        for key, value in self._kept.read():
+            if key == "given":
+                self._given = value
+            elif key == "undo":
+                self._undo.append(value)
+            elif key == "told":
+                self._told.append(value)
+            elif key == "trace":
+                self._trace = value
+            elif key == "lives":
+                self._lives.count = int(value)
+            elif key == "identity":
+                uid, _, gid = value.partition(" ")
+                self._identity = int(uid), int(gid)
+            elif key == "server":
+                server = int(value)
+            elif key == "child":
+                with contextlib.suppress(OSError):
+                    self._others.append(Child(int(value)))
+        channel = self._kept.fds.pop("channel", None)
+        if server is not None and channel is not None:
+            self._retiring = _Server(Child(server), Channel.of(channel))
+            # When the new one is prepared.
+            self._retire_by_s = float("inf")
+
+    def _store(self) -> None:
+        """Have the service manager keep the descriptors too, if it does that."""
+        if "NOTIFY_SOCKET" not in os.environ:
+            return
+        self._remember()
+        for name, fd in self._kept.named().items():
+            if name not in self._stored:
+                self._stored.add(name)
+                self._notify(f"FDSTORE=1\nFDNAME={name}", (fd,))
+
+    def _forget(self) -> None:
+        """The service manager is to let go of them."""
+        for name in self._stored:
+            self._notify(f"FDSTOREREMOVE=1\nFDNAME={name}")
+
+    def _probe_new_code(self) -> None:
+        """See whether the code that is installed now starts, before this process becomes it."""
+        if self._probe is not None or not self._ready or self._retiring is not None:
+            return
+        argv = [sys.executable, "-m", "memnotify_cuse", "--version"]
+
+        def run() -> int:
+            os.dup2(os.open(os.devnull, os.O_RDWR), 1)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(PROBE_S)
+            os.execv(argv[0], argv)
+
+        self._probe = self._fork("memnotify-probe", run)
+
+    def _become_new(self) -> None:
+        """Become the code that is installed now. The server goes on meanwhile, until the next one takes over."""
+        server = self._server
+        if server is None:
+            return
+        self._remember()
+        facts = self._kept.read()
+        facts.append(("server", str(server.child.pid)))
+        facts += [("child", str(child.pid)) for child in self._others if child.code is None]
+        self._kept.write(facts)
+        self._kept.fds["channel"] = server.channel.fileno()
+        self._notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        self._signals.block()
+        try:
+            self._kept.pass_on([sys.executable, *sys.orig_argv[1:]])
+        except OSError as error:
+            _say(f"ERROR: reload: {sys.executable}: {error.strerror}; the old server goes on")
+        finally:
+            del self._kept.fds["channel"]
+            self._signals.unblock()
+            self._notify("READY=1")
+
+    # The end.
+
     def _end(self) -> None:
         """End the children, and undo what was done for them, within the time that stopping may take."""
-        self._channel.send("stop")
-        self._setup.end_after_step()
-        if not self._server.reap(STOP_S):
-            self._server.kill()
-            self._server.reap(KILL_S)
-        if not self._setup.reap(KILL_S):
+        servers = [server for server in (self._server, self._retiring) if server is not None]
+        for server in servers:
+            server.channel.send("stop")
+        if self._setup is not None:
+            self._setup.end_after_step()
+        for server in servers:
+            if not server.child.reap(STOP_S):
+                server.child.kill()
+                server.child.reap(KILL_S)
+        # What the setting up waits for is the server's, or the connection's, end.
+        self._take_messages()
+        self._forget()
+        self._kept.close()
+        if self._setup is not None and not self._setup.reap(KILL_S):
             self._setup.kill()
             self._setup.reap(KILL_S)
         self._take_messages()
         self._close_setup_channel()
-        for child in self._others:
+        others = [*self._others, *([self._probe] if self._probe is not None else [])]
+        for child in others:
             child.kill()
-        for child in self._others:
+        for child in others:
             child.reap(KILL_S)
-        self._channel.close()
+        for server in servers:
+            server.channel.close()
         while self._undo:
             complaint = undo(self._undo.pop())
             if complaint is not None:
                 _say(f"WARNING: {complaint}")
+
+
+def _ended(code: int) -> str:
+    """How a child ended, in words."""
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
 
 
 def _say(text: str) -> None:

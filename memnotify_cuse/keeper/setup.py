@@ -1,7 +1,7 @@
 """What root does for a server before it serves: mounts, trace instances. Runs in a process of its own, under the
 keeper.
 
-It hands the connections over to the server, closes them here, and shows the device, which waits for the server's
+It hands the connections over to the keeper, closes them here, and shows the device, which waits for the server's
 answers.
 """
 
@@ -17,9 +17,10 @@ from memnotify_cuse.config import Config, NodeKind, ServeError, SigioMode
 from memnotify_cuse.keeper.channel import Channel
 from memnotify_cuse.keeper.chardev import CharacterDevice, cuse_problem, open_cuse
 from memnotify_cuse.keeper.children import ApartError
-from memnotify_cuse.keeper.handover import Given, close_handed_over, hand_over, has_ended
+from memnotify_cuse.keeper.handover import Given, close_handed_over, hand_over
 from memnotify_cuse.keeper.mount import DeviceNode, MountError, check_paths, mount_control
 from memnotify_cuse.keeper.rights import Identity, choose_identity, oom_score_is_lowered
+from memnotify_cuse.keeper.statefile import create_state
 from memnotify_cuse.keeper.traces import open_flags_trace
 from memnotify_cuse.kernel.capabilities import die_with_parent
 from memnotify_cuse.kernel.errors import KernelFileError
@@ -36,10 +37,10 @@ INODE_BITS: Final = 16
 """The mount has less than 65,536 inodes, and they stay below 2^56, which all programs can show."""
 
 
-def set_up(config: Config, log_level: str, channel: Channel, to_server: Channel, keeper_pid: int) -> None:
+def set_up(config: Config, log_level: str, channel: Channel, keeper_pid: int) -> None:
     """Make what a server needs, hand it over, and show the device once it serves. Raises ServeError."""
     try:
-        _Setup(config, channel, keeper_pid).run(log_level, to_server)
+        _Setup(config, channel, keeper_pid).run(log_level)
     except (MountError, ApartError, KernelFileError) as error:
         raise ServeError(str(error)) from None
 
@@ -52,7 +53,7 @@ class _Setup:
         self._channel = channel
         self._keeper_pid = keeper_pid
 
-    def run(self, log_level: str, to_server: Channel) -> None:
+    def run(self, log_level: str) -> None:
         config = self._config
         die_with_parent(self._keeper_pid, signal.SIGKILL)
         check_paths(config.device, config.mount)
@@ -74,6 +75,7 @@ class _Setup:
             first_inode=first_inode,
             fuse_fd=mount.fd,
             lock_fd=mount.lock,
+            state_fd=create_state(),
             cuse_fd=cuse_fd,
             trace=trace.instance.pipe if trace.instance else None,
             trace_may_come=trace.may_come,
@@ -81,16 +83,10 @@ class _Setup:
             identity=identity,
             refused=_oom_score_refused(),
         )
-        hand_over(to_server, given)
+        hand_over(self._channel, given)
         # What follows waits for answers of the server's, which this process must not be able to keep from ending.
         close_handed_over(given)
-        try:
-            self._show(given.node == "cuse")
-        except (MountError, ServeError):
-            if not has_ended(to_server):
-                raise
-            # Why is for the server to say.
-            return
+        self._show(given.node == "cuse")
         device = config.device or config.mount / "mem_notify"
         say(f"ready: device={device} mount={config.mount} node={given.node}")
         self._channel.send("ready")

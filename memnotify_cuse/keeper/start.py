@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 EXIT_ERROR = 2
 
 
-def serve(channel: Channel, from_setup: Channel, keeper_pid: int) -> int:
+def serve(channel: Channel, keeper_pid: int) -> int:
     """Become the server; the exit code. What keeps it from starting is one line on stderr."""
     from memnotify_cuse.kernel.capabilities import die_with_parent
     from memnotify_cuse.lean import import_lean
@@ -24,10 +24,9 @@ def serve(channel: Channel, from_setup: Channel, keeper_pid: int) -> int:
     from memnotify_cuse.keeper.handover import take_over
     from memnotify_cuse.logstream import log_to_stderr, say
 
-    # Kept open: the setting up is to see when this process has ended.
-    given = take_over(from_setup)
+    given = take_over(channel)
     if given is None:
-        # Why is for the setting up to say.
+        # Nothing was set up; why is for the setting up to say.
         return 0
     log_to_stderr(given.log_level)
     try:

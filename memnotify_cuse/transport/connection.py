@@ -2,6 +2,10 @@
 
 A request that comes alone is served at once. Where more than one waits they are received, quickly, and users take
 turns; the kernel's own queue is first in first out, whoever has put in how many.
+
+A server that goes on with the connection of another one asks the kernel for the requests which that one had received
+and not answered (FUSE_NOTIFY_RESEND, since Linux 6.9). Where the kernel cannot, they are in the state file: each is
+received right into it (`RequestJournal`).
 """
 
 from __future__ import annotations
@@ -18,6 +22,7 @@ from typing import Final
 import trio
 
 from memnotify_cuse.device.accounts import Users
+from memnotify_cuse.keeper.statefile import RequestJournal
 from memnotify_cuse.transport import wire
 from memnotify_cuse.transport.endpoint import DeviceEndpoint
 from memnotify_cuse.transport.errorlog import ErrorLog
@@ -77,7 +82,8 @@ class Connection:
     """Requests that arrive on `fd` (non-blocking) go to `dispatch`, whose unexpected exceptions become EIO.
 
     `users` says whose turn a request is. `on_flood` is called with True once requests take more than half of the
-    time, and with False once they do not any more.
+    time, and with False once they do not any more. `open_journal` is called where the kernel cannot send a request
+    again.
     """
 
     def __init__(
@@ -88,7 +94,11 @@ class Connection:
         on_flood: Callable[[bool], None] = lambda _flooded: None,
         errors: ErrorLog | None = None,
         clock_s: Callable[[], float] = time.monotonic,
+        open_journal: Callable[[], RequestJournal] | None = None,
     ) -> None:
+        self._open_journal = open_journal
+        self._journal: RequestJournal | None = None
+        self._entries: dict[int, int] = {}
         self._clock_s = clock_s
         self._fd = fd
         self._dispatch = dispatch
@@ -103,6 +113,46 @@ class Connection:
     def queued(self) -> int:
         """How many requests were received and wait for their turn."""
         return self._queued.count
+
+    def resume(self) -> None:
+        """Take up what another server has received and not answered; on a new connection there is nothing."""
+        if self._ask_again() or self._open_journal is None:
+            return
+        self._journal = self._open_journal()
+        interrupts = []
+        for entry, message in self._journal.left:
+            header = self._header_left(message)
+            if header is None or header.opcode in NO_REPLY:
+                self._journal.clear(entry)
+                if header is not None and header.opcode == wire.Opcode.INTERRUPT:
+                    interrupts.append((header, message))
+                continue
+            self._entries[header.unique] = entry
+            if header.length_bytes > len(message):
+                # More than an entry holds: it cannot be done again.
+                self.send(wire.encode_error(header.unique, errno.EINTR))
+            else:
+                self._serve(header, memoryview(message))
+        self._journal.left.clear()
+        for header, message in interrupts:
+            self._serve(header, memoryview(message))
+
+    def _ask_again(self) -> bool:
+        """Ask the kernel for what was received and not answered; False if it knows no such thing."""
+        try:
+            os.write(self._fd, wire.encode_notify_resend())
+        except OSError as error:
+            if error.errno in (errno.EINVAL, errno.ENOSYS):
+                return False
+            if error.errno not in EXPECTED_SEND_ERRORS:
+                self._errors.unexpected("requests could not be asked for again", error)
+        return True
+
+    def _header_left(self, message: wire.Buffer) -> wire.Header | None:
+        try:
+            return wire.decode_header(message, whole=False)
+        except wire.WireError:
+            return None
 
     def charge(self, busy_s: float) -> None:
         """A request took so long elsewhere."""
@@ -172,25 +222,50 @@ class Connection:
 
     def _receive(self) -> _Got:
         """Receive one request, if there is one: to be served now if it is the first, else in its turn."""
+        journal = self._journal
+        entry = journal.take() if journal is not None else None
         try:
-            length = os.readv(self._fd, [self._view])
-        except BlockingIOError:
-            self._first = True
-            return _Got.NOTHING
+            if journal is None or entry is None:
+                message = self._view[: os.readv(self._fd, [self._view])]
+            else:
+                message = self._receive_into(journal, entry)
         except OSError as error:
+            if journal is not None and entry is not None:
+                journal.give_back(entry)
+            if error.errno == errno.EAGAIN:
+                self._first = True
+                return _Got.NOTHING
             # ENOENT: the request was taken back by a signal before it was read.
             if error.errno in (errno.EINTR, errno.ENOENT):
                 return _Got.REQUEST
             if error.errno == errno.ENODEV:
                 return _Got.END
             raise
-        message = self._view[:length]
         if self._first and not self._queued.count:
             self._first = False
             self.receive(message)
         else:
             self._queue(message)
         return _Got.REQUEST
+
+    def _receive_into(self, journal: RequestJournal, entry: int) -> memoryview:
+        """Receive one request into an entry of the journal, where it stays until its reply is sent. Raises OSError."""
+        kept = journal.entry(entry)
+        length = os.readv(self._fd, [kept, self._view])
+        header = self._header_left(kept[:length])
+        if header is not None:
+            self._entries[header.unique] = entry
+        else:
+            journal.clear(entry)
+        if length <= len(kept):
+            return memoryview(bytes(kept[:length]))
+        return memoryview(bytes(kept) + bytes(self._view[: length - len(kept)]))
+
+    def _done(self, unique: int) -> None:
+        """The request was answered, or needs no answer and was heeded."""
+        entry = self._entries.pop(unique, None)
+        if entry is not None and self._journal is not None:
+            self._journal.clear(entry)
 
     def receive(self, message: memoryview) -> None:
         """Take one message; whatever is wrong with it, it is logged, answered, and the next one can come."""
@@ -225,6 +300,8 @@ class Connection:
             self._errors.unexpected(f"unexpected error in request {header.opcode}; answered with EIO", error)
             if header.opcode not in NO_REPLY:
                 self.send(wire.encode_error(header.unique, errno.EIO))
+        if self._entries and header.opcode in NO_REPLY:
+            self._done(header.unique)
 
     def _ends_queued(self, header: wire.Header, message: memoryview) -> bool:
         """Whether it is the INTERRUPT of a request whose turn has not come, which then is ended with EINTR."""
@@ -234,6 +311,7 @@ class Connection:
         if self._queued.remove(unique) is None:
             return False
         self.send(wire.encode_error(unique, errno.EINTR))
+        self._done(header.unique)
         return True
 
     def send(self, message: bytes) -> None:
@@ -243,3 +321,5 @@ class Connection:
         except OSError as error:
             if error.errno not in EXPECTED_SEND_ERRORS:
                 self._errors.unexpected("a message to the kernel failed", error)
+        if self._entries:
+            self._done(wire.unique_of_reply(message))

@@ -12,6 +12,7 @@ import itertools
 import logging
 import os
 import select
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, TypeVar
@@ -47,6 +48,10 @@ log = logging.getLogger(__name__)
 MAX_READ_BYTES: Final = 32 * 1024
 MAX_COMMAND_BYTES: Final = 4096
 MAX_LOGGED_CHARS: Final = 160
+KIND_BITS: Final = 4
+KIND_MASK: Final = (1 << KIND_BITS) - 1
+"""What kind of text an open file is of stands in its number, for the next server."""
+
 READY: Final = select.POLLIN | select.POLLRDNORM | select.POLLOUT | select.POLLWRNORM
 
 _HANDLERS: Final = ("setattr", "open", "read", "write", "poll", "opendir", "readdir", "statfs")
@@ -98,7 +103,8 @@ class ControlFs(pyfuse3.Operations):
         self._control = control
         self._tree = entries
         self._holdings = holdings
-        self._handles = itertools.count(1)
+        # Above those of the server before.
+        self._handles = itertools.count(time.monotonic_ns())
         self._opened: dict[int, _Opened] = {}
         self._texts = {
             tree.STATUS: Text(control.status, control.status_version),
@@ -130,7 +136,7 @@ class ControlFs(pyfuse3.Operations):
             raise FUSEError(errno.EACCES)
         if kind not in self._texts and kind != tree.SIMULATE:
             raise FUSEError(errno.EACCES)
-        number = next(self._handles)
+        number = next(self._handles) << KIND_BITS | kind
         try:
             self._holdings.take(number, ctx.uid)
         except OverBoundError as error:
@@ -143,14 +149,14 @@ class ControlFs(pyfuse3.Operations):
         return FileInfo(fh=FileHandleT(number), direct_io=True)
 
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
-        opened = self._opened.get(fh)
-        if opened is None or opened.kind not in self._texts:
+        opened = self._open_file(fh)
+        if opened.kind not in self._texts:
             raise FUSEError(errno.EBADF)
         return self._texts[opened.kind].read(opened.generation, off, min(size, MAX_READ_BYTES))
 
     async def write(self, fh: FileHandleT, off: int, buf: bytes) -> int:
-        opened = self._opened.get(fh)
-        if opened is None or opened.kind != tree.SIMULATE:
+        opened = self._open_file(fh)
+        if opened.kind != tree.SIMULATE:
             raise FUSEError(errno.EBADF)
         if len(buf) > MAX_COMMAND_BYTES:
             raise FUSEError(errno.EINVAL)
@@ -188,6 +194,16 @@ class ControlFs(pyfuse3.Operations):
         data.f_bsize = data.f_frsize = os.sysconf("SC_PAGE_SIZE")
         data.f_namemax = 255
         return data
+
+    def _open_file(self, fh: int) -> _Opened:
+        """The open file of a number; one that the server before has opened is read in the newest state."""
+        opened = self._opened.get(fh)
+        if opened is None:
+            kind = fh & KIND_MASK
+            if kind not in self._texts and kind != tree.SIMULATE:
+                raise FUSEError(errno.EBADF)
+            opened = self._opened[fh] = _Opened(kind, self._generation(kind))
+        return opened
 
     def forget_open_file(self, fh: int) -> None:
         """The last descriptor of a text or of `simulate` was closed."""

@@ -15,15 +15,18 @@ from functools import partial
 
 from memnotify_cuse.device.accounts import Users
 from memnotify_cuse.device.device import Device
+from memnotify_cuse.keeper.statefile import StateFile
 from memnotify_cuse.transport import wire
 from memnotify_cuse.transport.connection import NO_REPLY, Connection
 from memnotify_cuse.transport.endpoint import DeviceEndpoint
+from memnotify_cuse.transport.notes import CUSE, FileNotes
 
 
 class CuseTransport:
     """The character device called `name`, on the connection `fd`. `on_made` is called once the kernel has made it.
 
-    `identifiers`, `users` and `on_flood` are those of `DeviceEndpoint` and `Connection`.
+    `identifiers`, `users` and `on_flood` are those of `DeviceEndpoint` and `Connection`, `state` that of
+    `FuseTransport`.
     """
 
     def __init__(
@@ -35,13 +38,28 @@ class CuseTransport:
         *,
         users: Users | None = None,
         on_flood: Callable[[bool], None] = lambda _flooded: None,
+        state: StateFile | None = None,
     ) -> None:
         self._name = name
+        self._state = state
         self.on_made: Callable[[], object] = lambda: None
         users = users or Users()
-        self._connection = Connection(fd, self._dispatch, users, on_flood)
-        self._endpoint = DeviceEndpoint(device, self._connection.send, identifiers=identifiers, users=users)
+        open_journal = partial(state.journal, CUSE) if state is not None else None
+        self._connection = Connection(fd, self._dispatch, users, on_flood, open_journal=open_journal)
+        self._endpoint = DeviceEndpoint(
+            device,
+            self._connection.send,
+            identifiers=identifiers,
+            users=users,
+            notes=FileNotes(state, CUSE, device),
+        )
         device.on_notified.append(partial(self._connection.serve_who_was_told, self._endpoint))
+
+    def resume(self) -> None:
+        """Go on where the server before was killed, or has stopped; on a new connection there is nothing to do."""
+        if self._state is not None and self._state.has_begun:
+            self._endpoint.resume()
+        self._connection.resume()
 
     async def serve(self) -> None:
         """Serve requests; returns when the kernel has ended the connection."""

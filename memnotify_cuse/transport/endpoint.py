@@ -23,6 +23,7 @@ from memnotify_cuse.kernel.zoneinfo import ZoneId
 from memnotify_cuse.transport import wire
 from memnotify_cuse.transport.holdings import Holdings
 from memnotify_cuse.transport.identify import IDENTIFY, NUMBER_BYTES
+from memnotify_cuse.transport.notes import FileNotes
 
 READABLE = select.POLLIN | select.POLLRDNORM
 OPEN_REPLY = (
@@ -50,7 +51,8 @@ class DeviceEndpoint:
 
     `send` writes one message to the kernel; it must not block and must not raise for a request or an open file
     that is gone by now. `identifiers` are the threads that may learn which open file a descriptor belongs to
-    (`identify`); others may come and go in it. `users` says whom a held read is counted to.
+    (`identify`); others may come and go in it. `users` says whom a held read is counted to. `notes` keeps what the next
+    server has to know; `zone_of` an inode is asked for files that the server before had no time to note.
     """
 
     def __init__(
@@ -61,7 +63,12 @@ class DeviceEndpoint:
         identifiers: Collection[int] = (),
         users: Users | None = None,
         held_read_bounds: Bounds = HELD_READ_BOUNDS,
+        notes: FileNotes | None = None,
+        zone_of: Callable[[int], ZoneId | None] = lambda _inode: None,
     ) -> None:
+        self._notes = notes or FileNotes(None, 0, device)
+        self._zone_of = zone_of
+        self._takes_in = False
         self._identifiers = identifiers
         self._device = device
         self._send = send
@@ -88,6 +95,17 @@ class DeviceEndpoint:
     def held_reads(self) -> int:
         return len(self._held)
 
+    def resume(self) -> None:
+        """Go on with the open files of the server before. From now on, one that is not known is taken in."""
+        self._takes_in = True
+        for file, kh in self._notes.resume(self._wake):
+            self._files[file.number] = file
+            if kh:
+                self._kh[file.number] = kh
+                if file.awaits_answer:
+                    # It may have been killed before it could say so.
+                    self._send(wire.encode_notify_poll(kh))
+
     def open(self, header: wire.Header, message: wire.Buffer, zone: ZoneId | None) -> None:
         """Open the device of `zone` (None: of all zones) for reading; for writing it is EACCES, whoever asks."""
         flags = wire.decode_open(message)
@@ -103,6 +121,7 @@ class DeviceEndpoint:
         file.opener_tid = file.user_tid = header.pid
         self._files[file.number] = file
         self._send(wire.encode_open(header.unique, file.number, OPEN_REPLY))
+        self._notes.opened(file)
 
     def handle(self, header: wire.Header, message: wire.Buffer) -> bool:
         """Answer a request on an open device file; False if it is none of those an endpoint serves."""
@@ -130,8 +149,19 @@ class DeviceEndpoint:
         for each in (self._files, self._kh, self._held, self._held_on, self._holdings, self._asked_to_look):
             each.clear()
 
+    def _file(self, header: wire.Header, fh: int) -> OpenFile | None:
+        """The open file that a request is about, None if there is none."""
+        file = self._files.get(fh)
+        if file is None and self._takes_in:
+            # Whose it is, is not known any more; whoever uses it first will do.
+            file = self._device.adopt(fh, header.uid, self._zone_of(header.inode), self._wake)
+            file.opener_tid = file.user_tid = header.pid
+            self._files[fh] = file
+            self._notes.taken_in(file)
+        return file
+
     def _poll(self, header: wire.Header, request: wire.PollRequest) -> None:
-        file = self._files.get(request.fh)
+        file = self._file(header, request.fh)
         if file is None:
             self._send(wire.encode_error(header.unique, errno.EBADF))
             return
@@ -141,16 +171,21 @@ class DeviceEndpoint:
         if request.waiting:
             self._kh[file.number] = request.kh
             self._device.watch(file)
+            self._notes.waiting(file, request.kh)
         self._send(wire.encode_poll(header.unique, READABLE if readable else 0))
+        if readable:
+            self._notes.told(file)
 
     def _read(self, header: wire.Header, request: wire.ReadRequest) -> None:
-        file = self._files.get(request.fh)
+        file = self._file(header, request.fh)
         if file is None:
             self._send(wire.encode_error(header.unique, errno.EBADF))
             return
         data = self._device.read(file, request.size_bytes, self._clock_ns())
         if data is not None:
             self._send(wire.encode_data(header.unique, data))
+            if data:
+                self._notes.told(file)
         elif request.flags & os.O_NONBLOCK:
             self._send(wire.encode_error(header.unique, errno.EAGAIN))
         else:
@@ -168,6 +203,7 @@ class DeviceEndpoint:
         self._held_on.setdefault(file.number, {})[header.unique] = None
         file.user_tid = header.pid or file.user_tid
         self._device.watch(file)
+        self._notes.waiting(file, 0)
 
     def _let_go(self, unique: int) -> None:
         """A held read is about to be answered, or its file is gone."""
@@ -187,7 +223,8 @@ class DeviceEndpoint:
             self._send(wire.encode_error(header.unique, errno.ENOTTY))
 
     def _interrupt(self, unique: int) -> None:
-        if self._forget_read(unique):
+        # One that is not known may be of the server before; to the kernel, one that was answered by now is nothing.
+        if self._forget_read(unique) or self._takes_in:
             self._send(wire.encode_error(unique, errno.EINTR))
 
     def _forget_read(self, unique: int) -> bool:
@@ -208,6 +245,7 @@ class DeviceEndpoint:
             self._kh.pop(fh, None)
             self._asked_to_look.discard(fh)
             self._device.close(file)
+            self._notes.closed(file)
         self._send(wire.encode_error(header.unique, 0))
 
     def _wake(self, file: OpenFile) -> None:
@@ -219,6 +257,7 @@ class DeviceEndpoint:
                 break
             self._let_go(unique)
             self._send(wire.encode_data(unique, data))
+        self._notes.told(file)
         kh = self._kh.get(file.number)
         if kh is not None:
             self._asked_to_look.add(file.number)

@@ -43,6 +43,7 @@ class Forwarder:
         self._users = users
         self._charge = charge
         self._in_flight: dict[int, float] = {}
+        self._replayed: set[int] = set()
         self._last_reply_s = 0.0
         self._waiting: Turns[bytes] = Turns()
         self._holdings = Holdings(Account(WAITING_BOUNDS), users)
@@ -66,8 +67,18 @@ class Forwarder:
                 return
             self._waiting.put(self._users.of(header.uid), header.unique, bytes(message))
 
+    def replay(self, message: bytes) -> None:
+        """Give pyfuse3 a request that the kernel had an answer to long ago, and keep its reply from the kernel."""
+        self._replayed.add(wire.decode_header(message).unique)
+        self._ours.send(message)
+
     def interrupt(self, unique: int) -> bool:
-        """End a request that still waits with EINTR; False if it does not."""
+        """End a request that still waits with EINTR; False if none of that number was forwarded.
+
+        One that pyfuse3 has already is about to be answered.
+        """
+        if unique in self._in_flight:
+            return True
         if self._waiting.remove(unique) is None:
             return False
         self._holdings.give_back(unique)
@@ -86,7 +97,11 @@ class Forwarder:
                     break
                 if not reply:
                     return
-                self._replied(wire.unique_of_reply(reply))
+                unique = wire.unique_of_reply(reply)
+                if unique in self._replayed:
+                    self._replayed.remove(unique)
+                    continue
+                self._replied(unique)
                 self._send(reply)
 
     def close(self) -> None:

@@ -24,6 +24,8 @@ import trio
 from memnotify_cuse.control import Control
 from memnotify_cuse.device.accounts import Account, Bounds, Users
 from memnotify_cuse.device.device import Device
+from memnotify_cuse.keeper.statefile import StateFile
+from memnotify_cuse.kernel.zoneinfo import ZoneId
 from memnotify_cuse.transport import wire
 from memnotify_cuse.transport.connection import Connection
 from memnotify_cuse.transport.controlfs import ControlFs
@@ -31,19 +33,19 @@ from memnotify_cuse.transport.direct import DirectAnswers
 from memnotify_cuse.transport.endpoint import DeviceEndpoint
 from memnotify_cuse.transport.forward import PYFUSE3_TASKS, Forwarder
 from memnotify_cuse.transport.holdings import Holdings
+from memnotify_cuse.transport.notes import FUSE, FileNotes
 from memnotify_cuse.transport.tree import Tree
 
 OPEN_FILE_BOUNDS: Final = Bounds(total=32768, per_user=4096, root_reserve=1024)
-"""Of the text files, unless they are counted with those of the device."""
+"""Of the text files."""
 
 
 class FuseTransport:
     """Serves the connection `fd` until it is cancelled or unmounted. One instance per process: pyfuse3 has one session.
 
-    `open_files` is the account in which open text files are counted, which is another's to move when `users` learns
-    whose an id is; without it they have an account of their own. `identifiers` are the threads that may ask which open
-    file a descriptor belongs to. `owner` (user and group) owns the files, this process unless given; `first_inode` is
-    that of `Tree`. `on_flood` is that of `Connection`.
+    `identifiers` are the threads that may ask which open file a descriptor belongs to. `owner` (user and group) owns
+    the files, this process unless given; `first_inode` is that of `Tree`. `on_flood` is that of `Connection`. `state`
+    has what a server before this one has left, and keeps what the next one has to know.
     """
 
     def __init__(
@@ -53,25 +55,53 @@ class FuseTransport:
         control: Control,
         identifiers: Collection[int] = (),
         *,
-        open_files: Account | None = None,
         users: Users | None = None,
         owner: tuple[int, int] | None = None,
         first_inode: int = 0,
         on_flood: Callable[[bool], None] = lambda _flooded: None,
+        state: StateFile | None = None,
     ) -> None:
+        self._state = state
         users = users or Users()
-        own_account = open_files is None
-        holdings = Holdings(open_files or Account(OPEN_FILE_BOUNDS), users, own_account=own_account)
-        self._connection = Connection(fd, self.dispatch, users, on_flood)
+        holdings = Holdings(Account(OPEN_FILE_BOUNDS), users)
+        open_journal = partial(state.journal, FUSE) if state is not None else None
+        self._connection = Connection(fd, self.dispatch, users, on_flood, open_journal=open_journal)
         send = self._connection.send
-        self._endpoint = DeviceEndpoint(device, send, identifiers=identifiers, users=users)
+        self._tree = Tree(
+            control.zones,
+            owner,
+            first_inode,
+            on_zone=self._note_zone,
+        )
+        self._endpoint = DeviceEndpoint(
+            device,
+            send,
+            identifiers=identifiers,
+            users=users,
+            notes=FileNotes(state, FUSE, device),
+            zone_of=self._tree.device_inodes.get,
+        )
         device.on_notified.append(partial(self._connection.serve_who_was_told, self._endpoint))
-        self._tree = Tree(control.zones, owner, first_inode)
         self._control_fs = ControlFs(control, self._tree, holdings)
         self._direct = DirectAnswers(self._tree, send, self._control_fs.forget_open_file)
         self._forwarder = Forwarder(send, users, self._connection.charge)
         # libfuse closes the descriptor that it is given.
         pyfuse3.init(self._control_fs, f"/dev/fd/{self._forwarder.theirs.detach()}", set())
+
+    def resume(self) -> None:
+        """Go on where the server before was killed, or has stopped; on a new connection there is nothing to go on with.
+
+        The kernel asks for no second FUSE_INIT, which pyfuse3 waits for.
+        """
+        if self._state is not None and self._state.init_request:
+            self._forwarder.replay(self._state.init_request)
+            self._tree.restore(ZoneId(*zone) for zone in self._state.zones)
+            self._endpoint.resume()
+        self._connection.resume()
+
+    def _note_zone(self, zone: ZoneId) -> None:
+        if self._state is not None:
+            self._state.note_zone((zone.node, zone.name))
 
     async def serve(self) -> None:
         """Serve requests; returns when the file system is unmounted from outside."""
@@ -89,6 +119,8 @@ class FuseTransport:
 
     def dispatch(self, header: wire.Header, message: memoryview) -> None:
         """Answer a request on a device file, a name or attributes, hand everything else to pyfuse3."""
+        if header.opcode == wire.Opcode.INIT and self._state is not None:
+            self._state.note_init(bytes(message))
         if header.inode in self._tree.device_inodes:
             if header.opcode == wire.Opcode.OPEN:
                 self._endpoint.open(header, message, self._tree.device_inodes[header.inode])

@@ -8,14 +8,13 @@ from memnotify_cuse.device.accounts import Account, Users
 class Holdings:
     """Things, by a key of their own, that users hold of `account`.
 
-    When a user id is found to belong to another user, what it holds is counted to that one. The account itself is moved
-    here if it is `own_account`; one that others take from as well is for its owner to move.
+    When a user id is found to belong to another user, what it holds is counted to that one. Nobody else takes from the
+    account.
     """
 
-    def __init__(self, account: Account, users: Users, *, own_account: bool = True) -> None:
+    def __init__(self, account: Account, users: Users) -> None:
         self._account = account
         self._users = users
-        self._own_account = own_account
         self._user_of: dict[int, int] = {}
         users.on_learned(self._count_to)
 
@@ -50,8 +49,7 @@ class Holdings:
             self.give_back(key)
 
     def _count_to(self, uid: int, owner: int) -> None:
-        if self._own_account:
-            self._account.move(uid, owner)
+        self._account.move(uid, owner)
         for key, user in self._user_of.items():
             if user == uid:
                 self._user_of[key] = owner

@@ -74,11 +74,16 @@ class Tree:
     asking the file system (`fasync.look`).
 
     `device_inodes` maps the inode of each device file to its zone (None: of all zones). Everything belongs to
-    `owner` (user and group, this process's unless given) and dates from `born_ns`.
+    `owner` (user and group, this process's unless given) and dates from `born_ns`. `on_zone` is told of each zone that
+    is given an inode.
     """
 
     def __init__(
-        self, zones: Callable[[], Iterable[ZoneId]], owner: tuple[int, int] | None = None, first_inode: int = 0
+        self,
+        zones: Callable[[], Iterable[ZoneId]],
+        owner: tuple[int, int] | None = None,
+        first_inode: int = 0,
+        on_zone: Callable[[ZoneId], None] = lambda _zone: None,
     ) -> None:
         self._zones = zones
         self._first_inode = first_inode
@@ -88,6 +93,14 @@ class Tree:
         self._fixed = {name: Node(first_inode + kind, mode) for name, (kind, mode) in _FIXED.items()}
         self._nodes = {node.inode: node for node in (Node(ROOT, _DIRECTORY), *self._fixed.values())}
         self._zone_nodes: dict[ZoneId, Node] = {}
+        self._on_zone = on_zone
+
+    def restore(self, zones: Iterable[ZoneId]) -> None:
+        """Give the zones that had inodes before the same ones: they come in the order of these."""
+        on_zone, self._on_zone = self._on_zone, lambda _zone: None
+        for zone in zones:
+            self._zone_node(zone)
+        self._on_zone = on_zone
 
     def kind(self, inode: int) -> int:
         """Which of the fixed entries an inode is: `ROOT`, `STATUS` and so on."""
@@ -126,4 +139,5 @@ class Tree:
             node = Node(self._first_inode + FIRST_ZONE + len(self._zone_nodes), _READABLE)
             self._zone_nodes[zone] = self._nodes[node.inode] = node
             self.device_inodes[node.inode] = zone
+            self._on_zone(zone)
         return node

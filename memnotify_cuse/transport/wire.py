@@ -27,7 +27,8 @@ and so is a reply:
 
 A notification is a reply with unique 0 and the notification's code as its error:
 
-    FUSE_NOTIFY_POLL fuse_notify_poll_wakeup_out { u64 kh; }
+    FUSE_NOTIFY_POLL   fuse_notify_poll_wakeup_out { u64 kh; }
+    FUSE_NOTIFY_RESEND none: requests that were received and not answered come again (since Linux 6.9)
 
 /dev/cuse begins with a request of its own. The reply is followed by "DEVNAME=...", ended by a zero byte:
 
@@ -81,6 +82,7 @@ POLL_SCHEDULE_NOTIFY: Final = 1 << 0
 """`FUSE_POLL_SCHEDULE_NOTIFY`: somebody waits and is to be notified under this request's kh."""
 
 NOTIFY_POLL: Final = 1
+NOTIFY_RESEND: Final = 7
 
 _HEADER: Final = struct.Struct("=IIQQIIIHH")
 _OPEN: Final = struct.Struct("=II")
@@ -168,12 +170,12 @@ class CuseInit(NamedTuple):
     flags: int
 
 
-def decode_header(message: Buffer) -> Header:
-    """The header of a request; a message shorter than its header or its own length is a `WireError`."""
+def decode_header(message: Buffer, *, whole: bool = True) -> Header:
+    """The header of a request; a message shorter than its header, or (`whole`) its own length, is a `WireError`."""
     if len(message) < HEADER_BYTES:
         raise WireError(f"a message of {len(message)} bytes is shorter than its header")
     length, opcode, unique, inode, uid, gid, pid, _, _ = _HEADER.unpack_from(message)
-    if length != len(message):
+    if whole and length != len(message):
         raise WireError(f"a message of {len(message)} bytes says that it has {length}")
     return Header(length, opcode, unique, inode, uid, gid, pid)
 
@@ -276,6 +278,10 @@ def encode_attributes(unique: int, attributes: Attributes, timeout_s: int) -> by
 
 def encode_notify_poll(kh: int) -> bytes:
     return _NOTIFY_POLL_OUT.pack(_NOTIFY_POLL_OUT.size, NOTIFY_POLL, 0, kh)
+
+
+def encode_notify_resend() -> bytes:
+    return _OUT.pack(_OUT.size, NOTIFY_RESEND, 0)
 
 
 def _attr(of: Attributes) -> tuple[int, ...]:

@@ -78,6 +78,7 @@ class Kernel:
         for each in self._sockets:
             each.setblocking(False)
         transport = object.__new__(FuseTransport)
+        transport._state = None
         transport._connection = Connection(theirs.fileno(), transport.dispatch)
         send = transport._connection.send
         transport._control_fs = control_fs()

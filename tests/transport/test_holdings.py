@@ -25,12 +25,9 @@ def test_a_user_s_bound_and_giving_back() -> None:
     assert (account.held, account.users, len(holdings)) == (0, 0, 0)
 
 
-@pytest.mark.parametrize("own_account", [True, False])
-def test_an_id_that_turns_out_to_be_another_user_s(own_account: bool) -> None:
+def test_an_id_that_turns_out_to_be_another_user_s() -> None:
     account, users = Account(BOUNDS), Users()
-    if not own_account:
-        users.on_learned(account.move)
-    holdings = Holdings(account, users, own_account=own_account)
+    holdings = Holdings(account, users)
     holdings.take(1, 100_000)
     holdings.take(2, 1000)
     users.count_to(100_000, 1000)

@@ -179,7 +179,7 @@ def test_the_number_of_an_ioctl_is_that_of_the_machine(machine: str, expected: i
 def test_arbitrary_bytes_raise_nothing_but_wire_error(data: bytes, says_its_length: bool) -> None:
     message = fields((4, len(data))) + data[4:] if says_its_length and len(data) >= 4 else data
     for decode in (
-        wire.decode_header,
+        lambda message: wire.decode_header(message),
         wire.decode_lookup,
         wire.unique_of_reply,
         *(decode for decode, _ in DECODERS.values()),

@@ -1,0 +1,86 @@
+"""Notes of one connection's open files in the state file (`keeper.statefile`), by which the next server knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from memnotify_cuse.device.device import Device
+from memnotify_cuse.device.openfile import OpenFile
+from memnotify_cuse.keeper.statefile import NEVER, FileFlag, KnownFile, StateFile, Told
+from memnotify_cuse.kernel.zoneinfo import ZoneId
+
+FUSE, CUSE = 0, 1
+"""The connections."""
+
+
+class Resumed(NamedTuple):
+    """An open file of the server before, open again. `kh` 0: nobody has waited on it in poll."""
+
+    file: OpenFile
+    kh: int
+
+
+class FileNotes:
+    """The notes of `connection`; without a state file nothing is noted, and nothing known."""
+
+    def __init__(self, state: StateFile | None, connection: int, device: Device) -> None:
+        self._state = state
+        self._connection = connection
+        self._device = device
+
+    def opened(self, file: OpenFile) -> None:
+        """Call it after the reply: a file that was never opened would stay for good."""
+        if self._state is not None:
+            zone = (file.zone.node, file.zone.name) if file.zone is not None else None
+            self._state.note_file(file.number, self._connection, file.uid, zone, file.opener_tid, file.user_tid)
+
+    def taken_in(self, file: OpenFile) -> None:
+        """A file that the server before had opened, and had no time to note."""
+        if self._state is not None and self._state.has_room_for(file.number):
+            self.opened(file)
+
+    def waiting(self, file: OpenFile, kh: int) -> None:
+        """Call it before the reply: who sleeps has to be woken. `kh` 0: in a held read."""
+        if self._state is not None:
+            self._state.note_waiting(file.number, kh, file.user_tid)
+
+    def told(self, file: OpenFile) -> None:
+        """Call it after the reply: what is told twice is not lost."""
+        if self._state is None:
+            return
+        flags = (
+            (FileFlag.WAITING if self._device.is_watched(file) else 0)
+            | (FileFlag.PENDING if file.pending else 0)
+            | (FileFlag.ANSWERED if file.answered_ns is not None else 0)
+            | (FileFlag.ANNOUNCED if file.announced else 0)
+        )
+        told_ns = file.told_ns if file.told_ns is not None else NEVER
+        self._state.note_told(file.number, Told(told_ns, FileFlag(flags), file.queue, file.partial_bytes))
+
+    def closed(self, file: OpenFile) -> None:
+        if self._state is not None:
+            self._state.forget_file(file.number)
+
+    def resume(self, wake: Callable[[OpenFile], None]) -> Iterator[Resumed]:
+        """Open all files of the connection that the server before has noted."""
+        if self._state is None:
+            return
+        for known in self._state.files(self._connection):
+            yield Resumed(self._adopt(known, wake), known.kh)
+
+    def _adopt(self, known: KnownFile, wake: Callable[[OpenFile], None]) -> OpenFile:
+        zone = ZoneId(*known.zone) if known.zone is not None else None
+        file = self._device.adopt(known.number, known.uid, zone, wake)
+        file.opener_tid, file.user_tid = known.opener_tid, known.user_tid
+        told = known.told
+        file.told_ns = told.told_ns if told.told_ns != NEVER else None
+        file.pending = bool(told.flags & FileFlag.PENDING)
+        # The hold time and the guard time both begin with the answer.
+        file.answered_ns = file.told_ns if told.flags & FileFlag.ANSWERED else None
+        file.announced = bool(told.flags & FileFlag.ANNOUNCED)
+        file.restore(told.queue, told.partial_bytes)
+        self._device.restored(file)
+        if told.flags & FileFlag.WAITING:
+            self._device.watch(file)
+        return file
