@@ -21,7 +21,7 @@ from memnotify_cuse.cli.common import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, Com
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
-SUBCOMMANDS = ("serve", "status", "wait", "simulate", "record", "doctor")
+SUBCOMMANDS = ("serve", "reload", "status", "wait", "simulate", "record", "doctor")
 
 _DESCRIPTION = "Be told before memory runs out: serve /dev/mem_notify to programs, and look at it."
 

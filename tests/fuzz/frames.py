@@ -180,9 +180,11 @@ class Kernel:
         before = dict(self._held)
         problems, answers = self._take(opcodes)
         interrupted = {each.first for each in requests if each.opcode == wire.Opcode.INTERRUPT and each.has_first}
-        if any(unique in before and unique in self._held for unique in interrupted - opcodes.keys()):
-            problems.append("a held read was not answered when it was interrupted")
         released = {each.first for each in requests if each.opcode == wire.Opcode.RELEASE and self._for_device(each)}
+        # The kernel releases a file when no request on it is left: what came with its release may be dropped.
+        still_held = {unique for unique in before if self._held.get(unique) not in (None, *released)}
+        if still_held & (interrupted - opcodes.keys()):
+            problems.append("a held read was not answered when it was interrupted")
         for each in requests:
             count = answers[each.unique]
             if each.opcode in NO_REPLY or count == 1:
@@ -194,7 +196,6 @@ class Kernel:
             else:
                 self._held[each.unique] = each.first
                 self.held_ever += 1
-        # The kernel releases a file when no request on it is left.
         self._held = {unique: fh for unique, fh in self._held.items() if fh not in released}
         self.files = [fh for fh in self.files if fh not in released]
         return problems

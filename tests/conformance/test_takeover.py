@@ -1,0 +1,217 @@
+"""The server is killed under programs that wait for it: none of them notices, and all are told of what comes then."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.mounted import (
+    LIMIT_S,
+    LONG_S,
+    READABLE,
+    Blocking,
+    Machine,
+    complaints,
+    error_of,
+    facts,
+    open_files,
+    opened,
+    read_record,
+    revents,
+    wait_for_watchers,
+    wait_until,
+    watchdog,
+)
+from tests.support.server import Lines, Server
+from tests.support.sigio import NewPuppet, as_root
+from tests.support.stage import Stages
+from tests.support.takeover import REPLACED, replace, server_pid, wait_for_another
+from tests.support.transport import Transport
+
+pytestmark = [pytest.mark.mount, as_root]
+
+
+@pytest.fixture
+def mortal(stages: Stages, transport: Transport, tmp_path: Path) -> Iterator[Server]:
+    """A server of the test's own, which ends well and has nothing to complain of but having been replaced."""
+    # Others look into it.
+    for folder in (tmp_path, *tmp_path.parents):
+        if os.stat(folder).st_uid == os.getuid() and folder != Path("/"):
+            os.chmod(folder, 0o755)
+    machine = Machine(tmp_path)
+    with (
+        stages.server(transport, tmp_path, "--log-level", "info", "--no-herd-control", *machine.options) as server,
+        watchdog(server),
+    ):
+        yield server
+        assert server.stop() == 0, server.log
+        assert [line for line in complaints(server) if not any(word in line for word in REPLACED)] == []
+        assert not server.device.exists()
+        assert not server.mount.exists()
+
+
+def test_whoever_sleeps_is_told_by_the_next_server(mortal: Server) -> None:
+    with (
+        opened(mortal.device) as polled,
+        opened(mortal.device) as read,
+        opened(mortal.device) as edge,
+        select.epoll() as epoll,
+    ):
+        epoll.register(edge, select.EPOLLIN | select.EPOLLET)
+        poller = Blocking(lambda: revents(polled, LIMIT_S))
+        waiting = Blocking(lambda: epoll.poll(LIMIT_S))
+        reader = Blocking(lambda: os.read(read, 4096))
+        wait_for_watchers(mortal, 3)
+        replace(mortal)
+        assert facts(mortal)["restarts"] == "1"
+        assert open_files(mortal) == 3
+        wait_for_watchers(mortal, 3)
+        assert not (poller.returned or waiting.returned or reader.returned), "nobody was told of the end"
+        mortal.simulate(seconds=LONG_S)
+        assert poller.result() == READABLE
+        assert waiting.result() == [(edge, select.EPOLLIN)]
+        assert reader.result().endswith(b"\n")
+        assert read_record(polled).reason == "simulated"
+
+
+def test_an_owner_gets_the_signal_of_the_next_server(mortal: Server, new_puppet: NewPuppet) -> None:
+    puppet = new_puppet()
+    puppet.watch(mortal.device)
+    replace(mortal)
+    mortal.simulate(seconds=LONG_S)
+    assert puppet.next().pid == puppet.pid
+
+
+def test_a_program_that_asks_while_there_is_no_server_waits_for_the_next_one(mortal: Server) -> None:
+    """Its question is with the kernel, or was received by the server that is gone, and is asked again."""
+    with opened(mortal.device) as fd:
+        for _ in range(5):
+            before = server_pid(mortal)
+            asked = [Blocking(lambda: revents(fd)) for _ in range(4)]
+            os.kill(before, signal.SIGKILL)
+            asked += [Blocking(lambda: revents(fd)) for _ in range(4)]
+            later = Blocking(lambda: error_of(lambda: os.close(os.open(mortal.device, os.O_RDONLY | os.O_NONBLOCK))))
+            assert [each.result() for each in asked] == [0] * 8
+            assert later.result() == ""
+            wait_for_another(mortal, before)
+            wait_until(lambda: open_files(mortal) == 1, "the file that was opened meanwhile closed")
+            # Fewer in a row than are taken for a crash loop.
+            if int(facts(mortal)["restarts"]) == 4:
+                break
+
+
+def test_signals_end_those_that_wait_for_a_dead_server(mortal: Server) -> None:
+    """A reader that the server before has held: the next one is asked to let it go."""
+    with subprocess.Popen(["cat", str(mortal.device)], stdout=subprocess.DEVNULL) as reader:
+        wait_for_watchers(mortal, 1)
+        os.kill(server_pid(mortal), signal.SIGKILL)
+        reader.kill()
+        assert reader.wait(LIMIT_S) == -signal.SIGKILL
+    wait_until(lambda: open_files(mortal) == 0, "its file closed")
+
+
+def test_what_was_told_before_is_not_told_again_and_what_is_left_is_still_there(mortal: Server) -> None:
+    with opened(mortal.device, os.O_NONBLOCK) as fd, opened(mortal.device) as half:
+        mortal.simulate(seconds=LONG_S)
+        assert revents(half, LIMIT_S) == READABLE
+        start = os.read(half, 10)
+        assert revents(fd, LIMIT_S) == READABLE
+        record = read_record(fd)
+        mortal.simulate(seconds=0)
+        wait_until(lambda: "status=1" not in mortal.status(), "the end of the simulation")
+        replace(mortal)
+        assert revents(fd) == 0
+        assert error_of(lambda: os.read(fd, 4096)) == "EAGAIN"
+        rest = os.read(half, 4096)
+        assert (start + rest).endswith(b"\n")
+        assert b"time_ns=%d" % record.time_ns in start + rest
+
+
+def test_a_text_that_is_open_can_be_read_on(mortal: Server) -> None:
+    with open(mortal.mount / "status", "rb", buffering=0) as status, open(mortal.mount / "simulate", "wb", 0) as command:
+        first = status.read(5)
+        replace(mortal)
+        assert (first + status.read()).count(b"\n") == mortal.status().count("\n")
+        command.write(b"all 600\n")
+        with opened(mortal.device) as fd:
+            assert revents(fd, LIMIT_S) == READABLE
+
+
+def test_the_device_of_a_zone_stays_that_of_the_zone(mortal: Server) -> None:
+    zones = mortal.zones
+    with opened(mortal.mount / "zones" / zones[0]) as one, opened(mortal.mount / "zones" / zones[-1]) as other:
+        replace(mortal)
+        mortal.simulate(zones[-1], LONG_S)
+        assert revents(other, LIMIT_S) == READABLE
+        assert revents(one) == 0
+        assert os.listdir(mortal.mount / "zones")
+
+
+ELSEWHERE = """
+import os, select, subprocess, sys
+device, target = sys.argv[1:]
+open(target, "w").close()
+subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+subprocess.run(["mount", "--bind", device, target], check=True)
+print("bound", flush=True)
+while sys.stdin.readline():
+    fd = os.open(target, os.O_RDONLY | os.O_NONBLOCK)
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    print("asleep", flush=True)
+    print(poll.poll(100_000)[0][1], flush=True)
+    os.close(fd)
+"""
+
+
+def test_a_device_that_was_bound_into_a_container_lives_on(mortal: Server, tmp_path: Path) -> None:
+    argv = ["unshare", "-m", sys.executable, "-c", ELSEWHERE, str(mortal.device), str(tmp_path / "inside")]
+    container = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert container.stdin is not None
+    try:
+        lines = Lines(container)
+        assert lines.next() == "bound"
+        for _ in range(2):
+            replace(mortal)
+            container.stdin.write(b"\n")
+            container.stdin.flush()
+            assert lines.next() == "asleep"
+            wait_for_watchers(mortal, 1)
+            mortal.simulate(seconds=LONG_S)
+            assert int(lines.next()) & select.POLLIN
+            mortal.simulate(seconds=0)
+            wait_until(lambda: open_files(mortal) == 0, "its file closed")
+    finally:
+        container.kill()
+        container.communicate()
+
+
+def test_a_server_that_is_stopped_is_replaced(mortal: Server) -> None:
+    with opened(mortal.device) as fd:
+        poller = Blocking(lambda: revents(fd, LIMIT_S))
+        wait_for_watchers(mortal, 1)
+        replace(mortal, signal.SIGSTOP)
+        assert "the server was silent for 5 s" in mortal.log
+        mortal.simulate(seconds=LONG_S)
+        assert poller.result() == READABLE
+
+
+def test_a_file_that_is_closed_meanwhile_is_forgotten(mortal: Server) -> None:
+    fds = [os.open(mortal.device, os.O_RDONLY | os.O_NONBLOCK) for _ in range(20)]
+    os.kill(before := server_pid(mortal), signal.SIGKILL)
+    for fd in fds[:15]:
+        os.close(fd)
+    wait_for_another(mortal, before)
+    wait_until(lambda: open_files(mortal) == 5, "15 of 20 files closed")
+    replace(mortal)
+    assert open_files(mortal) == 5
+    for fd in fds[15:]:
+        os.close(fd)
+    wait_until(lambda: open_files(mortal) == 0, "all files closed")
