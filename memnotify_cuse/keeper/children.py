@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 END_SIGNAL = signal.SIGUSR1
 """Ends a child between two steps of its work (`whole_step`). Unlike SIGTERM it comes from the keeper only."""
+IGNORED_SIGNALS = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF)
+"""Each would end the process, and is not meant for it."""
 ANSWER_BYTES = 4096
 
 
@@ -69,8 +71,8 @@ def whole_step() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def fork(name: str, body: Callable[[], int]) -> Child:
-    """Run `body` in a new process, which ends with the code that it returns.
+def fork(name: str, body: Callable[[], int], *, in_steps: bool = False) -> Child:
+    """Run `body` in a new process, which ends with the code that it returns. `in_steps`: END_SIGNAL is for it.
 
     The child ignores the signals that end the keeper: those come to all processes of a terminal or a service at once,
     and the keeper ends its children in the right order.
@@ -79,16 +81,17 @@ def fork(name: str, body: Callable[[], int]) -> Child:
     pid = os.fork()
     if pid:
         return Child(pid)
-    _run(name, body)
+    _run(name, body, in_steps=in_steps)
 
 
-def _run(name: str, body: Callable[[], int]) -> NoReturn:
+def _run(name: str, body: Callable[[], int], *, in_steps: bool) -> NoReturn:
     code = 70
     try:
         signal.set_wakeup_fd(-1)
-        for number in (*STOP_SIGNALS, signal.SIGHUP):
+        for number in (*STOP_SIGNALS, *IGNORED_SIGNALS):
             signal.signal(number, signal.SIG_IGN)
-        signal.signal(END_SIGNAL, signal.SIG_DFL)
+        if in_steps:
+            signal.signal(END_SIGNAL, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (*STOP_SIGNALS, END_SIGNAL))
         from memnotify_cuse.kernel.capabilities import ParentGoneError, set_name
 

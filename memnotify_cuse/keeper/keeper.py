@@ -34,7 +34,7 @@ import sys
 import time
 
 from memnotify_cuse.keeper.channel import Channel
-from memnotify_cuse.keeper.children import STOP_SIGNALS, Child, fork
+from memnotify_cuse.keeper.children import IGNORED_SIGNALS, STOP_SIGNALS, Child, fork
 from memnotify_cuse.keeper.kept import Kept
 from memnotify_cuse.keeper.lives import DEATHS_S, MAX_DEATHS, WATCHDOG_S, Lives
 from memnotify_cuse.keeper.rights import lower_oom_score, raise_limits, reduce_keeper
@@ -99,8 +99,9 @@ class _Signals:
         signal.set_wakeup_fd(self._kernel_s.fileno(), warn_on_full_buffer=False)
         for number in (*STOP_SIGNALS, signal.SIGHUP):
             signal.signal(number, lambda _number, _frame: None)
-        for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF):
-            signal.signal(number, signal.SIG_IGN)
+        for number in IGNORED_SIGNALS:
+            if number != signal.SIGHUP:
+                signal.signal(number, signal.SIG_IGN)
         self._had_terminal = _has_terminal()
         # A keeper that replaced itself has blocked them meanwhile.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (*STOP_SIGNALS, signal.SIGHUP))
@@ -212,7 +213,7 @@ class _Keeper:
 
     # Children.
 
-    def _fork(self, name: str, body: Callable[[], int], *own: Channel) -> Child:
+    def _fork(self, name: str, body: Callable[[], int], *own: Channel, in_steps: bool = False) -> Child:
         """Run `body` in a child that has `own`, and nothing else of the keeper's."""
 
         def run() -> int:
@@ -226,7 +227,7 @@ class _Keeper:
             self._signals.close()
             return body()
 
-        return fork(name, run)
+        return fork(name, run, in_steps=in_steps)
 
     def _start_server(self) -> None:
         ours, theirs = Channel.pair()
@@ -248,7 +249,7 @@ class _Keeper:
             ours.close()
             return self._set_up(theirs, keeper_pid)
 
-        self._setup = self._fork("memnotify-setup", set_up)
+        self._setup = self._fork("memnotify-setup", set_up, in_steps=True)
         theirs.close()
         self._setup_channel = ours
 

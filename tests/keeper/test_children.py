@@ -68,7 +68,7 @@ class TestFork:
             after.mkdir()
             return 0
 
-        child = fork("memnotify-test", work)
+        child = fork("memnotify-test", work, in_steps=True)
         try:
             wait_until(begun.exists, "the step begun")
             child.end_after_step()

@@ -42,6 +42,7 @@ from tests.support.server import Lines, Server, unmount
 pytestmark = pytest.mark.mount
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can show the device outside the mount")
+FUSECTL = Path("/sys/fs/fuse/connections")
 INSTANCES = Path("/sys/kernel/tracing/instances")
 
 # The interpreter and the project may lie where another user cannot look: all is imported first, as root.
@@ -191,14 +192,16 @@ def outcome(client: Blocking[object]) -> str:
 
 
 @as_root
-def test_when_the_serving_process_is_killed_the_keeper_cleans_up_and_says_so(tmp_path: Path, proc: str) -> None:
+def test_when_a_connection_is_aborted_the_keeper_cleans_up_and_says_so(tmp_path: Path, proc: str) -> None:
     node = tmp_path / "node"
     with Server(tmp_path, "--proc", proc, node=node) as server, owned_and_slept_on(server) as clients:
         instance = INSTANCES / f"memnotify-{server.process.pid}"
         pids = family(server.process.pid)
-        os.kill(int(facts(server)["server_pid"]), signal.SIGKILL)
+        connection = os.minor(os.stat(node).st_dev)
+        (FUSECTL / str(connection) / "abort").write_text("1")
         assert server.process.wait(LIMIT_S) == 1
-        assert complaints(server) == ["memnotify: ERROR: the server was killed by SIGKILL"]
+        (line,) = complaints(server)
+        assert line.endswith("the control file system was ended from outside: unmounted, or its connection aborted")
         wait_until(lambda: all(map(is_gone, pids)), "all processes gone")
         assert mounts_under(tmp_path) == []
         assert not node.exists()
