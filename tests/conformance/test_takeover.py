@@ -135,7 +135,10 @@ def test_what_was_told_before_is_not_told_again_and_what_is_left_is_still_there(
 
 
 def test_a_text_that_is_open_can_be_read_on(mortal: Server) -> None:
-    with open(mortal.mount / "status", "rb", buffering=0) as status, open(mortal.mount / "simulate", "wb", 0) as command:
+    with (
+        open(mortal.mount / "status", "rb", buffering=0) as status,
+        open(mortal.mount / "simulate", "wb", 0) as command,
+    ):
         first = status.read(5)
         replace(mortal)
         assert (first + status.read()).count(b"\n") == mortal.status().count("\n")

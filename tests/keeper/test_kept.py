@@ -23,7 +23,9 @@ print([name for name in os.environ if name.startswith(("LISTEN_", "MEMNOTIFY_KEP
 """
 
 
-@given(st.lists(st.tuples(st.sampled_from(["given", "undo", "told"]), st.text(st.characters(exclude_categories=["Cs"])))))
+@given(
+    st.lists(st.tuples(st.sampled_from(["given", "undo", "told"]), st.text(st.characters(exclude_categories=["Cs"]))))
+)
 def test_facts_come_back_as_they_were(facts: list[tuple[str, str]]) -> None:
     kept = Kept()
     kept.write([("undo", "of another time, and longer than all that comes after it")])
@@ -100,7 +102,7 @@ def test_what_the_service_manager_has_stored_comes_back(tmp_path: Path) -> None:
         text=True,
         check=True,
         close_fds=False,
-        preexec_fn=place,  # noqa: PLW1509 - there is no other thread here
+        preexec_fn=place,
     )
     assert done.stdout == "{'fuse': 'fuse'} [('told', 'inodes 7')]\nFalse\n[]\n"
     facts.close()
