@@ -73,7 +73,7 @@ def test_whoever_sleeps_is_told_by_the_next_server(mortal: Server) -> None:
         assert facts(mortal)["restarts"] == "1"
         assert open_files(mortal) == 3
         wait_for_watchers(mortal, 3)
-        assert not (poller.returned or waiting.returned or reader.returned), "nobody was told of the end"
+        assert not any(each.returned for each in (poller, waiting, reader)), "nobody was told of the end"
         mortal.simulate(seconds=LONG_S)
         assert poller.result() == READABLE
         assert waiting.result() == [(edge, select.EPOLLIN)]

@@ -93,7 +93,11 @@ def test_what_the_service_manager_has_stored_comes_back(tmp_path: Path) -> None:
         os.environ["LISTEN_PID"] = str(os.getpid())
 
     names = "memnotify-facts:socket-of-another:memnotify-fuse"
-    run = f"import os, sys; os.environ['LISTEN_PID'] = str(os.getpid()); os.execv(sys.executable, [sys.executable, '-c', {SHOW!r}])"
+    run = (
+        "import os, sys\n"
+        "os.environ['LISTEN_PID'] = str(os.getpid())\n"
+        f"os.execv(sys.executable, [sys.executable, '-c', {SHOW!r}])\n"
+    )
     environment = os.environ | {"LISTEN_FDS": "3", "LISTEN_FDNAMES": names}
     done = subprocess.run(
         [sys.executable, "-c", run],
