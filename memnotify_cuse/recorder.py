@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import trio
 
@@ -25,6 +26,9 @@ from memnotify_cuse.scanner.recordfile import RecordingSource, RecordingWriter
 from memnotify_cuse.scanner.recording import Header
 from memnotify_cuse.scanner.sample import Sampler
 
+END_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""All that would end the process, and leave its trace instance behind; but for those of a programming error."""
+
 
 class RecordError(Exception):
     """Nothing, or no more, can be recorded; the message is one line for the user."""
@@ -32,12 +36,13 @@ class RecordError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """What `record` was asked for. `seconds` None: until a signal."""
+    """What `record` was asked for. `seconds` None: until a signal. `say` writes a line for the user."""
 
     file: Path
     proc: Path = Path("/proc")
     seconds: float | None = None
     replace: bool = False
+    say: Callable[[str], None] = print
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,7 @@ class _Nobody:
 
 
 def record(config: Config) -> Recorded:
-    """Record until SIGTERM or SIGINT, or for as long as asked. Raises RecordError."""
+    """Record until one of `END_SIGNALS`, or for as long as asked. Raises RecordError."""
     try:
         return trio.run(_record, config)
     except (KernelFileError, RecordingError) as error:
@@ -68,7 +73,9 @@ def record(config: Config) -> Recorded:
 
 
 async def _record(config: Config) -> Recorded:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals, ExitStack() as stack:
+    # A terminal that closes sends SIGHUP, which nohup has ignored.
+    ends = [number for number in END_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    with trio.open_signal_receiver(*ends) as signals, ExitStack() as stack:
         sampler = Sampler(config.proc)
         stack.callback(sampler.close)
         # A machine that cannot be sampled must not cost the user the file that is to be replaced.
@@ -90,7 +97,7 @@ async def _record(config: Config) -> Recorded:
             scanner.first_scan()
             # As the server: or it would see less, and later, just when there is something to see.
             warn_of_refusals([settle(), realtime.check()])
-            print(f"recording: file={config.file} doorbell={header.doorbell}", file=sys.stderr, flush=True)
+            config.say(f"recording: file={config.file} doorbell={header.doorbell}")
             with trio.move_on_after(float("inf") if config.seconds is None else config.seconds):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_scan, scanner, nursery.cancel_scope)

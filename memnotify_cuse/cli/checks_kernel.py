@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from contextlib import closing
+from pathlib import Path
 
 from memnotify_cuse.cli.machine import Finding, Machine
 from memnotify_cuse.kernel.capabilities import Capability
@@ -10,15 +12,14 @@ from memnotify_cuse.kernel.errors import KernelFileError
 from memnotify_cuse.kernel.files import read_kernel_text
 from memnotify_cuse.kernel.lru_gen import read_lru_gen
 from memnotify_cuse.kernel.pressure import open_memory_trigger, read_pressure
+from memnotify_cuse.kernel.swaps import parse_swaps
 from memnotify_cuse.kernel.trace import KNOWN_EVENTS
-from memnotify_cuse.kernel.tracefs import find_tracefs
+from memnotify_cuse.kernel.tracefs import TraceInstance, find_tracefs, instance_name
 from memnotify_cuse.kernel.vmstat import read_vmstat
 from memnotify_cuse.kernel.zoneinfo import read_zoneinfo
-
-_MIB = 1024 * 1024
-# A window that the kernel grants without CAP_SYS_RESOURCE as well (a multiple of 2 s).
-_TRIGGER_STALL_US = 150_000
-_TRIGGER_WINDOW_US = 2_000_000
+from memnotify_cuse.scanner.doorbell import PSI_STALL_US, PSI_WINDOW_US
+from memnotify_cuse.scanner.sample import Sampler
+from memnotify_cuse.scanner.zones import SMALL_ZONE_FRACTION
 
 
 def zoneinfo(machine: Machine) -> Finding:
@@ -32,7 +33,7 @@ def zoneinfo(machine: Machine) -> Finding:
     node_pages: dict[int, int] = {}
     for zone in zones:
         node_pages[zone.id.node] = node_pages.get(zone.id.node, 0) + zone.present_pages
-    watched = [str(zone.id) for zone in zones if zone.present_pages * 10 >= node_pages[zone.id.node]]
+    watched = [str(zone.id) for zone in zones if zone.present_pages * SMALL_ZONE_FRACTION >= node_pages[zone.id.node]]
     ignored = [str(zone.id) for zone in zones if str(zone.id) not in watched]
     found = f"{', '.join(watched) or 'no zone'} to be watched"
     if ignored:
@@ -61,12 +62,27 @@ def vmstat(machine: Machine) -> Finding:
     )
 
 
+def meminfo(machine: Machine) -> Finding:
+    """All that the server reads for one look at the kernel, read as it does that."""
+    try:
+        with closing(Sampler(machine.proc)) as sampler:
+            memory = sampler.sample().meminfo
+    except KernelFileError as error:
+        return Finding("fail", "meminfo", str(error), "the server reads this for each look that it takes")
+    return Finding(
+        "ok",
+        "meminfo",
+        f"{memory.total_kb / 1024:.0f} MiB of memory, {memory.free_kb / 1024:.0f} MiB free",
+        "what can be read without swap, page cache included, comes from here",
+    )
+
+
 def lru(machine: Machine) -> Finding:
     """Which LRU the kernel uses: it decides what counts as evidence."""
     try:
         enabled = read_lru_gen(machine.sys)
     except KernelFileError as error:
-        return Finding("warn", "lru", str(error), "taken as classic LRU")
+        return Finding("fail", "lru", str(error), "the server has to know what counts as evidence")
     if enabled:
         return Finding(
             "ok",
@@ -74,41 +90,38 @@ def lru(machine: Machine) -> Finding:
             "multi-generational (MGLRU)",
             "ageing moves pages in bulk and is not evidence; pgscan_anon is",
         )
-    found = "classic; MGLRU is switched off" if enabled is False else "classic; this kernel has no MGLRU"
+    found = "classic; MGLRU is switched off" if enabled is False else "classic; no MGLRU is to be seen here"
     return Finding("ok", "lru", found, "scanning and movement of anonymous pages are counted by node")
 
 
 def swap(machine: Machine) -> Finding:
     """Whether there is swap: without it the kernel never scans anonymous pages."""
-    if not machine.swap_total_bytes:
+    try:
+        swaps = parse_swaps(read_kernel_text(machine.proc / "swaps"))
+    except KernelFileError as error:
+        gone = isinstance(error.__cause__, FileNotFoundError)
+        return Finding("ok" if gone else "warn", "swap", "none to be seen" if gone else str(error), "taken as none")
+    if not swaps:
         return Finding(
             "ok",
             "swap",
             "none",
             "pressure is when file pages and free pages together fall towards the high watermark",
         )
-    devices = swap_devices(machine)
-    found = f"{machine.swap_total_bytes / _MIB:.0f} MiB"
-    if devices:
-        found += f" on {', '.join(devices)}"
-    if devices and all(os.path.basename(device).startswith("zram") for device in devices):
+    # The names are as the kernel quotes them, whatever bytes they hold.
+    names = ", ".join(each.name.encode("ascii", "backslashreplace").decode() for each in swaps)
+    found = f"{sum(each.size_kb for each in swaps) / 1024:.0f} MiB on {names}"
+    if all(each.zram for each in swaps):
         return Finding("ok", "swap", found, "zram: swapped pages still take memory, so it can end before swap is full")
     return Finding("ok", "swap", found, "reclaim of anonymous pages is evidence; full swap counts as none")
-
-
-def swap_devices(machine: Machine) -> list[str]:
-    """Return the paths in /proc/swaps (mm/swapfile.c, swap_show()); empty when it cannot be read."""
-    try:
-        text = read_kernel_text(machine.proc / "swaps")
-    except KernelFileError:
-        return []
-    return [line.split()[0] for line in text.splitlines()[1:] if line.strip()]
 
 
 def tracefs(machine: Machine) -> Finding:
     """The fastest doorbell: an event in the moment reclaim starts."""
     otherwise = "the PSI trigger or the timer wakes the server instead, milliseconds to seconds later"
     root = find_tracefs([machine.sys / "kernel/tracing", machine.sys / "kernel/debug/tracing"])
+    if root is None and machine.euid == 0 and (machine.sys / "kernel/tracing").is_dir():
+        return Finding("ok", "tracefs", "not mounted", "used as doorbell: the server mounts it")
     if root is None:
         return Finding(
             "warn",
@@ -122,6 +135,10 @@ def tracefs(machine: Machine) -> Finding:
         return Finding("warn", "tracefs", f"{root} has no vmscan events", otherwise)
     if not os.access(root / "instances", os.W_OK):
         return Finding("warn", "tracefs", f"no permission for an instance in {root}", otherwise)
+    if machine.is_this:
+        error = _instance_error(root)
+        if error is not None:
+            return Finding("warn", "tracefs", error, otherwise)
     if missing:
         return Finding("warn", "tracefs", f"{root} lacks {', '.join(missing)}", "some reclaim is seen later")
     return Finding(
@@ -132,6 +149,15 @@ def tracefs(machine: Machine) -> Finding:
     )
 
 
+def _instance_error(root: Path) -> str | None:
+    """Make a trace instance as the server does, and remove it; what is wrong, None if it works."""
+    try:
+        TraceInstance.create(root, instance_name(os.getpid(), "doctor")).close()
+    except KernelFileError as error:
+        return str(error)
+    return None
+
+
 def psi(machine: Machine) -> Finding:
     """The second doorbell: a trigger on memory stalls."""
     try:
@@ -139,7 +165,7 @@ def psi(machine: Machine) -> Finding:
     except KernelFileError as error:
         return Finding("warn", "psi", str(error), "no trigger; without tracefs a timer is all there is")
     try:
-        os.close(open_memory_trigger(machine.proc, stall_us=_TRIGGER_STALL_US, window_us=_TRIGGER_WINDOW_US))
+        os.close(open_memory_trigger(machine.proc, stall_us=PSI_STALL_US, window_us=PSI_WINDOW_US))
     except KernelFileError as error:
         return Finding("warn", "psi", str(error), "no trigger; without tracefs a timer is all there is")
     found = f"memory stalls {stalled:.2f} % of the last minute, triggers work"

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
-from memnotify_cuse.cli.common import DEFAULT_DEVICE
+from memnotify_cuse.cli.common import DEFAULT_DEVICE, DEFAULT_MOUNT, device_path, mount_path
 from memnotify_cuse.cli.machine import Finding, Machine
-from memnotify_cuse.keeper.rights import BY_DEVICE, HELPER
+from memnotify_cuse.keeper.chardev import cuse_problem, is_served
+from memnotify_cuse.keeper.children import ApartError, apart
+from memnotify_cuse.keeper.mount import FSTYPE, Occupant, is_dead, occupant_of
+from memnotify_cuse.keeper.rights import (
+    BY_DEVICE,
+    HELPER,
+    LEAST_DESCRIPTORS,
+    lower_oom_score,
+    raise_limits,
+    too_few_descriptors,
+)
 from memnotify_cuse.kernel.capabilities import Capability
+from memnotify_cuse.kernel.errors import KernelFileError
 from memnotify_cuse.kernel.fdinfo import fdinfo_has_inodes
 from memnotify_cuse.kernel.mountinfo import mount_at
 from memnotify_cuse.kernel.pidfd import get_descriptor
+from memnotify_cuse.residency import Realtime
 
 _MIB = 1024 * 1024
 # mlockall compares the limit with all that is mapped, touched or not (mm/mlock.c, SYSCALL_DEFINE1(mlockall)). A server
 # has 32 MiB mapped.
 _ENOUGH_MEMLOCK_BYTES = 48 * _MIB
+_CHECK_S = 5.0
 
 
 def fuse(machine: Machine) -> Finding:
@@ -53,16 +66,20 @@ def pyfuse3(machine: Machine) -> Finding:
 def cuse(machine: Machine) -> Finding:
     """The transport for a true character device; FUSE does without it, so its absence is nothing to warn about."""
     path = machine.root / "dev/cuse"
-    error = _cuse_error(machine)
-    if error is not None:
-        return Finding("ok", "cuse", f"{path}: {error}", "the device will be a file (modprobe cuse may change that)")
+    problem = cuse_problem(path)
+    if problem is not None:
+        return Finding("ok", "cuse", problem, "the device will be a file (modprobe cuse may change that)")
     return Finding("ok", "cuse", f"{path} can be opened", "the device will be a character device")
 
 
 def mounting(machine: Machine) -> Finding:
-    """Who may mount: root itself, or an ordinary user with the help of fusermount3."""
-    if machine.can(Capability.SYS_ADMIN):
-        return Finding("ok", "mounting", "CAP_SYS_ADMIN", "may mount without fusermount3")
+    """Who may mount: root itself, or an ordinary user with the help of fusermount3. It is the user id that decides."""
+    if machine.euid == 0:
+        if machine.can(Capability.SYS_ADMIN):
+            return Finding("ok", "mounting", "root, with CAP_SYS_ADMIN", "may mount without fusermount3")
+        return Finding(
+            "fail", "mounting", "root, without CAP_SYS_ADMIN", "may not mount: in a container, --cap-add SYS_ADMIN"
+        )
     if not machine.could(Capability.SYS_ADMIN):
         return Finding(
             "fail",
@@ -72,13 +89,8 @@ def mounting(machine: Machine) -> Finding:
         )
     helper = shutil.which("fusermount3")
     if helper is None:
-        return Finding(
-            "fail",
-            "mounting",
-            "no CAP_SYS_ADMIN and no fusermount3",
-            "run the server as root, or install fuse3",
-        )
-    if machine.euid != 0 and not os.stat(helper).st_mode & stat.S_ISUID:
+        return Finding("fail", "mounting", "not root, and no fusermount3", "run the server as root, or install fuse3")
+    if not os.stat(helper).st_mode & stat.S_ISUID:
         return Finding("fail", "mounting", f"{helper} is not set-user-id root", "run the server as root, or repair it")
     return Finding(
         "ok",
@@ -89,31 +101,30 @@ def mounting(machine: Machine) -> Finding:
 
 
 def device(machine: Machine) -> Finding:
-    """The path that programs ask for, and who has it."""
-    path = machine.root / DEFAULT_DEVICE.lstrip("/")
-    mount = mount_at(path, machine.proc)
-    if mount is not None:
-        try:
-            os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
-        except OSError as error:
-            if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
-                return Finding(
-                    "warn",
-                    "device",
-                    f"{path} is left from a server that was killed",
-                    "the next 'memnotify serve' cleans it up",
-                )
-            return Finding("warn", "device", f"{path}: {error.strerror}", "programs cannot open it either")
-        return Finding("ok", "device", f"{path} is served ({mount.fstype})", "a second server needs another path")
-    if (machine.sys / "class/cuse" / path.name).exists():
+    """The path that programs ask for, and what is there, by the server's own rules."""
+    path = _path_on(machine, device_path(DEFAULT_DEVICE))
+    if machine.euid != 0:
+        return Finding("warn", "device", f"{path} is for root to make", "without a node: serve --device '' --mount DIR")
+    through_cuse = cuse_problem(machine.root / "dev/cuse") is None
+    if is_served(path, machine.sys / "class/cuse"):
         return Finding("ok", "device", f"{path} is served (cuse)", "a second server needs another path")
-    if _is_empty_file(path) and _cuse_error(machine) is not None:
+    try:
+        occupant = occupant_of(path, machine.proc)
+    except (OSError, KernelFileError) as error:
+        return Finding("warn", "device", f"{path}: {error}", "serve another path with --device")
+    if occupant is Occupant.LIVE_MOUNT:
+        return Finding("ok", "device", f"{path} is served (fuse)", "a second server needs another path")
+    if occupant in (Occupant.DEAD_MOUNT, Occupant.PLACEHOLDER):
+        return Finding(
+            "ok", "device", f"{path} is left from a server that was killed", "the next 'memnotify serve' cleans it up"
+        )
+    if occupant is Occupant.EMPTY_FILE and not through_cuse:
         return Finding("ok", "device", f"{path} is an empty file", "the server shows its device there, and leaves it")
-    if os.path.lexists(path):
+    if occupant is not Occupant.NOTHING:
         return Finding(
             "warn",
             "device",
-            f"{path} is {_kind(path)} that no server of ours mounted",
+            f"{path} is {occupant.value}",
             "in the way: remove it, or serve another path with --device",
         )
     if not os.access(path.parent, os.W_OK):
@@ -124,6 +135,35 @@ def device(machine: Machine) -> Finding:
             "run the server as root, or without a node: serve --device '' --mount DIR",
         )
     return Finding("ok", "device", f"{path} is free", "'memnotify serve' makes it")
+
+
+def mount_point(machine: Machine) -> Finding:
+    """Where the control file system is mounted, if nothing else is said."""
+    path = _path_on(machine, mount_path(DEFAULT_MOUNT))
+    elsewhere = "serve another directory with --mount"
+    try:
+        mounted = mount_at(path, machine.proc)
+        if mounted is not None and mounted.fstype == FSTYPE:
+            if is_dead(path):
+                return Finding("ok", "mount", f"{path} is left from a server that was killed", "'serve' cleans it up")
+            return Finding("ok", "mount", f"{path} is served", f"for a second server, {elsewhere}")
+        if path.is_dir():
+            return Finding("ok", "mount", f"{path} is a directory", "the server mounts over it, and leaves it")
+        if os.path.lexists(path):
+            return Finding("warn", "mount", f"{path} is not a directory", elsewhere)
+    except (OSError, KernelFileError) as error:
+        return Finding("warn", "mount", f"{path}: {error}", elsewhere)
+    if not os.access(path.parent, os.W_OK):
+        return Finding("warn", "mount", f"{path} does not exist, and we may not make it", elsewhere)
+    return Finding("ok", "mount", f"{path} is free", "'memnotify serve' makes it")
+
+
+def descriptors(machine: Machine) -> Finding:
+    """Whether the server may open enough files."""
+    refusal = _in_a_child(too_few_descriptors) if machine.is_this else None
+    if refusal is not None:
+        return Finding("fail", "descriptors", refusal, "raise the limit")
+    return Finding("ok", "descriptors", f"{LEAST_DESCRIPTORS} files or more may be open", "what the server needs")
 
 
 def memlock(machine: Machine) -> Finding:
@@ -147,13 +187,27 @@ def memlock(machine: Machine) -> Finding:
 
 def oom_score(machine: Machine) -> Finding:
     """Whether the server can keep the OOM killer away from itself."""
-    if machine.can(Capability.SYS_RESOURCE):
-        return Finding("ok", "oom_score", "CAP_SYS_RESOURCE", "the server lowers its oom_score_adj, to be spared")
+    refusal = _in_a_child(_oom_score_refusal) if machine.is_this else None
+    if refusal is None and (machine.is_this or machine.can(Capability.SYS_RESOURCE)):
+        return Finding("ok", "oom_score", "may be lowered", "the server lowers its oom_score_adj, to be spared")
     return Finding(
         "warn",
         "oom_score",
-        "no CAP_SYS_RESOURCE: oom_score_adj cannot be lowered",
+        f"oom_score_adj cannot be lowered ({refusal or 'no CAP_SYS_RESOURCE'})",
         "the OOM killer may choose the server; systemd can do it (OOMScoreAdjust=)",
+    )
+
+
+def realtime(machine: Machine) -> Finding:
+    """Whether the server gets a CPU when all are busy with reclaim."""
+    refusal = _in_a_child(Realtime().check) if machine.is_this else None
+    if refusal is None and (machine.is_this or machine.can(Capability.SYS_NICE)):
+        return Finding("ok", "realtime", "permitted", "the server has real-time priority while memory is reclaimed")
+    return Finding(
+        "warn",
+        "realtime",
+        refusal or "no CAP_SYS_NICE",
+        "the server may tell late when all CPUs are busy (ulimit -r, LimitRTPRIO=1)",
     )
 
 
@@ -163,7 +217,7 @@ def sigio(machine: Machine) -> Finding:
     if error is not None:
         return Finding("warn", "sigio", f"pidfd_getfd: {error}", "nobody gets SIGIO here; poll and read work")
     needed = set(HELPER)
-    if _cuse_error(machine) is None or not fdinfo_has_inodes():
+    if cuse_problem(machine.root / "dev/cuse") is None or not fdinfo_has_inodes():
         needed |= BY_DEVICE
     missing = ", ".join(f"CAP_{each.name}" for each in sorted(needed) if not machine.can(each))
     if missing and machine.euid == 0:
@@ -213,32 +267,26 @@ def pidfd_getfd_error() -> str | None:
     return None
 
 
-def _cuse_error(machine: Machine) -> str | None:
-    """Why there can be no character device, None if there can be one."""
+def _path_on(machine: Machine, path: Path) -> Path:
+    return machine.root / path.relative_to("/")
+
+
+def _oom_score_refusal() -> str | None:
     try:
-        os.close(os.open(machine.root / "dev/cuse", os.O_RDWR | os.O_NONBLOCK))
+        lower_oom_score()
     except OSError as error:
-        return error.strerror or str(error)
+        return error.strerror
     return None
 
 
-def _is_empty_file(path: Path) -> bool:
+def _in_a_child(check: Callable[[], str | None]) -> str | None:
+    """What `check` returns in a process of its own, with the limits that the server would have."""
+
+    def with_limits() -> str | None:
+        raise_limits()
+        return check()
+
     try:
-        found = path.lstat()
-    except OSError:
-        return False
-    return stat.S_ISREG(found.st_mode) and not found.st_size
-
-
-def _kind(path: Path) -> str:
-    """Return what is at ``path``, with its article."""
-    mode = path.lstat().st_mode
-    for test, kind in (
-        (stat.S_ISREG, "a file"),
-        (stat.S_ISDIR, "a directory"),
-        (stat.S_ISLNK, "a symbolic link"),
-        (stat.S_ISCHR, "a character device"),
-    ):
-        if test(mode):
-            return kind
-    return "something"
+        return apart(with_limits, _CHECK_S, "a check") or None
+    except ApartError as error:
+        return str(error)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
+from pathlib import Path
 
 from memnotify_cuse.client import DEFAULT_DEVICE as DEFAULT_DEVICE
 
@@ -28,3 +30,16 @@ def seconds(text: str) -> float:
     if not math.isfinite(value) or value < 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds from 0 up")
     return value
+
+
+def mount_path(path: str) -> Path:
+    """`path` as the kernel will show it in mountinfo: absolute, without symbolic links and `..`."""
+    return Path(os.path.realpath(path))
+
+
+def device_path(path: str) -> Path:
+    """The same, but for a symbolic link in the last place, which would be a file that is not ours."""
+    parent, name = os.path.split(path.rstrip("/"))
+    if name in ("", ".", ".."):
+        return mount_path(path)
+    return mount_path(parent or ".") / name

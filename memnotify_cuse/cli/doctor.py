@@ -39,11 +39,10 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the findings and a conclusion. Return 0 if the server could run, 1 if not."""
     from memnotify_cuse.cli.machine import this_machine
-    from memnotify_cuse.cli.status import memory_bytes
     from memnotify_cuse.kernel.errors import KernelFileError
 
     try:
-        machine = this_machine(memory_bytes()["swap_total_bytes"])
+        machine = this_machine()
     except KernelFileError as error:
         raise CommandError(str(error)) from None
     findings = [check(machine) for check in checks()]
@@ -63,11 +62,15 @@ def checks() -> list[Callable[[Machine], Finding]]:
         checks_serving.cuse,
         checks_serving.mounting,
         checks_serving.device,
+        checks_serving.mount_point,
+        checks_serving.descriptors,
         checks_serving.sigio,
         checks_serving.memlock,
         checks_serving.oom_score,
+        checks_serving.realtime,
         checks_kernel.zoneinfo,
         checks_kernel.vmstat,
+        checks_kernel.meminfo,
         checks_kernel.lru,
         checks_kernel.swap,
         checks_kernel.tracefs,

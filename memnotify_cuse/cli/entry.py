@@ -16,8 +16,18 @@ def main() -> int:
         from memnotify_cuse.cli.main import main as run_command
 
         return run_command(argv)
-    from memnotify_cuse.keeper.keeper import keep
+    from memnotify_cuse.cli.streams import complain, have_standard_streams
+    from memnotify_cuse.keeper.keeper import EXIT_ERROR, keep
+    from memnotify_cuse.keeper.rights import raise_limits, too_few_descriptors
     from memnotify_cuse.keeper.start import serve
+
+    have_standard_streams()
+    # The keeper itself needs some, to say what is wrong.
+    raise_limits()
+    refusal = too_few_descriptors()
+    if refusal is not None:
+        complain(f"memnotify: {refusal}")
+        return EXIT_ERROR
 
     def set_up(channel: Channel, keeper_pid: int) -> int:
         from memnotify_cuse.cli import serve as command

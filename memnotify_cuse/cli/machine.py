@@ -42,7 +42,11 @@ class Machine:
     effective: int = 0
     bounding: int = 0
     memlock_bytes: int | None = 0
-    swap_total_bytes: int = 0
+
+    @property
+    def is_this(self) -> bool:
+        """Whether it is the machine that runs us, where things can be tried."""
+        return self.root == Path("/")
 
     @property
     def proc(self) -> Path:
@@ -63,7 +67,7 @@ class Machine:
         return bool(self.bounding >> capability & 1)
 
 
-def this_machine(swap_total_bytes: int) -> Machine:
+def this_machine() -> Machine:
     """Return the machine that runs us. Raises the errors of :func:`parse_capabilities` and its reader."""
     status = Path("/proc/self/status")
     effective, bounding = parse_capabilities(read_kernel_text(status), str(status))
@@ -72,7 +76,6 @@ def this_machine(swap_total_bytes: int) -> Machine:
         effective=effective,
         bounding=bounding,
         memlock_bytes=None if limit == resource.RLIM_INFINITY else limit,
-        swap_total_bytes=swap_total_bytes,
     )
 
 

@@ -9,19 +9,23 @@ stays resident for the life of the machine and must not carry what only ``status
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from memnotify_cuse import __version__
 from memnotify_cuse.cli.common import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_OK, CommandError
+from memnotify_cuse.cli.streams import complain, have_standard_streams, silence
 
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
 SUBCOMMANDS = ("serve", "reload", "status", "wait", "simulate", "record", "doctor")
+
+# A full disk; a terminal that has closed; a descriptor that is not open for writing.
+_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 _DESCRIPTION = "Be told before memory runs out: serve /dev/mem_notify to programs, and look at it."
 
@@ -67,25 +71,35 @@ def build_parser(names: Sequence[str] = SUBCOMMANDS) -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line ``argv`` (default: the process's own) and return its exit code."""
-    if argv is None:
-        argv = sys.argv[1:]
+    have_standard_streams()
+    code = EXIT_ERROR
+    try:
+        code = _run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()
+    except CommandError as error:
+        complain(f"memnotify: {error}")
+    except BrokenPipeError:
+        # Whoever reads has read enough.
+        silence(1)
+        return EXIT_OK
+    except OSError as error:
+        if error.filename is not None or error.errno not in _CANNOT_WRITE:
+            raise
+        silence(1)
+        complain(f"memnotify: cannot write to stdout: {error.strerror}")
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    return code
+
+
+def _run(argv: list[str]) -> int:
     names = argv[:1] if argv and argv[0] in SUBCOMMANDS else SUBCOMMANDS
     try:
         args = build_parser(names).parse_args(argv)
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else EXIT_ERROR
-    try:
-        code: int = args.run(args)
-        sys.stdout.flush()
-    except CommandError as error:
-        print(f"memnotify: {error}", file=sys.stderr)
-        return EXIT_ERROR
-    except BrokenPipeError:
-        # The interpreter flushes stdout once more on its way out, and would complain there.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_OK
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+    code: int = args.run(args)
     return code
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from memnotify_cuse.cli.common import EXIT_OK, CommandError, seconds
+from memnotify_cuse.cli.streams import complain
 
 if TYPE_CHECKING:
     from memnotify_cuse.cli.main import Subparsers
@@ -25,7 +26,7 @@ examples:
   memnotify serve --replay trouble.jsonl.gz --device '' --mount ~/mem
   zcat trouble.jsonl.gz | head -1                         which machine it is of
 
-exit codes: 0 recorded (to the end, or until SIGINT or SIGTERM), 2 an error.
+exit codes: 0 recorded (to the end, or until SIGINT, SIGTERM, SIGHUP, SIGUSR1 or SIGUSR2), 2 an error.
 """
 
 
@@ -44,7 +45,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "--proc", default="/proc", metavar="DIR", help="where to read zoneinfo and vmstat (default: %(default)s)"
     )
     parser.add_argument(
-        "--seconds", type=seconds, metavar="N", help="end after this long (default: when SIGINT or SIGTERM comes)"
+        "--seconds", type=seconds, metavar="N", help="end after this long (default: when a signal such as SIGINT comes)"
     )
 
 
@@ -55,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
     from memnotify_cuse.recorder import Config, RecordError, record
 
     logging.basicConfig(stream=sys.stderr, level="WARNING", format="memnotify: %(levelname)s: %(message)s")
-    config = Config(file=Path(args.file), proc=Path(args.proc), seconds=args.seconds, replace=args.force)
+    logging.raiseExceptions = False
+    config = Config(Path(args.file), Path(args.proc), args.seconds, replace=args.force, say=complain)
     try:
         done = record(config)
     except RecordError as error:

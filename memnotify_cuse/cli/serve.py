@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memnotify_cuse.cli.common import DEFAULT_DEVICE, DEFAULT_MOUNT, EXIT_ERROR, EXIT_OK, CommandError
+from memnotify_cuse.cli.common import (
+    DEFAULT_DEVICE,
+    DEFAULT_MOUNT,
+    EXIT_ERROR,
+    EXIT_OK,
+    CommandError,
+    device_path,
+    mount_path,
+)
 from memnotify_cuse.keeper.start import serve
 
 if TYPE_CHECKING:
@@ -100,7 +107,12 @@ def _headroom_kb(text: str) -> int:
 def run(args: argparse.Namespace) -> int:
     """Serve, under a keeper that is this process."""
     from memnotify_cuse.keeper.keeper import keep
+    from memnotify_cuse.keeper.rights import raise_limits, too_few_descriptors
 
+    raise_limits()
+    refusal = too_few_descriptors()
+    if refusal is not None:
+        raise CommandError(refusal)
     return keep(partial(set_up, args), serve)
 
 
@@ -125,7 +137,7 @@ def _config(args: argparse.Namespace) -> Config:
 
     device = None
     if args.node != "none" and args.device:
-        device = _resolved(Path(args.device).parent) / Path(args.device).name
+        device = device_path(args.device)
     if device is None and args.node in ("cuse", "fuse"):
         raise CommandError(f"--node {args.node} makes a device, and --device '' says that there is to be none")
     if args.replay is not None and args.proc is not None:
@@ -133,7 +145,7 @@ def _config(args: argparse.Namespace) -> Config:
     policy = Policy(herd_divisor=None) if args.no_herd_control else Policy()
     return Config(
         device=device,
-        mount=_resolved(Path(args.mount)),
+        mount=mount_path(args.mount),
         node=NodeKind.AUTO if args.node == "none" else NodeKind(args.node),
         proc=Path(args.proc or _PROC).absolute(),
         replay=None if args.replay is None else Path(args.replay),
@@ -141,8 +153,3 @@ def _config(args: argparse.Namespace) -> Config:
         sigio=SigioMode(args.sigio),
         headroom_kb=args.headroom,
     )
-
-
-def _resolved(path: Path) -> Path:
-    """`path` as the kernel will show it in mountinfo: without symbolic links."""
-    return Path(os.path.realpath(path))

@@ -30,13 +30,20 @@ MADE_S: Final = 20.0
 PAUSE_S: Final = 0.01
 
 
-def cuse_problem() -> str | None:
+def cuse_problem(dev_cuse: Path | None = None) -> str | None:
     """Why there can be no character device here, None if there can be one."""
+    dev_cuse = dev_cuse or Path(DEV_CUSE)
     try:
-        os.close(os.open(DEV_CUSE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
+        os.close(os.open(dev_cuse, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
     except OSError as error:
-        return f"{DEV_CUSE}: {error.strerror}"
+        return f"{dev_cuse}: {error.strerror}"
     return None
+
+
+def is_served(path: Path, sys_cuse: Path | None = None) -> bool:
+    """Whether the kernel has a character device of that name, as far as we may see."""
+    # Unlike Path.exists(), this raises nothing where /sys is closed to us.
+    return os.path.exists((sys_cuse or SYS_CUSE) / path.name)
 
 
 def open_cuse(path: Path) -> int:
@@ -45,10 +52,10 @@ def open_cuse(path: Path) -> int:
         raise MountError(f"{path}: a character device needs a name directly under /dev; use --node fuse")
     clear_placeholder(path)
     _wait_until_removed(path)
-    if (SYS_CUSE / path.name).exists():
+    if is_served(path):
         raise MountError(f"{path}: memnotify is already serving there")
     _clear_dead_node(path)
-    if path.exists():
+    if os.path.lexists(path):
         raise MountError(f"{path}: exists already")
     try:
         return os.open(DEV_CUSE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -59,7 +66,7 @@ def open_cuse(path: Path) -> int:
 def _wait_until_removed(path: Path) -> None:
     """The kernel removes the node of a server that was just killed first, and only then its name."""
     deadline_s = time.monotonic() + REMOVAL_S
-    while not path.exists() and (SYS_CUSE / path.name).exists() and time.monotonic() < deadline_s:
+    while not os.path.lexists(path) and is_served(path) and time.monotonic() < deadline_s:
         time.sleep(PAUSE_S)
 
 
@@ -68,7 +75,7 @@ def _clear_dead_node(path: Path) -> None:
     with suppress(FileNotFoundError):
         left = path.lstat()
         device = f"{os.major(left.st_rdev)}:{os.minor(left.st_rdev)}"
-        if left.st_mode == stat.S_IFCHR | NODE_MODE and not (SYS_CHAR / device).exists():
+        if left.st_mode == stat.S_IFCHR | NODE_MODE and not os.path.exists(SYS_CHAR / device):
             log.warning("%s: removing the node that a killed server left behind", path)
             path.unlink()
 
@@ -89,12 +96,12 @@ class CharacterDevice:
         """Let everybody open it for reading, once the kernel has made it. Raises MountError."""
         made = SYS_CUSE / self.path.name / "dev"
         deadline_s = time.monotonic() + MADE_S
-        while not made.exists():
+        while not os.path.exists(made):
             if time.monotonic() > deadline_s:
                 raise MountError(f"{self.path}: the kernel did not make the device within {MADE_S:g} s")
             time.sleep(PAUSE_S)
         try:
-            if not self.path.exists():
+            if not os.path.lexists(self.path):
                 major, minor = made.read_text().split(":")
                 with whole_step():
                     os.mknod(self.path, stat.S_IFCHR | NODE_MODE, os.makedev(int(major), int(minor)))

@@ -39,6 +39,7 @@ from memnotify_cuse.keeper.kept import Kept
 from memnotify_cuse.keeper.lives import DEATHS_S, MAX_DEATHS, WATCHDOG_S, Lives
 from memnotify_cuse.keeper.rights import lower_oom_score, raise_limits, reduce_keeper
 from memnotify_cuse.keeper.undo import undo
+from memnotify_cuse.keeper.watch import MountWatch
 from memnotify_cuse.kernel.mappings import drop_clean_file_pages
 from memnotify_cuse.notify_service import notify_service, watchdog_s
 
@@ -68,7 +69,6 @@ def keep(set_up: Work, serve: Work) -> int:
     Both are called with a channel to here, and the id of this process. Where a keeper before has left connections,
     nothing is set up. Signals are ignored from the end on: a second one must not change the exit code.
     """
-    _have_standard_streams()
     signals = _Signals()
     kept = Kept.inherited()
     raise_limits()
@@ -76,17 +76,6 @@ def keep(set_up: Work, serve: Work) -> int:
         # `set_up` sees whether it was permitted.
         lower_oom_score()
     return _Keeper(set_up, serve, signals, kept).run()
-
-
-def _have_standard_streams() -> None:
-    """Have something at descriptors 0 to 2, or what is opened first would be taken for stderr, and written to."""
-    for fd in range(3):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-    if sys.stderr is None:
-        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - for as long as the process lives
 
 
 class _Signals:
@@ -181,6 +170,8 @@ class _Keeper:
         self._identity: Identity | None = None
         self._trace: str | None = None
         self._ready = False
+        self._mounts_line = ""
+        self._mounts: MountWatch | None = None
         self._lives = Lives()
         self._code = EXIT_OK
         self._stored: set[str] = set()
@@ -199,6 +190,7 @@ class _Keeper:
         self._start_server()
         if resumed:
             self._give()
+            self._watch_mounts()
             self._note_ready()
         else:
             self._start_setup()
@@ -287,8 +279,7 @@ class _Keeper:
                 os.rmdir(path)
             return offer_trace(channel, path)
 
-        if f"instance {path}" not in self._undo:
-            self._undo.append(f"instance {path}")
+        self._note(f"instance {path}")
         self._others.append(self._fork("memnotify-trace", make, channel))
 
     # The watch.
@@ -310,6 +301,8 @@ class _Keeper:
             if "reload" in wanted:
                 self._probe_new_code()
             self._reap_others()
+            if self._mounts is not None and self._mounts.fileno() in ready:
+                self._mounts.check()
             if self._setup is not None and self._setup.code is None and self._setup.reap(0.0) and self._setup.code:
                 # It has said why.
                 self._code = self._setup.code if self._setup.code > 0 else EXIT_DIED
@@ -317,12 +310,13 @@ class _Keeper:
             if not self._look_after_server(time.monotonic()):
                 return
 
-    def _watched(self) -> list[Channel | Child | _Signals]:
+    def _watched(self) -> list[Channel | Child | MountWatch | _Signals]:
         servers = [server for server in (self._server, self._retiring) if server is not None]
         children = [*(server.child for server in servers), self._setup, self._probe, *self._others]
         channels = [*(server.channel for server in servers), self._setup_channel]
         alive = [child for child in children if child is not None and child.code is None]
-        return [self._signals, *alive, *(channel for channel in channels if channel is not None)]
+        others = [*channels, self._mounts]
+        return [self._signals, *alive, *(each for each in others if each is not None)]
 
     def _patience_s(self) -> float:
         now_s = time.monotonic()
@@ -420,7 +414,10 @@ class _Keeper:
     def _heed_setup(self, message: Message) -> None:
         word, rest, fds = message
         if word == "undo":
-            self._undo.append(rest)
+            self._note(rest)
+        elif word == "watch":
+            self._mounts_line = rest
+            self._watch_mounts()
         elif word in ("device", "inodes"):
             self._told.append(f"{word} {rest}")
         elif word == "trace-at":
@@ -436,6 +433,22 @@ class _Keeper:
             self._note_ready()
             if self._server is not None:
                 self._server.channel.send("go")
+
+    def _note(self, line: str) -> None:
+        """Take note of what is to be undone. What is done again is undone in that order."""
+        if line in self._undo:
+            self._undo.remove(line)
+        self._undo.append(line)
+
+    def _watch_mounts(self) -> None:
+        if not self._mounts_line:
+            return
+        try:
+            self._mounts = MountWatch(self._mounts_line, _say, self._note, self._kept.fds.get("fuse"))
+        except OSError as error:
+            _say(f"WARNING: mounts that are taken away are not noticed: {error}")
+        else:
+            self._mounts.check()
 
     def _heed_server(self, server: _Server, message: Message) -> None:
         word, _, fds = message
@@ -507,7 +520,7 @@ class _Keeper:
         facts = [("given", self._given)]
         facts += [("undo", line) for line in self._undo]
         facts += [("told", line) for line in self._told]
-        facts.append(("lives", str(self._lives.count)))
+        facts += [("lives", str(self._lives.count)), ("watch", self._mounts_line)]
         if self._identity is not None:
             facts.append(("identity", "{} {}".format(*self._identity)))
         if self._trace is not None:
@@ -526,6 +539,8 @@ class _Keeper:
                 self._told.append(value)
             elif key == "trace":
                 self._trace = value
+            elif key == "watch":
+                self._mounts_line = value
             elif key == "lives":
                 self._lives.count = int(value)
             elif key == "identity":
@@ -597,6 +612,8 @@ class _Keeper:
 
     def _end(self) -> None:
         """End the children, and undo what was done for them, within the time that stopping may take."""
+        if self._mounts is not None:
+            self._mounts.close()
         servers = [server for server in (self._server, self._retiring) if server is not None]
         for server in servers:
             server.channel.send("stop")

@@ -6,6 +6,11 @@ is done in a process of its own (`children.apart`), which holds nothing of its c
 
 A server killed with SIGKILL leaves its mounts behind, dead ("Transport endpoint is not connected"): the next one
 recognises them by their file system type and removes them.
+
+The device is bind-mounted on a placeholder. A program that opens the path while nothing is mounted on it gets the
+placeholder, and must not take it for the device: an empty regular file would be readable for ever. So the placeholder
+is a socket that nobody listens on, which open(2) refuses with ENXIO (fs/inode.c, no_open()). Its mode, which gives
+nobody the permission to write that connect(2) needs, tells it from a socket of another program.
 """
 
 from __future__ import annotations
@@ -16,8 +21,10 @@ import logging
 import os
 import socket
 import stat
+import time
 from collections.abc import Callable
 from contextlib import suppress
+from enum import Enum
 from functools import partial
 from pathlib import Path
 
@@ -33,6 +40,8 @@ FSTYPE = "fuse.memnotify"
 SOURCE = "memnotify"
 DEV_FUSE = "/dev/fuse"
 PROBE_S = 3.0
+ABORTED_PAUSE_S = 0.01
+PLACEHOLDER = stat.S_IFSOCK | 0o444
 
 
 class MountError(Exception):
@@ -47,7 +56,7 @@ def mount_control(mount_point: Path, undo: Callable[[str], None]) -> ControlMoun
     # The directory under a dead mount was most likely made by the server that died.
     left_behind = remove_if_dead(mount_point)
     with whole_step():
-        if _make_directory(mount_point) or left_behind:
+        if make_directory(mount_point) or left_behind:
             undo(f"rmdir {mount_point}")
     lock = _lock_directory(mount_point)
     with whole_step():
@@ -84,70 +93,129 @@ class ControlMount:
 class DeviceNode:
     """`node`, a file of the control file system, shown at `path` by a bind mount on a placeholder.
 
-    Only a placeholder that this server made is removed, or one that was found under a dead mount of ours. An empty file
-    that was there before is mounted over, and stays. Waits for an answer of the server's.
+    A placeholder is removed at the end, also one that another server of ours has left behind. An empty file that was
+    there before is mounted over, and stays. Waits for an answer of the server's.
     """
 
     def __init__(self, path: Path, node: Path, undo: Callable[[str], None]) -> None:
-        left_behind = remove_if_dead(path)
-        existing = mount_at(path)
-        if existing is not None:
-            raise MountError(f"{path}: something is mounted there already ({existing.fstype})")
-        with whole_step():
-            if _make_placeholder(path) or left_behind:
-                placeholder = path.lstat()
-                undo(f"unlink {placeholder.st_dev} {placeholder.st_ino} {path}")
-        # Before it is done, which waits for the server. Where nothing is mounted, nothing is unmounted.
-        undo(f"umount {path}")
-        _bind(node, path)
+        remove_if_dead(path)
+        refusal = why_not_at(path)
+        if refusal is not None:
+            raise MountError(refusal)
+        show_device(path, node, undo)
 
 
-def _make_placeholder(path: Path) -> bool:
-    """Whether it had to be made."""
+class Occupant(Enum):
+    """What is at the path where the device is to be."""
+
+    NOTHING = "nothing"
+    PLACEHOLDER = "a placeholder of ours"
+    EMPTY_FILE = "an empty file"
+    DEAD_MOUNT = "a mount of ours whose server was killed"
+    LIVE_MOUNT = "a mount of ours that is served"
+    OTHER_MOUNT = "a mount that is not ours"
+    OTHER_FILE = "a file that is not ours"
+
+
+def occupant_of(path: Path, proc: Path = Path("/proc")) -> Occupant:
+    """What is at `path`. Asks a mount of ours whether its server is alive. Raises OSError if it cannot be looked at."""
+    mounted = mount_at(path, proc)
+    if mounted is not None:
+        if mounted.fstype != FSTYPE:
+            return Occupant.OTHER_MOUNT
+        return Occupant.DEAD_MOUNT if is_dead(path) else Occupant.LIVE_MOUNT
+    return _file_at(path)
+
+
+def _file_at(path: Path) -> Occupant:
     try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o444))
-    except FileExistsError:
-        left = path.lstat()
-        if not stat.S_ISREG(left.st_mode) or left.st_size:
-            raise MountError(f"{path}: exists and is not a placeholder of ours") from None
-        return False
+        found = path.lstat()
+    except FileNotFoundError:
+        return Occupant.NOTHING
+    if is_placeholder(found):
+        return Occupant.PLACEHOLDER
+    return Occupant.EMPTY_FILE if stat.S_ISREG(found.st_mode) and not found.st_size else Occupant.OTHER_FILE
+
+
+def refuse_file(path: Path) -> None:
+    """MountError if there is a file at `path` that is not to be mounted over."""
+    if _file_at(path) is Occupant.OTHER_FILE:
+        raise MountError(f"{path}: exists and is not a placeholder of ours")
+
+
+def why_not_at(path: Path, proc: Path = Path("/proc")) -> str | None:
+    """Why the device cannot be shown at `path` by a bind mount, None if it can: a line for the user."""
+    try:
+        occupant = occupant_of(path, proc)
     except OSError as error:
-        raise MountError(f"{path}: cannot make the device there: {error.strerror}") from error
-    return True
+        return f"{path}: cannot make the device there: {error.strerror}"
+    if occupant is Occupant.LIVE_MOUNT:
+        return f"{path}: memnotify is already serving there"
+    if occupant is Occupant.OTHER_MOUNT:
+        mounted = mount_at(path, proc)
+        return f"{path}: something is mounted there already ({mounted.fstype if mounted else 'gone by now'})"
+    if occupant is Occupant.OTHER_FILE:
+        return f"{path}: exists and is not a placeholder of ours"
+    return None
 
 
-def _bind(node: Path, path: Path) -> None:
+def is_placeholder(found: os.stat_result) -> bool:
+    """Whether a file is one that a server of this user made for its device to be mounted on."""
+    return found.st_mode == PLACEHOLDER and found.st_uid == os.geteuid()
+
+
+def show_device(path: Path, node: Path, undo: Callable[[str], object]) -> None:
+    """Bind `node` at `path`, on a placeholder unless there is a file already. MountError. May wait for the server."""
+    with whole_step():
+        _make_placeholder(path)
+        placeholder = path.lstat()
+        if is_placeholder(placeholder):
+            undo(f"unlink {placeholder.st_dev} {placeholder.st_ino} {path}")
+    # Before it is done, which waits for the server. Where nothing is mounted, nothing is unmounted.
+    undo(f"umount {path}")
     try:
         libc.mount(str(node), str(path), None, libc.MS_BIND)
     except OSError as error:
         raise MountError(f"{path}: cannot show the device there: {error.strerror}") from error
 
 
+def _make_placeholder(path: Path) -> None:
+    # The mode is how it is known again.
+    mask = os.umask(0)
+    try:
+        os.mknod(path, PLACEHOLDER)
+    except FileExistsError:
+        return
+    except OSError as error:
+        raise MountError(f"{path}: cannot make the device there: {error.strerror}") from error
+    finally:
+        os.umask(mask)
+
+
 def remove_if_dead(path: Path) -> bool:
     """Unmount every dead mount of ours at `path`; True if there was one. One that is alive is a MountError."""
     found = False
     while (mounted := mount_at(path)) is not None and mounted.fstype == FSTYPE:
-        if not _is_dead(path):
+        if not is_dead(path):
             raise MountError(f"{path}: memnotify is already serving there")
         log.warning("%s: removing the mount that a killed server left behind", path)
-        unmount(str(path))
-        if mount_at(path) == mounted and os.geteuid() != 0:
-            raise MountError(f"{path}: cannot remove the mount that a killed server left behind")
+        complaint = unmount(str(path))
+        if mount_at(path) == mounted:
+            why = f": {complaint}" if complaint else ""
+            raise MountError(f"{path}: cannot remove the mount that a killed server left behind{why}")
         found = True
     return found
 
 
 def clear_placeholder(path: Path) -> None:
-    """Remove what a killed server left at `path`: dead mounts, and the empty file under them."""
-    if not remove_if_dead(path):
-        return
+    """Remove what a killed server left at `path`: dead mounts, and the placeholder, with or without one on it."""
+    remove_if_dead(path)
     with suppress(FileNotFoundError):
-        left = path.lstat()
-        if stat.S_ISREG(left.st_mode) and not left.st_size and mount_at(path) is None:
+        if mount_at(path) is None and is_placeholder(path.lstat()):
             path.unlink()
 
 
-def _is_dead(path: Path) -> bool:
+def is_dead(path: Path) -> bool:
     """Whether the mount at `path` has lost its server."""
     try:
         answer = apart(partial(_statfs_error, path), PROBE_S, str(path))
@@ -157,14 +225,20 @@ def _is_dead(path: Path) -> bool:
 
 
 def _statfs_error(path: Path) -> str:
-    try:
-        os.statvfs(path)
-    except OSError as error:
-        return errno.errorcode.get(error.errno or 0, "")
-    return ""
+    while True:
+        try:
+            os.statvfs(path)
+        except OSError as error:
+            # The connection went while we were asking. The next answer says so.
+            if error.errno == errno.ECONNABORTED:
+                time.sleep(ABORTED_PAUSE_S)
+                continue
+            return errno.errorcode.get(error.errno or 0, "")
+        return ""
 
 
-def _make_directory(path: Path) -> bool:
+def make_directory(path: Path) -> bool:
+    """Make the mount point; whether it was not there. MountError."""
     try:
         path.mkdir(mode=0o755)
     except FileExistsError:
@@ -199,19 +273,18 @@ def _mount_as_root(path: Path) -> int:
         fd = os.open(DEV_FUSE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise MountError(f"{DEV_FUSE}: {error.strerror}; the kernel needs FUSE (modprobe fuse)") from error
-    data = ",".join([f"fd={fd}", "rootmode=40555", f"user_id={os.geteuid()}", f"group_id={os.getegid()}"])
     try:
-        libc.mount(
-            SOURCE,
-            str(path),
-            FSTYPE,
-            libc.MS_NOSUID | libc.MS_NODEV | libc.MS_NOEXEC,
-            ",".join([data, *_options()]),
-        )
+        mount_connection(path, fd)
     except OSError as error:
         os.close(fd)
         raise MountError(f"{path}: cannot mount: {error.strerror}") from error
     return fd
+
+
+def mount_connection(path: Path, fd: int) -> None:
+    """Mount what is served through `fd` at `path`, as root. Raises OSError."""
+    data = [f"fd={fd}", "rootmode=40555", f"user_id={os.geteuid()}", f"group_id={os.getegid()}", *_options()]
+    libc.mount(SOURCE, str(path), FSTYPE, libc.MS_NOSUID | libc.MS_NODEV | libc.MS_NOEXEC, ",".join(data))
 
 
 def _mount_as_user(path: Path) -> int:
@@ -232,11 +305,13 @@ def _mount_as_user(path: Path) -> int:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            # It quotes the path, which can have any byte but zero in it.
+            errors="surrogateescape",
             check=False,
         )
         if done.returncode != 0:
-            complaint = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-            raise MountError(f"{path}: cannot mount: {complaint[-1]}")
+            complaint = done.stderr.strip().split("\n")[-1] or f"exit status {done.returncode}"
+            raise MountError(f"{path}: cannot mount: {complaint}")
         _, fds, _, _ = socket.recv_fds(ours, 1, 1)
     os.set_inheritable(fds[0], False)
     os.set_blocking(fds[0], False)

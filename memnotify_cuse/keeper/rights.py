@@ -46,6 +46,8 @@ LAST_DYNAMIC_UID = 65519
 
 DESCRIPTORS = 65536
 """RLIMIT_NOFILE: clients cost the server none, but a bound that is too low for helpers would be a pity."""
+LEAST_DESCRIPTORS = 64
+"""With less the server does not start. It has 24 files open at rest, and opens some for a moment."""
 OOM_SCORE_ADJ = -900
 
 KEEPER = frozenset(
@@ -98,6 +100,14 @@ def raise_limits() -> None:
     except (ValueError, OSError):
         # `server_keeps` has what is needed then.
         return
+
+
+def too_few_descriptors() -> str | None:
+    """What is wrong with the limit of open files after `raise_limits`, None if nothing is."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit >= LEAST_DESCRIPTORS:
+        return None
+    return f"only {limit} files may be open (ulimit -n, LimitNOFILE=); the server needs {LEAST_DESCRIPTORS}"
 
 
 def lower_oom_score() -> None:

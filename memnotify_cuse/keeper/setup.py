@@ -19,9 +19,10 @@ from memnotify_cuse.keeper.chardev import CharacterDevice, cuse_problem, open_cu
 from memnotify_cuse.keeper.children import ApartError
 from memnotify_cuse.keeper.handover import Given, close_handed_over, hand_over
 from memnotify_cuse.keeper.mount import DeviceNode, MountError, check_paths, mount_control
-from memnotify_cuse.keeper.rights import Identity, choose_identity, oom_score_is_lowered
+from memnotify_cuse.keeper.rights import Identity, choose_identity, oom_score_is_lowered, too_few_descriptors
 from memnotify_cuse.keeper.statefile import create_state
 from memnotify_cuse.keeper.traces import open_flags_trace
+from memnotify_cuse.keeper.watch import watch_line
 from memnotify_cuse.kernel.capabilities import die_with_parent
 from memnotify_cuse.kernel.errors import KernelFileError
 from memnotify_cuse.kernel.fdinfo import fdinfo_has_inodes
@@ -56,13 +57,16 @@ class _Setup:
     def run(self, log_level: str) -> None:
         config = self._config
         die_with_parent(self._keeper_pid, signal.SIGKILL)
+        refusal = too_few_descriptors()
+        if refusal is not None:
+            raise ServeError(refusal)
         check_paths(config.device, config.mount)
         identity = self._choose_identity()
         trace = self._open_trace()
         flags = None
         if config.sigio is SigioMode.STRICT:
             flags = open_flags_trace(self._keeper_pid, self._undo)
-        cuse_fd = open_cuse(config.device) if config.device is not None and _takes_cuse(config) else None
+        cuse_fd = open_cuse(config.device) if config.device is not None and takes_cuse(config) else None
         mount = mount_control(config.mount, self._undo)
         self._tell_device(mount.device)
         first_inode = choose_first_inode()
@@ -88,6 +92,8 @@ class _Setup:
         close_handed_over(given)
         self._show(given.node == "cuse")
         device = config.device or config.mount / "mem_notify"
+        shown = "" if config.device is None or cuse_fd is not None else str(config.device)
+        self._channel.send("watch", watch_line(mount.device.major, mount.device.minor, str(config.mount), shown))
         say(f"ready: device={device} mount={config.mount} node={given.node}")
         self._channel.send("ready")
 
@@ -148,7 +154,8 @@ def _oom_score_refused() -> tuple[str, ...]:
     return () if oom_score_is_lowered() else ("oom_score_adj lowered (Permission denied)",)
 
 
-def _takes_cuse(config: Config) -> bool:
+def takes_cuse(config: Config) -> bool:
+    """Whether the device is to be a character device."""
     if config.node is not NodeKind.AUTO:
         return config.node is NodeKind.CUSE
     return config.device is not None and config.device.parent == Path("/dev") and cuse_problem() is None

@@ -11,7 +11,7 @@ from typing import Final
 from memnotify_cuse.config import ServeError
 from memnotify_cuse.keeper.channel import Channel
 from memnotify_cuse.kernel.errors import KernelFileError, NoKernelMemoryError
-from memnotify_cuse.kernel.tracefs import FCNTL_EVENTS, TraceInstance, find_tracefs
+from memnotify_cuse.kernel.tracefs import FCNTL_EVENTS, TraceInstance, find_tracefs, instance_name
 
 STRICT_PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0)
 """A start in a short shortage of memory gets over it; in a longer one whoever started the server has to know."""
@@ -22,7 +22,7 @@ def open_flags_trace(keeper_pid: int, undo: Callable[[str], None]) -> TraceInsta
     tracefs = find_tracefs()
     if tracefs is None:
         raise ServeError("--sigio strict needs tracefs, which is not mounted, or not for us to see")
-    name = f"memnotify-fcntl-{keeper_pid}"
+    name = instance_name(keeper_pid, "fcntl")
     undo(f"instance {tracefs / 'instances' / name}")
     pauses = iter(STRICT_PAUSES_S)
     while True:

@@ -1,7 +1,7 @@
 """What is to be undone at the end, in reverse order, by the keeper. Each is a line of text, the path last:
 
 umount PATH             a mount of ours
-unlink DEV INODE PATH   the placeholder of the device, if it is still that file, and empty
+unlink DEV INODE PATH   the placeholder of the device, or its node that was made, if it is still that file
 rmdir PATH              the mount point that was made
 instance PATH           a trace instance
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 import time
 
 UNMOUNT_S = 0.4
@@ -42,9 +43,10 @@ def undo(line: str) -> str | None:
         device, inode, path = rest.split(" ", 2)
         with contextlib.suppress(OSError):
             found = os.lstat(path)
-            # Another may have put a file of its own there; and whatever is mounted there is of another device.
-            # Its inode may have the same number.
-            if (found.st_dev, found.st_ino, found.st_size) == (int(device), int(inode), 0):
+            # Another may have put a file of its own there, to which the file system may have given the same inode.
+            # Whatever is mounted there is of another device.
+            is_ours = stat.S_ISSOCK(found.st_mode) or stat.S_ISCHR(found.st_mode)
+            if is_ours and (found.st_dev, found.st_ino) == (int(device), int(inode)):
                 os.unlink(path)
     elif what == "rmdir":
         with contextlib.suppress(OSError):

@@ -27,15 +27,15 @@ def parse_lru_gen_enabled(text: str, path: str = _PATH) -> bool:
 
 
 def read_lru_gen(sys_root: Path = Path("/sys")) -> bool | None:
-    """Whether MGLRU is on; None where the kernel does not have it (classic LRU).
+    """Whether MGLRU is on; None where the kernel does not have it (classic LRU), or /sys is closed to this user.
 
-    Raises KernelFileGoneError when the file exists and cannot be read.
+    Raises KernelFileGoneError when the file exists and cannot be read for another reason.
     """
     file = sys_root / "kernel" / "mm" / "lru_gen" / "enabled"
     try:
         text = read_kernel_text(file)
     except KernelFileGoneError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
+        if isinstance(error.__cause__, (FileNotFoundError, PermissionError)):
             return None
         raise
     return parse_lru_gen_enabled(text, str(file))

@@ -5,7 +5,8 @@
     Anonymous:             0 kB
 
 Kernel source: fs/proc/task_mmu.c, show_smap(). A library's relocated pages are read-only as well, but changed: they
-show as `Anonymous`, and cannot be read again from the file.
+show as `Anonymous`, and cannot be read again from the file. Of the bytes that a path can hold only a newline is
+escaped, so no other character ends a line here.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ def clean_file_mappings(smaps: str) -> list[tuple[int, int]]:
     """Start and length of the mappings of files that are read-only and hold no page of our own."""
     found = []
     candidate: tuple[int, int] | None = None
-    for line in smaps.splitlines():
+    for line in smaps.removesuffix("\n").split("\n"):
         words = line.split()
         if not words[0].endswith(":"):
             start, end = (int(address, 16) for address in words[0].split("-"))
@@ -35,7 +36,7 @@ def drop_clean_file_pages() -> None:
     Where /proc does not tell, nothing happens.
     """
     try:
-        with open("/proc/self/smaps", errors="replace") as file:
+        with open("/proc/self/smaps", errors="replace", newline="\n") as file:
             mappings = clean_file_mappings(file.read())
     except OSError:
         return

@@ -1,6 +1,7 @@
 """tracefs: a trace instance of our own that tells when the kernel reclaims.
 
-    /sys/kernel/tracing/instances/memnotify-4711/
+    /sys/kernel/tracing/instances/memnotify-4711/               of process 4711
+    /sys/kernel/tracing/instances/memnotify-1-4026532281/       of process 1 in another pid namespace
         buffer_size_kb  trace_clock  buffer_percent  tracing_on  trace_pipe
         events/vmscan/mm_vmscan_lru_shrink_active/{enable,filter,format}
 
@@ -9,6 +10,9 @@ Documentation/trace/ftrace.rst. An instance has its own ring buffer, events, fil
 users of tracing notice nothing. It stays until it is removed: a server that was killed leaves one behind,
 which `remove_stale_instances()` finds. Removing one whose trace_pipe is open, or being read, fails with
 EBUSY.
+
+The kernel has one set of instances for all pid namespaces, and the same process id can be in several of
+them, so a name has the inode of /proc/PID/ns/pid as well; the first namespace's is left out.
 """
 
 from __future__ import annotations
@@ -62,8 +66,26 @@ _OPTIONS = (
     "nostacktrace",
 )
 _READ_BYTES = 64 * 1024
+# PROC_PID_INIT_INO, include/linux/proc_ns.h
+_FIRST_NAMESPACE = 0xEFFFFFFC
+_SETTING_UP_S = 10.0
 _REMOVE_ATTEMPTS = 20
 _REMOVE_PAUSE_S = 0.01
+
+
+def instance_name(pid: int, word: str = "") -> str:
+    """What the instance of process `pid` of this pid namespace is called; `word` tells a second one from the first."""
+    namespace = own_namespace()
+    return _PREFIX + (f"{word}-" if word else "") + str(pid) + (f"-{namespace}" if namespace else "")
+
+
+def own_namespace() -> int | None:
+    """The number of this pid namespace, None for the first one, or where /proc does not tell."""
+    try:
+        number = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return None
+    return None if number == _FIRST_NAMESPACE else number
 
 
 def find_tracefs(candidates: Iterable[str | Path] = TRACEFS_CANDIDATES) -> Path | None:
@@ -142,8 +164,8 @@ class TraceInstance:
     def create(
         cls, tracefs: Path, name: str | None = None, events: Mapping[str, str | None] = VMSCAN_EVENTS
     ) -> TraceInstance:
-        """Make `tracefs`/instances/`name` (default: memnotify-PID) and start tracing `events` ("system/event")."""
-        instance = cls(tracefs / "instances" / (name or f"{_PREFIX}{os.getpid()}"))
+        """Make `tracefs`/instances/`name` (default: `instance_name`) and start tracing `events` ("system/event")."""
+        instance = cls(tracefs / "instances" / (name or instance_name(os.getpid())))
         try:
             instance.path.mkdir()
         except OSError as error:
@@ -226,23 +248,39 @@ def remove_stale_instances(
 ) -> list[str]:
     """Remove the instances that servers left which no longer run; return the names of those removed.
 
-    An instance `prefix`PID, or `prefix`WORD-PID, is stale when process PID is gone, does not have "memnotify" in its
-    command line, or is `own_pid` (default: this one), which has only just started. One that cannot be removed now
-    (somebody reads it) is left for the next time.
+    An instance (`instance_name`) is stale when its process is gone, does not have "memnotify" in its command line, or
+    is `own_pid` (default: this one), which has only just started. One that cannot be removed now (somebody reads it) is
+    left for the next time. That tells stale ones of other pid namespaces, whose processes may not be seen from here,
+    once they are old enough to have been set up.
     """
     removed: list[str] = []
+    namespace = own_namespace()
     try:
         names = sorted(os.listdir(tracefs / "instances"))
     except OSError as error:
         raise KernelFileGoneError(str(tracefs / "instances"), _reason("cannot be listed", error)) from error
     for name in names:
-        match = re.fullmatch(re.escape(prefix) + "(?:[a-z]+-)?([1-9][0-9]{0,9})", name)
-        if match is None or (int(match[1]) != (own_pid or os.getpid()) and _runs_memnotify(proc / match[1])):
+        match = re.fullmatch(re.escape(prefix) + "(?:[a-z]+-)?([1-9][0-9]{0,9})(?:-([1-9][0-9]{0,9}))?", name)
+        if match is None:
+            continue
+        path = tracefs / "instances" / name
+        of_ours = (int(match[2]) if match[2] else None) == namespace
+        if of_ours and int(match[1]) != (own_pid or os.getpid()) and _runs_memnotify(proc / match[1]):
+            continue
+        if not of_ours and _is_new(path):
             continue
         with contextlib.suppress(KernelFileGoneError):
-            _remove(tracefs / "instances" / name)
+            _remove(path, attempts=_REMOVE_ATTEMPTS if of_ours else 1)
             removed.append(name)
     return removed
+
+
+def _is_new(path: Path) -> bool:
+    """Whether it may still be without a reader because it is only being set up."""
+    try:
+        return time.time() - path.stat().st_ctime < _SETTING_UP_S
+    except OSError:
+        return True
 
 
 def _runs_memnotify(process: Path) -> bool:
@@ -255,14 +293,14 @@ def _runs_memnotify(process: Path) -> bool:
         return True
 
 
-def _remove(path: Path) -> None:
-    for attempt in range(_REMOVE_ATTEMPTS):
+def _remove(path: Path, attempts: int = _REMOVE_ATTEMPTS) -> None:
+    for attempt in range(attempts):
         try:
             path.rmdir()
         except FileNotFoundError:
             return
         except OSError as error:
-            if error.errno != errno.EBUSY or attempt == _REMOVE_ATTEMPTS - 1:
+            if error.errno != errno.EBUSY or attempt == attempts - 1:
                 raise KernelFileGoneError(str(path), _reason("cannot be removed", error)) from error
             time.sleep(_REMOVE_PAUSE_S)
         else:

@@ -21,6 +21,7 @@ from memnotify_cuse.kernel.tracefs import (
     TraceInstance,
     TracePipe,
     find_tracefs,
+    instance_name,
     mount_tracefs,
     remove_stale_instances,
 )
@@ -149,7 +150,7 @@ def open_doorbell(proc: Path) -> Doorbell | None:
 def trace_path(pid: int) -> Path | None:
     """Where the trace instance of a server called `pid` would be."""
     tracefs = find_tracefs()
-    return tracefs / "instances" / f"memnotify-{pid}" if tracefs is not None else None
+    return tracefs / "instances" / instance_name(pid) if tracefs is not None else None
 
 
 def _open_first_trace(pid: int) -> TraceInstance:
@@ -158,7 +159,7 @@ def _open_first_trace(pid: int) -> TraceInstance:
     tracefs = _find_tracefs()
     for name in remove_stale_instances(tracefs, own_pid=pid):
         log.info("removed the trace instance %s that a killed server left behind", name)
-    return TraceInstance.create(tracefs, f"memnotify-{pid}")
+    return TraceInstance.create(tracefs, instance_name(pid))
 
 
 def _find_tracefs() -> Path:

@@ -176,6 +176,9 @@ def test_doctor_sees_the_device_of_a_server(tmp_path: Path, monkeypatch: pytest.
         finding = checks_serving.device(Machine())
         assert finding.level == "ok"
         assert "is served" in finding.found
+        server_pid = int(facts(server)["server_pid"])
         server.process.kill()
         server.process.wait(LIMIT_S)
+        # The kernel kills it after its keeper.
+        wait_until(lambda: state_of(server_pid) in ("", "Z", "X"), "the end of the server")
         assert "left from a server that was killed" in checks_serving.device(Machine()).found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from memnotify_cuse.cli import checks_kernel, checks_serving, doctor
 from memnotify_cuse.cli.machine import Finding, Machine, parse_capabilities
 from memnotify_cuse.cli.main import main
+from memnotify_cuse.keeper.mount import PLACEHOLDER
 from memnotify_cuse.kernel.capabilities import Capability
 from memnotify_cuse.kernel.errors import MalformedKernelFileError
 from memnotify_cuse.kernel.trace import KNOWN_EVENTS
@@ -78,7 +80,7 @@ def test_a_bare_machine_breaks_no_check(check: Callable[[Machine], Finding], mac
 def test_the_exit_code_is_1_when_a_check_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], machine: Machine
 ) -> None:
-    monkeypatch.setattr("memnotify_cuse.cli.machine.this_machine", lambda swap_total_bytes: machine)
+    monkeypatch.setattr("memnotify_cuse.cli.machine.this_machine", lambda: machine)
     assert main(["doctor"]) == 1
     assert "cannot run here; see: fuse, zoneinfo, vmstat" in capsys.readouterr().out
 
@@ -93,6 +95,8 @@ def test_the_exit_code_is_1_when_a_check_fails(
         (checks_kernel.vmstat, "fail", "vmstat"),
         (checks_kernel.lru, "ok", "classic"),
         (checks_kernel.swap, "ok", "none"),
+        (checks_kernel.meminfo, "fail", "zoneinfo"),
+        (checks_serving.mount_point, "warn", "does not exist"),
         (checks_kernel.tracefs, "warn", "mount -t tracefs"),
         (checks_kernel.psi, "warn", "no trigger"),
     ],
@@ -134,7 +138,6 @@ def test_mglru(mask: str, word: str, machine: Machine) -> None:
 
 @pytest.mark.parametrize(("name", "zram"), [("/dev/zram0", True), ("/dev/sda2", False)])
 def test_swap_and_zram(name: str, zram: bool, machine: Machine) -> None:
-    machine = dataclasses.replace(machine, swap_total_bytes=512 << 20)
     (machine.proc / "swaps").write_text(
         f"Filename\t\t\t\tType\t\tSize\tUsed\tPriority\n{name} partition\t524288\t0\t-2\n"
     )
@@ -160,7 +163,7 @@ def test_a_file_in_the_way_of_the_device(machine: Machine) -> None:
     node.write_text("precious")
     finding = checks_serving.device(machine)
     assert finding.level == "warn"
-    assert "is a file" in finding.found
+    assert "is a file that is not ours" in finding.found
 
 
 def test_an_empty_file_is_in_the_way_of_a_character_device_only(machine: Machine) -> None:
@@ -170,6 +173,20 @@ def test_an_empty_file_is_in_the_way_of_a_character_device_only(machine: Machine
     assert finding.meaning.endswith("and leaves it")
     (machine.root / "dev/cuse").touch()
     assert checks_serving.device(machine).level == "warn"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the placeholder is root's")
+def test_a_placeholder_without_a_mount_is_what_a_killed_server_left(machine: Machine) -> None:
+    os.mknod(machine.root / "dev/mem_notify", PLACEHOLDER)
+    finding = checks_serving.device(machine)
+    assert finding.level == "ok"
+    assert "left from a server that was killed" in finding.found
+
+
+def test_a_swap_file_whose_name_looks_like_the_end_of_a_line(machine: Machine) -> None:
+    title = b"Filename\t\t\t\tType\t\tSize\tUsed\tPriority\n"
+    (machine.proc / "swaps").write_bytes(title + b"/var/a\x85b file\t1024\t0\t-2\n")
+    assert checks_kernel.swap(machine).found == r"1 MiB on /var/a\x85b"
 
 
 def test_a_character_device_of_a_server_is_not_in_the_way(machine: Machine) -> None:
@@ -192,9 +209,10 @@ def test_mounting_needs_a_right_that_a_container_may_lack(machine: Machine) -> N
     bare = dataclasses.replace(
         machine, effective=without(ALL, Capability.SYS_ADMIN), bounding=without(ALL, Capability.SYS_ADMIN)
     )
-    finding = checks_serving.mounting(bare)
-    assert finding.level == "fail"
-    assert "--cap-add" in finding.meaning
+    for each in (bare, dataclasses.replace(bare, bounding=ALL), dataclasses.replace(bare, euid=1000)):
+        finding = checks_serving.mounting(each)
+        assert finding.level == "fail"
+        assert "--cap-add" in finding.meaning
 
 
 def test_an_ordinary_user_needs_fusermount3(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,6 +233,7 @@ def test_an_ordinary_user_needs_fusermount3(machine: Machine, tmp_path: Path, mo
     [
         (checks_serving.memlock, Capability.IPC_LOCK),
         (checks_serving.oom_score, Capability.SYS_RESOURCE),
+        (checks_serving.realtime, Capability.SYS_NICE),
         (checks_serving.sigio, Capability.SYS_PTRACE),
         (checks_serving.sigio, Capability.KILL),
     ],

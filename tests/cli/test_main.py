@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -103,6 +104,30 @@ def test_a_closed_pipe_is_quiet() -> None:
     program = f"{sys.executable} -m memnotify_cuse doctor | true"
     done = subprocess.run(["sh", "-c", program], capture_output=True, text=True, check=False)
     assert done.stderr == ""
+
+
+def test_output_that_cannot_be_written_is_one_line_and_exit_2() -> None:
+    command = f"{sys.executable} -m memnotify_cuse doctor >/dev/full"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "memnotify: cannot write to stdout: No space left on device\n"
+
+
+@pytest.mark.parametrize("redirect", [">&- 2>&-", "<&- >&- 2>&-", "2>/dev/full", "2>&-"])
+@pytest.mark.parametrize(("argv", "code"), [("--help", 0), ("wait --device /none", 2), ("nonsense", 2)])
+def test_the_exit_code_is_the_same_without_a_place_for_complaints(argv: str, code: int, redirect: str) -> None:
+    command = f"{sys.executable} -m memnotify_cuse {argv} {redirect}"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert done.stderr == ""
+
+
+def test_no_file_takes_the_place_of_a_closed_stream(tmp_path: Path) -> None:
+    """What is said would be written into it."""
+    file = tmp_path / "recording.jsonl"
+    command = f'{sys.executable} -m memnotify_cuse record "$0" --seconds 0 <&- >&- 2>&-'
+    assert subprocess.run(["sh", "-c", command, file], check=False).returncode == 0
+    assert b"recording: " not in file.read_bytes()
 
 
 def test_another_exception_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from memnotify_cuse.kernel.meminfo import read_meminfo
 from memnotify_cuse.kernel.trace import TraceEvent
 from memnotify_cuse.kernel.vmstat import read_vmstat
 from memnotify_cuse.kernel.zoneinfo import read_zoneinfo
+from memnotify_cuse.scanner.doorbell import trace_path
 from memnotify_cuse.scanner.errors import RecordingError
 from memnotify_cuse.scanner.recordfile import Recording, RecordingWriter
 from memnotify_cuse.scanner.sample import Sample, Sampler
@@ -30,6 +31,16 @@ from tests.support.server import Lines
 MEMNOTIFY = [sys.executable, "-m", "memnotify_cuse"]
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+
+
+@contextmanager
+def ignoring(number: signal.Signals) -> Iterator[None]:
+    """What is ignored stays so in programs that are started."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 @pytest.fixture(autouse=True)
@@ -146,7 +157,9 @@ def recording_to(file: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]
             process.kill()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2], ids=lambda each: each.name
+)
 def test_a_signal_ends_the_recording_properly(number: signal.Signals, file: Path) -> None:
     with recording_to(file) as process:
         process.send_signal(number)
@@ -154,9 +167,53 @@ def test_a_signal_ends_the_recording_properly(number: signal.Signals, file: Path
     assert process.returncode == 0
     assert out.decode().startswith(f"{file}: ")
     assert err == b""
+    trace = trace_path(process.pid)
+    assert trace is None or not trace.exists()
     # gzip itself would complain of one that was cut short.
     assert gzip.decompress(file.read_bytes()).count(b"\n") == 1 + len(list(Recording(file).samples()))
     assert Recording(file).header.kernel == os.uname().release
+
+
+def test_nohup_keeps_it_from_ending_with_its_terminal(file: Path) -> None:
+    with ignoring(signal.SIGHUP), recording_to(file) as process:
+        words = Path(f"/proc/{process.pid}/status").read_text().split()
+        assert int(words[words.index("SigIgn:") + 1], 16) >> (signal.SIGHUP - 1) & 1
+        process.terminate()
+        assert process.wait(LIMIT_S) == 0
+
+
+def test_a_closing_terminal_ends_it_and_leaves_nothing(file: Path) -> None:
+    leader, terminal = os.openpty()
+    argv = [*MEMNOTIFY, "record", str(file)]
+    # Its session's terminal, whose end the kernel tells it with SIGHUP.
+    with subprocess.Popen(["setsid", "--ctty", *argv], stdin=terminal, stdout=terminal, stderr=terminal) as process:
+        try:
+            os.close(terminal)
+            said = b""
+            while b"recording: " not in said:
+                said += os.read(leader, 4096)
+            os.close(leader)
+            # It has no place to say what came of it.
+            assert process.wait(LIMIT_S) == 2
+        finally:
+            process.kill()
+    assert gzip.decompress(file.read_bytes()).count(b"\n") == 1 + len(list(Recording(file).samples()))
+    trace = trace_path(process.pid)
+    assert trace is None or not trace.exists()
+
+
+@pytest.mark.parametrize("redirect", ["2>&-", "2>/dev/full", ">&- 2>&-"])
+def test_it_records_without_a_place_for_what_it_says(redirect: str, proc: Path, file: Path) -> None:
+    command = f'{sys.executable} -m memnotify_cuse record "$0" --proc "$1" --seconds 0.05 {redirect}'
+    done = subprocess.run(["sh", "-c", command, file, proc], stdout=subprocess.PIPE, timeout=LIMIT_S, check=False)
+    assert done.returncode == 0
+    assert len(list(Recording(file).samples())) >= 1
+
+
+def test_it_goes_on_recording_when_nobody_reads_any_more(proc: Path, file: Path) -> None:
+    command = f'{sys.executable} -m memnotify_cuse record "$0" --proc "$1" --seconds 0.05 2>&1 | true'
+    subprocess.run(["sh", "-c", command, file, proc], timeout=LIMIT_S, check=True)
+    assert len(list(Recording(file).samples())) >= 1
 
 
 def test_a_killed_recorder_leaves_its_samples(file: Path) -> None:

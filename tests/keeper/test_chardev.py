@@ -12,7 +12,7 @@ import pytest
 
 from memnotify_cuse.keeper import chardev
 from memnotify_cuse.keeper.chardev import CharacterDevice, cuse_problem, open_cuse
-from memnotify_cuse.keeper.mount import MountError
+from memnotify_cuse.keeper.mount import PLACEHOLDER, MountError
 from memnotify_cuse.keeper.undo import undo
 from memnotify_cuse.kernel.statx import FileId
 
@@ -55,6 +55,24 @@ def test_a_node_without_a_device_that_a_killed_server_left_is_removed(
     dev_node.chmod(0o444)
     os.close(open_cuse(dev_node))
     assert not dev_node.exists()
+
+
+@as_root
+def test_the_placeholder_that_a_killed_server_left_is_removed(dev_node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of one that served a file, or was killed before it mounted anything there."""
+    monkeypatch.setattr(chardev, "DEV_CUSE", "/dev/null")
+    os.mknod(dev_node, PLACEHOLDER)
+    dev_node.chmod(0o444)
+    os.close(open_cuse(dev_node))
+    assert not os.path.lexists(dev_node)
+
+
+@as_root
+def test_an_empty_file_is_in_the_way(dev_node: Path) -> None:
+    dev_node.touch()
+    with pytest.raises(MountError, match=f"{dev_node}: exists already"):
+        open_cuse(dev_node)
+    assert dev_node.is_file()
 
 
 def test_without_the_module_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from memnotify_cuse.kernel.errors import MalformedKernelFileError
-from memnotify_cuse.kernel.mountinfo import Mount, mount_at, parse_mountinfo
+from memnotify_cuse.kernel.errors import KernelFileGoneError, MalformedKernelFileError
+from memnotify_cuse.kernel.mountinfo import Mount, mount_at, parse_mountinfo, read_mountinfo
 
 ROOT = "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/root rw\n"
 
@@ -25,8 +25,8 @@ def proc_with(directory: Path, text: bytes) -> Path:
 
 def test_mount_points_types_sources_and_devices() -> None:
     assert parse_mountinfo(ROOT + line(r"/mnt\040a\134b")) == [
-        Mount("/", "ext4", "/dev/root", 8, 1),
-        Mount("/mnt a\\b", "fuse.memnotify", "memnotify", 0, 52),
+        Mount("/", "ext4", "/dev/root", 8, 1, 22),
+        Mount("/mnt a\\b", "fuse.memnotify", "memnotify", 0, 52, 36),
     ]
     assert parse_mountinfo("") == []
 
@@ -61,3 +61,18 @@ def test_what_is_no_mount_is_named(text: str) -> None:
     number = 1 if not text.startswith(ROOT) else 2
     with pytest.raises(MalformedKernelFileError, match=f"/proc/self/mountinfo:{number}: not a mount"):
         parse_mountinfo(text)
+
+
+def test_a_line_about_another_place_is_skipped_whatever_it_looks_like(tmp_path: Path) -> None:
+    proc = proc_with(tmp_path, b"\n? /home\n" + os.fsencode(line("/run/mem_notify") + "1 2 3 / /other rw\n"))
+    found = mount_at(Path("/run/mem_notify"), proc)
+    assert found is not None
+    assert found.mount_id == 36
+    assert [each.mount_point for each in read_mountinfo(proc)] == ["/run/mem_notify"]
+    with pytest.raises(MalformedKernelFileError, match=f"{proc}/self/mountinfo:4: not a mount"):
+        mount_at(Path("/other"), proc)
+
+
+def test_a_proc_without_it_is_named(tmp_path: Path) -> None:
+    with pytest.raises(KernelFileGoneError, match=f"{tmp_path}/self/mountinfo: No such file"):
+        mount_at(Path("/run"), tmp_path)

@@ -6,6 +6,7 @@ import errno
 import os
 import select
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from memnotify_cuse.kernel.tracefs import (
     TraceInstance,
     TracePipe,
     find_tracefs,
+    instance_name,
     mount_tracefs,
     remove_stale_instances,
 )
@@ -292,3 +294,33 @@ def test_a_real_stale_instance() -> None:
     finally:
         if (TRACEFS / "instances" / name).exists():
             (TRACEFS / "instances" / name).rmdir()
+
+
+@real
+def test_of_another_pid_namespace_only_what_nobody_uses_is_stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its processes may not be seen from here; the process with the same id is another."""
+    assert TRACEFS is not None
+    prefix = f"memnotify-test{os.getpid()}-"
+    used, left = f"{prefix}1-4026539998", f"{prefix}1-4026539999"
+    (TRACEFS / "instances" / left).mkdir()
+    try:
+        with TraceInstance.create(TRACEFS, used) as instance:
+            assert remove_stale_instances(TRACEFS, prefix, own_pid=1) == []
+            monkeypatch.setattr("memnotify_cuse.kernel.tracefs._SETTING_UP_S", 0.0)
+            assert remove_stale_instances(TRACEFS, prefix, own_pid=1) == [left]
+            assert instance.path.exists()
+    finally:
+        if (TRACEFS / "instances" / left).exists():
+            (TRACEFS / "instances" / left).rmdir()
+
+
+NAMES = "from memnotify_cuse.kernel.tracefs import instance_name; print(instance_name(1), instance_name(1, 'fcntl'))"
+
+
+@real
+def test_the_same_process_id_in_another_pid_namespace_has_another_name() -> None:
+    command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", NAMES]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    names = {*done.stdout.split(), instance_name(1), instance_name(1, "fcntl")}
+    assert len(names) == 4
+    assert all(name.startswith("memnotify-") for name in names)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -146,10 +146,15 @@ def test_an_empty_file_that_was_there_is_used_as_the_device_and_stays(tmp_path: 
 def test_a_file_that_took_the_place_of_the_placeholder_stays(tmp_path: Path, proc: str) -> None:
     """Only the file that the server made is removed."""
     node = tmp_path / "node"
-    with serving(tmp_path, "--proc", proc, node=node):
-        unmount(node)
-        node.unlink()
-        node.write_text("precious")
+    with Server(tmp_path, "--proc", proc, node=node) as server:
+        # The device is shown again as soon as it is taken away, unless something else is there by then.
+        (tmp_path / "new").write_text("precious")
+        while node.is_mount() or not node.is_file():
+            unmount(node)
+            with suppress(OSError):
+                (tmp_path / "new").rename(node)
+        wait_until(lambda: "exists and is not a placeholder of ours" in server.log, "a line in the log")
+        assert server.stop() == 0
     assert node.read_text() == "precious"
 
 

@@ -135,7 +135,9 @@ def main() -> int:
         node = Path(f"/dev/memnotify-{os.getpid()}") if options.node == "cuse" else directory / "node"
         arguments = ("--no-herd-control", "--proc", str(calm_proc(directory).path), "--node", options.node)
         server = stack.enter_context(Server(directory, *arguments, node=node))
-        crowd = stack.enter_context(crowds(server, directory, Programs(Path(__file__).parent, directory), options.share))
+        crowd = stack.enter_context(
+            crowds(server, directory, Programs(Path(__file__).parent, directory), options.share)
+        )
         problems, took_s = kill_often(server, crowd, options.kills, number, options.seed)
         restarts = facts(server)["restarts"]
         size = sum(one.count for one in crowd)

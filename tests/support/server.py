@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+from memnotify_cuse.kernel.mountinfo import mount_at
 from tests.support.spawner import Spawned, Spawner
 
 START_TIMEOUT_S = 120.0
@@ -115,7 +116,7 @@ def _started(argv: list[str], log: Path) -> subprocess.Popen[bytes]:
 
 def unmount(path: Path) -> None:
     """Unmount lazily whatever is mounted at `path`; nothing there is fine."""
-    if any(line.split()[4] == str(path) for line in Path("/proc/self/mountinfo").read_text().splitlines()):
+    if mount_at(path) is not None:
         command = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-u", "-z"]
         subprocess.run([*command, str(path)], check=False, stderr=subprocess.DEVNULL)
 
