@@ -131,6 +131,8 @@ def main() -> int:
     options = parser.parse_args()
     number = signal.Signals[f"SIG{options.signal}"]
     with tempfile.TemporaryDirectory(prefix="memnotify-") as name, ExitStack() as stack:
+        # All users are to come to the device.
+        os.chmod(name, 0o755)
         directory = Path(name)
         node = Path(f"/dev/memnotify-{os.getpid()}") if options.node == "cuse" else directory / "node"
         arguments = ("--no-herd-control", "--proc", str(calm_proc(directory).path), "--node", options.node)

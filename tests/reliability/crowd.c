@@ -1,4 +1,5 @@
-/* A crowd of programs that wait for the device, each in a process of its own, and count what they are told.
+/* A crowd of programs that wait for the device, each in a process and of a user of its own, which count what they are
+ * told. (The guard time counts the files of one user: a thousand of them would be told every ten seconds.)
  *
  *   crowd DEVICE COUNTERS POLLERS READERS OWNERS
  *
@@ -15,6 +16,8 @@
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#define FIRST_UID 20000
 
 struct counter {
 	volatile unsigned long long told, wrong;
@@ -72,9 +75,10 @@ int main(int argc, char **argv)
 {
 	int numbers[3], count = 0, file, i = 0, fd;
 	struct counter *counters;
+	int opened[2];
 	char byte;
 
-	if (argc != 6)
+	if (argc != 6 || pipe(opened))
 		return 2;
 	for (int kind = 0; kind < 3; kind++)
 		count += numbers[kind] = atoi(argv[3 + kind]);
@@ -86,14 +90,19 @@ int main(int argc, char **argv)
 		return 2;
 	for (int kind = 0; kind < 3; kind++)
 		for (int one = 0; one < numbers[kind]; one++, i++) {
-			fd = open(argv[1], O_RDONLY | (kind == 1 ? 0 : O_NONBLOCK));
-			if (fd < 0)
-				return 3;
 			switch (fork()) {
 			case -1:
 				return 4;
 			case 0:
+				if (setgid(FIRST_UID + i) || setuid(FIRST_UID + i))
+					_exit(5);
 				prctl(PR_SET_PDEATHSIG, SIGKILL);
+				fd = open(argv[1], O_RDONLY | (kind == 1 ? 0 : O_NONBLOCK));
+				if (fd < 0)
+					counters[i].wrong = errno;
+				close(opened[1]);
+				if (fd < 0)
+					_exit(3);
 				if (kind == 0)
 					wait_in_poll(fd, &counters[i]);
 				else if (kind == 1)
@@ -102,8 +111,10 @@ int main(int argc, char **argv)
 					wait_for_signals(fd, &counters[i]);
 				pause();
 			}
-			close(fd);
 		}
+	close(opened[1]);
+	while (read(opened[0], &byte, 1) > 0)
+		;
 	printf("ready\n");
 	fflush(stdout);
 	while (read(0, &byte, 1) > 0)
