@@ -175,13 +175,13 @@ class _Keeper:
         self._lives = Lives()
         self._code = EXIT_OK
         self._stored: set[str] = set()
+        self._comes_back = False
         self._service_watchdog_s = watchdog_s()
 
     def run(self) -> int:
         """The exit code."""
-        resumed = bool(self._kept.fds)
+        resumed = bool(self._kept.fds) and self._recall()
         if resumed:
-            self._recall()
             reduce_keeper()
         # What is in memory by now stays shared with the children: a collection would write to all of it.
         gc.collect()
@@ -297,6 +297,7 @@ class _Keeper:
             wanted = self._signals.came() if self._signals.fileno() in ready else set()
             if "stop" in wanted:
                 self._notify("STOPPING=1")
+                self._comes_back = self._is_to_come_back()
                 return
             if "reload" in wanted:
                 self._probe_new_code()
@@ -439,6 +440,8 @@ class _Keeper:
         if line in self._undo:
             self._undo.remove(line)
         self._undo.append(line)
+        if self._stored:
+            self._remember()
 
     def _watch_mounts(self) -> None:
         if not self._mounts_line:
@@ -517,7 +520,7 @@ class _Keeper:
 
     def _remember(self) -> None:
         """Write down what a keeper after this one has to know."""
-        facts = [("given", self._given)]
+        facts = [("given", self._given), ("argv", "\0".join(sys.argv[1:]))]
         facts += [("undo", line) for line in self._undo]
         facts += [("told", line) for line in self._told]
         facts += [("lives", str(self._lives.count)), ("watch", self._mounts_line)]
@@ -527,11 +530,17 @@ class _Keeper:
             facts.append(("trace", self._trace))
         self._kept.write(facts)
 
-    def _recall(self) -> None:
-        """Take up what the keeper before has written down, and its children, if this process was that keeper."""
+    def _recall(self) -> bool:
+        """Take up what the keeper before has written down, and its children, if this process was that keeper.
+
+        False if this one is to serve something else: then what was served is ended.
+        """
         server = channel = None
+        argv = ""
         for key, value in self._kept.read():
-            if key == "given":
+            if key == "argv":
+                argv = value
+            elif key == "given":
                 self._given = value
             elif key == "undo":
                 self._undo.append(value)
@@ -555,7 +564,13 @@ class _Keeper:
         if server is not None and channel is not None:
             self._retiring = _Server(Child(server), Channel.of(channel))
             # When the new one is prepared.
-            self._retire_by_s = float("inf")
+            self._retire_by_s = math.inf
+        elif argv.split("\0") != sys.argv[1:]:
+            _say("INFO: the options have changed: the device is made anew")
+            self._kept.close()
+            self._undo_all()
+            return False
+        return True
 
     def _store(self) -> None:
         """Have the service manager keep the descriptors too, if it does that."""
@@ -616,7 +631,7 @@ class _Keeper:
             self._mounts.close()
         servers = [server for server in (self._server, self._retiring) if server is not None]
         for server in servers:
-            server.channel.send("stop")
+            server.channel.send("retire" if self._comes_back else "stop")
         if self._setup is not None:
             self._setup.end_after_step()
         for server in servers:
@@ -625,7 +640,8 @@ class _Keeper:
                 server.child.reap(KILL_S)
         # What the setting up waits for is the server's, or the connection's, end.
         self._take_messages()
-        self._forget()
+        if not self._comes_back:
+            self._forget()
         self._kept.close()
         if self._setup is not None and not self._setup.reap(KILL_S):
             self._setup.kill()
@@ -639,6 +655,15 @@ class _Keeper:
             child.reap(KILL_S)
         for server in servers:
             server.channel.close()
+        if not self._comes_back:
+            self._undo_all()
+
+    def _is_to_come_back(self) -> bool:
+        from memnotify_cuse.keeper.manager import comes_back
+
+        return self._ready and bool(self._stored) and comes_back(len(self._stored))
+
+    def _undo_all(self) -> None:
         while self._undo:
             complaint = undo(self._undo.pop())
             if complaint is not None:
