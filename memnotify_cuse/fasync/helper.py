@@ -7,9 +7,11 @@ moment. It is single-threaded and imports neither trio nor pyfuse3.
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -20,7 +22,9 @@ from memnotify_cuse.fasync.jobs import (
     LISTED_PROCESSES,
     MAX_JOBS,
     MESSAGE_BYTES,
+    OWNER_SEARCH_S,
     SEARCH_DESCRIPTORS,
+    TURN_S,
     Job,
     JobError,
     Kind,
@@ -45,12 +49,21 @@ class Helper:
 
     def __init__(self, looker: Looker) -> None:
         self._looker = looker
+        self._until_s = math.inf
         self._done: dict[Kind, Callable[[Job], Iterator[Report]]] = {
             Kind.SEARCH: self._search,
             Kind.SIGNAL: self._signal,
             Kind.PROCESSES: self._processes,
             Kind.OWNER: self._owner,
         }
+
+    def begin_turn(self) -> None:
+        """A user's turn begins: after `TURN_S` no other job is to be begun, and a search says where it goes on."""
+        self._until_s = time.monotonic() + TURN_S
+
+    @property
+    def turn_is_over(self) -> bool:
+        return time.monotonic() >= self._until_s
 
     def do(self, job: Job) -> Iterator[Report]:
         """The reports of a job, END last."""
@@ -80,7 +93,11 @@ class Helper:
                 descriptors = []
             more = descriptors[most] if len(descriptors) > most else 0
             found = 0
-            for descriptor in descriptors[:most]:
+            for looked, descriptor in enumerate(descriptors[:most]):
+                # What each of them takes is for the process to say: it may have thousands that take a while.
+                if looked and self.turn_is_over:
+                    more = descriptor
+                    break
                 if not view.may_be_ours(descriptor):
                     continue
                 if found == FOUND_DESCRIPTORS:
@@ -136,18 +153,21 @@ class Helper:
         )
 
     def _in_owner(self, pid: int, job: Job) -> Report | None:
-        """Where the owner itself has the file, None if it has it not, or we may not look.
+        """Where the owner itself has the file, None if it has it not, we may not look, or it takes too long.
 
         A process that was forked with the file has it under the same number, so that is looked at first.
         """
-        for descriptor, count in ((job.descriptor, 1), (0, SEARCH_DESCRIPTORS)):
-            search = Job(Kind.SEARCH, pid=pid, descriptor=descriptor, count=count)
-            try:
+        turn_until_s, self._until_s = self._until_s, time.monotonic() + OWNER_SEARCH_S
+        try:
+            for descriptor, count in ((job.descriptor, 1), (0, SEARCH_DESCRIPTORS)):
+                search = Job(Kind.SEARCH, pid=pid, descriptor=descriptor, count=count)
                 found = next((each for each in self._search(search) if each.number == job.number), None)
-            except (LeftOutError, RefusedError, KernelFileError, OSError):
-                return None
-            if found is not None:
-                return found
+                if found is not None:
+                    return found
+        except (LeftOutError, RefusedError, KernelFileError, OSError):
+            return None
+        finally:
+            self._until_s = turn_until_s
         return None
 
     def _owner_pid(self, owner: FileOwner | None) -> int:
@@ -219,10 +239,25 @@ def run(ours: socket.socket, looker: Looker) -> int:
             jobs = list(decode_jobs(message))
         except JobError:
             return 1
-        for job in jobs[:MAX_JOBS]:
-            for report in helper.do(job):
-                try:
-                    ours.send(encode_report(report))
-                except OSError:
-                    return 0
+        if not all(_do(helper, jobs[:MAX_JOBS], ours)):
+            return 0
     return 0
+
+
+def _do(helper: Helper, jobs: list[Job], ours: socket.socket) -> Iterator[bool]:
+    """Do the jobs of one message; for each report whether it could be sent."""
+    helper.begin_turn()
+    for index, job in enumerate(jobs):
+        if index and helper.turn_is_over and job.kind is not Kind.LEAVE_OUT:
+            yield _send(ours, Report(Said.END, job.id, Status.PUT_OFF))
+            return
+        for report in helper.do(job):
+            yield _send(ours, report)
+
+
+def _send(ours: socket.socket, report: Report) -> bool:
+    try:
+        ours.send(encode_report(report))
+    except OSError:
+        return False
+    return True

@@ -1,8 +1,9 @@
 """What the server asks of a SIGIO helper, and what it is told: a codec of fixed structures, no I/O.
 
 The two share a sequenced-packet socket. A message from the server holds one or more jobs; the helper does them one
-after the other, and sends one or more reports for each, of which the last one is END. Neither trusts the other beyond
-the form of these.
+after the other, and sends one or more reports for each, of which the last one is END. After 20 ms it says PUT_OFF to
+the next one, and begins with none of the others: their user has another turn. Neither trusts the other beyond the form
+of these.
 
     SEARCH     process `pid` (any of its threads will do), up to `count` descriptors from `descriptor` on, for open
     files
@@ -34,6 +35,11 @@ FOUND_DESCRIPTORS: Final = 64
 FANOUT_MEMBERS: Final = 32
 LISTED_PROCESSES: Final = 64
 """How much one job does, so that a user with a lot of it does not keep others waiting."""
+
+TURN_S: Final = 0.02
+"""How long a helper goes on with one message: the jobs in it, and a search, are gone on with in another turn."""
+OWNER_SEARCH_S: Final = 0.05
+"""How long an owner's own descriptor is looked for, within the job of signalling it."""
 
 
 class Kind(IntEnum):
@@ -69,6 +75,8 @@ class Status(IntEnum):
     """Never sent: the helper was killed while it did this job."""
     NOBODY = 6
     """There is an owner, but nobody who may be signalled, or would survive it."""
+    PUT_OFF = 7
+    """Nothing was done of this job, nor of those after it in the same message: the turn was over."""
 
 
 @dataclass(frozen=True, slots=True)

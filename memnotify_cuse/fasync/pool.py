@@ -3,7 +3,8 @@
 A helper has 200 ms for each client. After a few of them the jobs of others go to a second helper, so that a client
 which takes its time delays nobody else; after all of them the helper is killed, the user whose process it was at is
 left out for a while (`leftout`), and what the helper had not begun is done by another. A helper that not even SIGKILL
-ends is the keeper's to abandon.
+ends is the keeper's to abandon. Users whose clients take less than that, but often, are known as slow (`slowness`), and
+have one helper between them.
 
 The keeper starts helpers: one at the beginning, a second one as soon as there is somebody to signal, so that none has
 to be started at a notification.
@@ -40,6 +41,9 @@ from memnotify_cuse.fasync.jobs import (
     encode_job,
 )
 from memnotify_cuse.fasync.leftout import LeftOut, key_of
+from memnotify_cuse.fasync.slowness import Slowness
+from memnotify_cuse.fasync.turns import UNKNOWN, Turns
+from memnotify_cuse.fasync.turns import key_of as turn_key_of
 from memnotify_cuse.keeper.channel import Channel
 
 log = logging.getLogger(__name__)
@@ -52,6 +56,8 @@ PATIENCE_S: Final = 0.02
 """How long others wait for a helper that is at work before another one is used."""
 MAX_HELPERS: Final = 4
 MAX_BUSY: Final = 2
+MAX_SLOW: Final = 1
+"""How many helpers all users who are known as slow have together."""
 FEW_JOBS: Final = 4
 HELD_UP: Final = "held up"
 ASK_AGAIN_S: Final = 1.0
@@ -83,7 +89,11 @@ class _Waiting:
 
 @dataclass(slots=True, eq=False)
 class _Helper:
-    """A helper process. `begun_ns` is when it began with the first of its jobs, `touched_ns` with this client."""
+    """A helper process. `begun_ns` is when it began with the first of its jobs, `touched_ns` with this client.
+
+    `impatient` is who waits for it; it is `stuck` while it waits for a client itself, and has `waited` if it was during
+    this job.
+    """
 
     pid: int
     socket: socket.socket
@@ -92,9 +102,11 @@ class _Helper:
     left_out: set[int] = field(default_factory=set)
     begun_ns: int = 0
     touched_ns: int = 0
+    checked_ns: int = 0
     touched: Touched = NOBODY
     impatient: bool = False
     stuck: bool = False
+    waited: bool = False
     scope: trio.CancelScope | None = None
 
 
@@ -107,11 +119,13 @@ class HelperPool:
         self._starting = False
         self._identifiers = identifiers
         self._helpers: list[_Helper] = []
-        self._signals: dict[int, deque[_Waiting]] = {}
-        self._others: dict[int, deque[_Waiting]] = {}
+        self._signals: Turns[_Waiting] = Turns()
+        self._others: Turns[_Waiting] = Turns()
         self._wanted = 0
         self._ids = 0
         self._left_out = LeftOut()
+        self._slowness = Slowness()
+        self.on_slow: Callable[[], object] = lambda: None
         self._abandoned: dict[int, int] = {}
         self._nursery: trio.Nursery | None = None
 
@@ -124,6 +138,10 @@ class HelperPool:
         """Users whose processes are left out at present, and minus the ids of root's processes that are."""
         # And those in whose hands a helper is that not even SIGKILL has ended yet.
         return self._left_out.keys(time.monotonic_ns()) | set(self._abandoned.values())
+
+    def is_slow(self, user: int) -> bool:
+        """Whether a user's clients keep helpers waiting; `on_slow` is called when another user is found to be so."""
+        return self._slowness.is_slow(turn_key_of(user), time.monotonic_ns())
 
     def none_to_be_had(self) -> None:
         """The keeper could not start a parent of helpers: it is asked again when there is something to do."""
@@ -231,10 +249,11 @@ class HelperPool:
         if not listed:
             return []
         call = _Call(len(listed))
-        queue = self._line_of(listed[0]).setdefault(user, deque())
+        waiting = []
         for index, job in enumerate(listed):
             self._ids = (self._ids + 1) & 0xFFFFFFFF
-            queue.append(_Waiting(user, replace(job, id=self._ids), call, index))
+            waiting.append(_Waiting(user, replace(job, id=self._ids), call, index))
+        self._line_of(listed[0]).put(waiting)
         self.want(1)
         self._hand_out()
         await call.done.wait()
@@ -250,21 +269,16 @@ class HelperPool:
         if self._wait and all(helper.impatient for helper in self._helpers):
             # Two that have a lot to do are enough; of those that wait for a client there may be more.
             busy = sum(not helper.stuck for helper in self._helpers)
-            if busy < MAX_BUSY:
+            if busy < MAX_BUSY and self._next(None) is not None:
                 self.want(self.helpers + 1)
 
     def _give(self, helper: _Helper) -> None:
-        line, user = self._next_user(helper)
-        if user is None:
+        next_ = self._next(helper)
+        if next_ is None:
             return
-        # To the end of the line of users.
-        queue = line.pop(user)
+        line, key = next_
         # Where others wait, a user whose clients are slow is not to have a helper for long.
-        most = FEW_JOBS if self._wait else MAX_JOBS
-        while queue and len(helper.jobs) < most:
-            helper.jobs.append(queue.popleft())
-        if queue:
-            line[user] = queue
+        helper.jobs.extend(line.take(key, lambda: FEW_JOBS if self._wait else MAX_JOBS))
         now_ns = time.monotonic_ns()
         changes = self._changes(helper)
         try:
@@ -280,26 +294,33 @@ class HelperPool:
         """Whether there are jobs that no helper has been given."""
         return bool(self._signals or self._others)
 
-    def _line_of(self, job: Job) -> dict[int, deque[_Waiting]]:
+    def _line_of(self, job: Job) -> Turns[_Waiting]:
         return self._signals if job.kind is Kind.SIGNAL else self._others
 
-    def _next_user(self, helper: _Helper) -> tuple[dict[int, deque[_Waiting]], int | None]:
-        """Whose turn it is, and in which line: first of those with signals to be sent. No user has more than half of
-        the
-        helpers.
+    def _next(self, helper: _Helper | None) -> tuple[Turns[_Waiting], int] | None:
+        """Whose turn it is with `helper`, or with another one (None), and in which line: first of those with signals to
+        be sent.
+
+        No user has more than half of the helpers, nor all who are slow more than `MAX_SLOW`.
         """
         busy = [other for other in self._helpers if other is not helper and other.jobs]
-        has = Counter(other.jobs[0].user for other in busy)
+        has = Counter(turn_key_of(other.jobs[0].user) for other in busy)
+        now_ns = time.monotonic_ns()
+        slow = sum(self._slowness.is_slow(key, now_ns) * count for key, count in has.items())
+
+        def may(key: int) -> bool:
+            return has[key] < MAX_HELPERS // 2 and (slow < MAX_SLOW or not self._slowness.is_slow(key, now_ns))
+
         searching = sum(other.jobs[0].job.kind is not Kind.SIGNAL for other in busy)
         lines = [self._signals]
         # Where there are several helpers, one is kept for signals.
         if self.helpers < 3 or searching + 1 < self.helpers:
             lines.append(self._others)
         for line in lines:
-            user = next((user for user in line if has[user] < MAX_HELPERS // 2), None)
-            if user is not None:
-                return line, user
-        return self._others, None
+            key = line.next_key(may)
+            if key is not None:
+                return line, key
+        return None
 
     def _changes(self, helper: _Helper) -> bytes:
         """What the helper has not been told yet of who is left out."""
@@ -317,8 +338,8 @@ class HelperPool:
 
     def _begin(self, helper: _Helper, now_ns: int) -> None:
         """The helper begins with the first of its jobs now, if it has any."""
-        helper.begun_ns = helper.touched_ns = now_ns
-        helper.impatient = helper.stuck = False
+        helper.begun_ns = helper.touched_ns = helper.checked_ns = now_ns
+        helper.impatient = helper.stuck = helper.waited = False
         helper.touched = helper.attention.read()
         if helper.scope is not None:
             helper.scope.deadline = trio.current_time() + PATIENCE_S if helper.jobs else math.inf
@@ -327,8 +348,8 @@ class HelperPool:
         while helper in self._helpers:
             left_s = math.inf
             if helper.jobs:
-                allowed_s = CLIENT_S if helper.impatient else PATIENCE_S
-                left_s = allowed_s - (time.monotonic_ns() - helper.touched_ns) / 1e9
+                since_ns, allowed_s = (helper.touched_ns, CLIENT_S) if helper.stuck else (helper.checked_ns, PATIENCE_S)
+                left_s = allowed_s - (time.monotonic_ns() - since_ns) / 1e9
             with trio.CancelScope(deadline=trio.current_time() + max(0.0, left_s)) as scope:
                 helper.scope = scope
                 try:
@@ -367,8 +388,16 @@ class HelperPool:
         waiting = helper.jobs[0] if helper.jobs else None
         if waiting is None or waiting.job.id != report.id:
             return
+        if report.status is Status.PUT_OFF:
+            # And all after it in the same message.
+            self._line_of(waiting.job).put_back(list(helper.jobs))
+            helper.jobs.clear()
+            self._begin(helper, time.monotonic_ns())
+            self._hand_out()
+            return
         self._note(waiting, report)
         if report.said is Said.END:
+            self._count_wait(helper)
             helper.jobs.popleft()
             self._begin(helper, time.monotonic_ns())
             if not helper.jobs:
@@ -384,27 +413,46 @@ class HelperPool:
 
     def _check(self, helper: _Helper) -> None:
         """The helper is slow: let others be served by another one, or end it."""
-        now_ns = time.monotonic_ns()
-        if not helper.impatient:
-            touched = helper.attention.read()
-            helper.impatient, helper.stuck = True, touched == helper.touched
-            helper.touched = touched
-            self._hand_out()
-        elif now_ns - helper.touched_ns >= CLIENT_S * 1e9:
-            touched = helper.attention.read()
-            goes_on = touched != helper.touched or touched.pid == OURSELVES or _is_runnable(helper.pid)
-            if goes_on and now_ns - helper.begun_ns < JOB_S * 1e9:
+        now_ns = helper.checked_ns = time.monotonic_ns()
+        touched = helper.attention.read()
+        goes_on = touched != helper.touched
+        waits = touched.pid != OURSELVES and not _is_runnable(helper.pid)
+        hangs = waits and not goes_on and now_ns - helper.touched_ns >= CLIENT_S * 1e9
+        if hangs or now_ns - helper.begun_ns >= JOB_S * 1e9:
+            self._replace(helper)
+        else:
+            helper.impatient, helper.stuck = True, waits
+            helper.waited |= waits and touched.pid > 0
+            if goes_on or not waits:
                 helper.touched, helper.touched_ns = touched, now_ns
+            self._hand_out()
+
+    def _replace(self, helper: _Helper) -> None:
+        if self._parent is not None:
+            self._parent.send("replace", str(helper.pid))
+        helper.waited = True
+        self._lose(helper, HELD_UP)
+
+    def _count_wait(self, helper: _Helper) -> None:
+        """The first job of a helper is over: what it has waited is counted to whose job it was."""
+        if not helper.waited or not helper.jobs:
+            return
+        now_ns = time.monotonic_ns()
+        key = turn_key_of(helper.jobs[0].user)
+        if key == UNKNOWN:
+            if helper.touched.uid == UNKNOWN_UID:
                 return
-            if self._parent is not None:
-                self._parent.send("replace", str(helper.pid))
-            self._lose(helper, HELD_UP)
+            key = turn_key_of(helper.touched.uid)
+        if self._slowness.note(key, (now_ns - helper.begun_ns) / 1e9, now_ns):
+            log.info("processes of user %d keep SIGIO helpers waiting: they have their turns with one of them", key)
+            self.on_slow()
 
     def _lose(self, helper: _Helper, why: str) -> None:
         """Do without a helper from now on; its first job, if it had one, has failed, the others are done by another."""
         touched = helper.attention.read()
         self._forget(helper)
         if helper.jobs:
+            self._count_wait(helper)
             first = helper.jobs.popleft()
             if touched.pid > 0:
                 key = key_of(first.user if touched.uid == UNKNOWN_UID else touched.uid, touched.pid)
@@ -412,8 +460,8 @@ class HelperPool:
                 if why == HELD_UP and self._parent is not None:
                     self._abandoned[helper.pid] = key
             self._note(first, Report(Said.END, first.job.id, Status.HELD_UP))
-            for waiting in reversed(helper.jobs):
-                self._line_of(waiting.job).setdefault(waiting.user, deque()).appendleft(waiting)
+            if helper.jobs:
+                self._line_of(helper.jobs[0].job).put_back(list(helper.jobs))
         log.info("SIGIO helper %d %s; another takes its place", helper.pid, why)
         self.want(1)
         self._hand_out()

@@ -18,7 +18,7 @@ import itertools
 import logging
 import time
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, TypeVar
@@ -28,7 +28,8 @@ import trio
 from memnotify_cuse.device.device import Device
 from memnotify_cuse.device.openfile import OpenFile
 from memnotify_cuse.fasync.jobs import LISTED_PROCESSES, MAX_JOBS, SEARCH_DESCRIPTORS, Job, Kind, Report, Said, Status
-from memnotify_cuse.fasync.pool import HelperPool
+from memnotify_cuse.fasync.line import Line
+from memnotify_cuse.fasync.pool import FEW_JOBS, HelperPool
 from memnotify_cuse.fasync.strict import AsyncFlags
 
 log = logging.getLogger(__name__)
@@ -63,8 +64,12 @@ MAX_KNOWN_IDS: Final = 4096
 
 SIGNALLED_TOGETHER: Final = 4 * MAX_JOBS
 
+IDENTIFY_S: Final = 0.05
+"""How long signals wait in mode `strict` until it is known of which files O_ASYNC was just set or cleared."""
+
 SIGNALLED_AT_ONCE: Final = 16
 LOOKED_AT_AT_ONCE: Final = 4
+SURVEYED_AT_ONCE: Final = 16
 """How many users are served at the same time: there may be as many as an attacker has ids."""
 
 OTHERS_SERVED: Final = 64
@@ -83,44 +88,6 @@ class Place:
 
     pid: int
     descriptor: int
-
-
-class _Line:
-    """Users to be served, each once however often it is put in; one that is being served is served once more."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[int, None] = {}
-        self._serving: set[int] = set()
-        self._again: set[int] = set()
-        self._grew = trio.Event()
-
-    def put(self, user: int) -> None:
-        if user in self._serving:
-            self._again.add(user)
-            return
-        self._waiting[user] = None
-        grew, self._grew = self._grew, trio.Event()
-        grew.set()
-
-    async def serve(self, work: Callable[[int], Awaitable[None]]) -> None:
-        """Do `work` for one user after the other, for ever. Several tasks may."""
-        while True:
-            while not self._waiting:
-                await self._grew.wait()
-            user = next(iter(self._waiting))
-            del self._waiting[user]
-            self._serving.add(user)
-            try:
-                await work(user)
-            except Exception:
-                log.exception("unexpected error while sending SIGIO; the notification is not repeated")
-            finally:
-                self._serving.discard(user)
-            if user in self._again:
-                self._again.discard(user)
-                self.put(user)
-            # Where there is nothing to wait for, the requests of others still have their turn.
-            await trio.lowlevel.checkpoint()
 
 
 class SigioService:
@@ -142,10 +109,17 @@ class SigioService:
         self._failed: set[int] = set()
         self._due: dict[int, list[OpenFile]] = {}
         self._of_user: dict[int, list[OpenFile]] = {}
-        self._lines = {is_due: _Line() for is_due in (True, False)}
+        self._to_survey: dict[int, dict[int, OpenFile]] = {}
+        # Apart from each other, so that no signal waits for a look at the files of others.
+        self._signals = Line(SIGNALLED_AT_ONCE, pool.is_slow)
+        self._others = Line(LOOKED_AT_AT_ONCE, pool.is_slow)
+        self._surveys = Line(SURVEYED_AT_ONCE, pool.is_slow)
+        pool.on_slow = self._note_slow
         self._others_from = 0
         self._searched: dict[int, float] = {}
         self._searching: dict[int, trio.Event] = {}
+        self._searched_users: set[int] = set()
+        self._search_changed = trio.Event()
         self._looks = itertools.count(1)
         self._looked: dict[int, int] = {}
         self._refused_once = False
@@ -157,16 +131,13 @@ class SigioService:
     async def run(self) -> None:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            # Apart from each other, so that no signal waits for a look at the files of others.
-            for _ in range(SIGNALLED_AT_ONCE):
-                nursery.start_soon(self._lines[True].serve, self._signal_user)
-            for _ in range(LOOKED_AT_AT_ONCE):
-                nursery.start_soon(self._lines[False].serve, self._look_at_user)
+            nursery.start_soon(self._signals.serve, self._signal_user)
+            nursery.start_soon(self._others.serve, self._look_at_user)
+            nursery.start_soon(self._surveys.serve, self._survey)
             nursery.start_soon(self._search_everywhere)
             nursery.start_soon(self._look_after_helpers)
-            if self._flags is None:
-                nursery.start_soon(self._survey_after_opens)
-            else:
+            nursery.start_soon(self._survey_after_opens)
+            if self._flags is not None:
                 nursery.start_soon(self._follow_flags, self._flags)
             while True:
                 await self._wanted.wait()
@@ -179,6 +150,11 @@ class SigioService:
     def _note_open(self) -> None:
         self._opened.set()
         self._opened_first.set()
+
+    def _note_slow(self) -> None:
+        for line in (self._signals, self._others, self._surveys):
+            line.look_again()
+        self._change_search()
 
     # Notifications.
 
@@ -217,14 +193,14 @@ class SigioService:
 
     def _serve_soon(self, user: int) -> None:
         """Have the user's signals sent, if it has any; else have its files looked at."""
-        self._lines[user in self._due].put(user)
+        (self._signals if user in self._due else self._others).put(user)
 
     async def _signal_user(self, user: int) -> None:
         """Send the signals that are due, and have the user's other files looked at after that."""
         if self._flags is not None:
-            await self._flags.identify(self._identify)
+            await self._identify_all(self._flags, user)
         await self._signal_those_due(user, first=True)
-        self._lines[False].put(user)
+        self._others.put(user)
 
     async def _look_at_user(self, user: int) -> None:
         """Look at the user's files that have no owner as yet, and signal those that turn out to have one."""
@@ -443,11 +419,35 @@ class SigioService:
             await trio.sleep(SEARCH_REST * (trio.current_time() - started_s))
 
     async def _search_processes(self, processes: list[Report]) -> None:
-        """Look at the descriptors of some processes, in the turns of the users whose they are."""
-        async with trio.open_nursery() as nursery:
-            for user in {process.uid for process in processes}:
-                pids = [process.pid for process in processes if process.uid == user]
-                nursery.start_soon(self._search_processes_of, user, pids)
+        """Look at the descriptors of some processes, in the turns of the users whose they are.
+
+        Slow users are not waited for, but for the next search.
+        """
+        assert self._nursery is not None
+        by_user: dict[int, list[int]] = defaultdict(list)
+        for process in processes:
+            by_user[self._device.users.of(process.uid)].append(process.pid)
+        for user, pids in by_user.items():
+            if user not in self._searched_users:
+                self._searched_users.add(user)
+                self._nursery.start_soon(self._search_all_of, user, pids)
+        while any(user in self._searched_users and not self._pool.is_slow(user) for user in by_user):
+            await self._search_changed.wait()
+
+    async def _search_all_of(self, user: int, pids: list[int]) -> None:
+        try:
+            for batch in _batches(pids, FEW_JOBS):
+                await self._search_processes_of(user, batch)
+        except Exception:
+            log.exception("unexpected error while looking for SIGIO subscribers")
+        finally:
+            self._searched_users.discard(user)
+            self._change_search()
+
+    def _change_search(self) -> None:
+        """Who waits for the users whose processes are searched has to look again."""
+        changed, self._search_changed = self._search_changed, trio.Event()
+        changed.set()
 
     async def _search_processes_of(self, user: int, pids: list[int]) -> None:
         next_descriptor = dict.fromkeys(pids, 0)
@@ -524,32 +524,36 @@ class SigioService:
             for delay_s in SURVEY_DELAYS_S:
                 await trio.sleep(delay_s)
                 # In a function of its own, so that no closed file is kept by a variable of this one.
-                await self._survey_opened(done, newest)
+                self._survey_opened(done, newest)
 
-    async def _survey_opened(self, after: int, newest: int) -> None:
+    def _survey_opened(self, after: int, newest: int) -> None:
         """Look at the files that were opened after number `after`, up to `newest`."""
         new: dict[int, list[OpenFile]] = defaultdict(list)
         for file in self._device.files:
             if after < file.number <= newest and not self._device.is_subscribed(file):
                 new[file.user].append(file)
         again = max(LEAST_AGAIN, MOST_AGAIN // max(1, len(new)))
-        async with trio.open_nursery() as nursery:
-            for user, files in new.items():
-                nursery.start_soon(self._survey, user, self._never_seen_or_newest(files, again))
+        for user, files in new.items():
+            self._survey_soon(user, self._never_seen_or_newest(files, again))
+
+    def _survey_soon(self, user: int, files: list[OpenFile]) -> None:
+        self._to_survey.setdefault(user, {}).update((file.number, file) for file in files)
+        self._surveys.put(user)
 
     def _never_seen_or_newest(self, files: list[OpenFile], most: int) -> list[OpenFile]:
         """Those of a user's files that were never looked at, and of the others the newest."""
         seen = [file for file in files if file.number in self._seen]
         return [file for file in files if file.number not in self._seen] + seen[-most:]
 
-    async def _survey(self, user: int, files: list[OpenFile]) -> None:
-        try:
-            for file in {file.uid: file for file in files if not self._device.users.knows(file.uid)}.values():
-                await self._learn_owner(user, file)
-            for batch in _batches(files):
-                await self._look(user, batch)
-        except Exception:
-            log.exception("unexpected error while looking for SIGIO subscribers")
+    async def _survey(self, user: int) -> None:
+        """Look at files of a user, after it is known whose its ids are."""
+        files = [file for file in self._to_survey.pop(user, {}).values() if self._is_open(file)]
+        for file in {file.uid: file for file in files if not self._device.users.knows(file.uid)}.values():
+            await self._learn_owner(user, file)
+        if self._flags is not None:
+            files = [file for file in files if self._flags.may_be_set(file.number)]
+        for batch in _batches(files):
+            await self._look(user, batch)
 
     async def _learn_owner(self, user: int, file: OpenFile) -> None:
         """Whether the user is one of another's user namespace."""
@@ -564,15 +568,30 @@ class SigioService:
             await trio.lowlevel.wait_readable(flags.fileno())
             try:
                 flags.read()
-                await flags.identify(self._identify)
-                for user in {file.user for file in self._device.files if flags.may_be_set(file.number)}:
-                    files = [each for each in self._worth_a_look(user) if flags.may_be_set(each.number)]
-                    for batch in _batches(files):
-                        await self._look(user, batch)
+                await self._identify_all(flags)
+                armed: dict[int, list[OpenFile]] = defaultdict(list)
+                for file in self._device.files:
+                    if flags.may_be_set(file.number) and not self._device.is_subscribed(file):
+                        armed[file.user].append(file)
+                for user, files in armed.items():
+                    self._survey_soon(user, files)
             except Exception:
                 log.exception("unexpected error while following O_ASYNC")
             # A program may call fcntl as fast as it can.
             await trio.sleep(FLAGS_PAUSE_S)
+
+    async def _identify_all(self, flags: AsyncFlags, user: int | None = None) -> None:
+        """Have it found out which files were meant, and wait for that a while: for `user`'s threads, or for all."""
+        assert self._nursery is not None
+        self._nursery.start_soon(self._identify_on, flags)
+        with trio.move_on_after(IDENTIFY_S):
+            await flags.identified(user)
+
+    async def _identify_on(self, flags: AsyncFlags) -> None:
+        try:
+            await flags.identify(self._identify)
+        except Exception:
+            log.exception("unexpected error while following O_ASYNC")
 
     async def _identify(self, user: int, tid: int, descriptor: int) -> tuple[int | None, int]:
         """The number of the open file behind a descriptor, None if it is not of ours; and the user of the thread."""

@@ -67,7 +67,8 @@ class AsyncFlags:
         self._asked: dict[int, dict[int, int]] = {}
         self._user_of: dict[int, int] = {}
         self._lost = False
-        self._one_by_one = trio.Lock()
+        self._under_way: set[int] = set()
+        self._settled = trio.Event()
 
     def fileno(self) -> int:
         return self._trace.fileno()
@@ -101,22 +102,34 @@ class AsyncFlags:
             self._lost = True
 
     async def identify(self, look: Look) -> None:
-        """Find out with `look` which open files were meant by what was read."""
-        async with self._one_by_one:
-            asked, self._asked = self._asked, {}
-            if len(self._user_of) > MAX_THREADS:
-                self._user_of.clear()
-            async with trio.open_nursery() as nursery:
-                for tid, descriptors in asked.items():
-                    nursery.start_soon(self._identify_of, look, tid, descriptors)
+        """Find out with `look` which open files were meant by what was read: threads that are under way go on."""
+        async with trio.open_nursery() as nursery:
+            for tid in [tid for tid in self._asked if tid not in self._under_way]:
+                self._under_way.add(tid)
+                nursery.start_soon(self._identify_of, look, tid)
 
-    async def _identify_of(self, look: Look, tid: int, descriptors: dict[int, int]) -> None:
-        for descriptor, flags in descriptors.items():
-            # A thread of which no user is known has turns of its own.
-            number, uid = await look(self._user_of.get(tid, -tid), tid, descriptor)
-            self._user_of[tid] = uid
-            if number is None:
-                continue
+    async def identified(self, user: int | None = None) -> None:
+        """Return once all is found out that was asked for; with `user`, by its threads and those of nobody known."""
+        while any(user is None or self._user_of.get(tid, user) == user for tid in (*self._asked, *self._under_way)):
+            await self._settled.wait()
+
+    async def _identify_of(self, look: Look, tid: int) -> None:
+        try:
+            while descriptors := self._asked.pop(tid, None):
+                for descriptor, flags in descriptors.items():
+                    # A thread of which no user is known has turns of its own.
+                    number, uid = await look(self._user_of.get(tid, -tid), tid, descriptor)
+                    if len(self._user_of) > MAX_THREADS:
+                        self._user_of.clear()
+                    self._user_of[tid] = uid
+                    self._note(number, flags)
+        finally:
+            self._under_way.discard(tid)
+            settled, self._settled = self._settled, trio.Event()
+            settled.set()
+
+    def _note(self, number: int | None, flags: int) -> None:
+        if number is not None:
             now, before = (self._set, self._cleared) if flags & os.O_ASYNC else (self._cleared, self._set)
             now.add(number)
             before.discard(number)

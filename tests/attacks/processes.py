@@ -82,8 +82,9 @@ def descriptors(pids: Iterable[int]) -> int:
 
 def mounts_at(path: Path) -> list[int]:
     """The connection numbers (device minors) of what is mounted at a path."""
-    lines = (line.split() for line in Path("/proc/self/mountinfo").read_text().splitlines())
-    return [int(words[2].split(":")[1]) for words in lines if words[4] == str(path)]
+    # Others on the machine may have mounts whose names are no UTF-8.
+    lines = (line.split(" ") for line in os.fsdecode(Path("/proc/self/mountinfo").read_bytes()).split("\n"))
+    return [int(words[2].split(":")[1]) for words in lines if words[4:5] == [str(path)]]
 
 
 def mount_fusectl() -> None:

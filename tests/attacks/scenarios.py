@@ -55,6 +55,19 @@ def _silent(name: str, bounded: str, mode: str, *, kills: bool = False) -> Scena
     return Scenario(name, bounded, "silent", arguments, kills=kills)
 
 
+def _slow(
+    name: str,
+    mode: str,
+    count: int,
+    *,
+    bounded: str = "turns of slow users",
+    users: Users = Users.NOBODY,
+    options: tuple[str, ...] = (),
+) -> Scenario:
+    arguments = (mode, "{device}", "{silent}", "{fd}", "{count}")
+    return Scenario(name, bounded, "slow", arguments, users, count, options=options)
+
+
 def _owners(
     name: str, bounded: str, mode: str, count: int = 0, *, options: tuple[str, ...] = (), kills: bool = False
 ) -> Scenario:
@@ -98,6 +111,17 @@ TABLE: Final = (
     _silent("dup2 loop", "time for each client", "swap", kills=True),
     _silent("cmdline page", "time for each client", "cmdline"),
     _silent("silent files between", "time for each client", "held"),
+    _slow("slow exec", "exec", 60),
+    _slow("slow exec, sub-uids", "exec", 8, users=Users.SUBS),
+    _slow("slow exec, strict", "exec", 60, options=("--sigio", "strict")),
+    _slow("slow dup2 loop", "swap", 200),
+    _slow("slow dup2 loop, sub-uids", "swap", 40, users=Users.SUBS),
+    _slow("slow epoll", "epoll", 200),
+    _slow("slow epoll, sub-uids", "epoll", 20, users=Users.SUBS),
+    _slow("wide tables", "wide", 20, bounded="a helper's turn"),
+    _slow("wide tables, sub-uids", "wide", 10, bounded="a helper's turn", users=Users.SUBS),
+    _slow("long fdinfo", "long", 20, bounded="a helper's turn"),
+    _slow("long fdinfo, sub-uids", "long", 10, bounded="a helper's turn", users=Users.SUBS),
     Scenario(
         "set-uid race",
         "permission at the moment of sending",
@@ -142,6 +166,14 @@ TABLE: Final = (
 LONG_ONLY: Final = frozenset(
     {
         "silent files between",
+        "slow exec",
+        "slow exec, sub-uids",
+        "slow dup2 loop",
+        "slow epoll",
+        "slow epoll, sub-uids",
+        "wide tables",
+        "wide tables, sub-uids",
+        "long fdinfo",
         "statx threads, device",
         "descriptor table",
         "sub-uids asleep",

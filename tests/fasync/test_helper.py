@@ -131,6 +131,25 @@ class TestSearch:
         assert seen == [fd]
         assert slices == 3, "256 each"
 
+    def test_a_turn_ends_a_search_which_says_where_it_goes_on(
+        self, bench: Bench, puppet: Puppet, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """At least one descriptor a turn, however long each of them takes."""
+        fds = [puppet.number("open", bench.path) for _ in range(3)]
+        has = sorted(map(int, os.listdir(f"/proc/{puppet.pid}/fd")))
+        monkeypatch.setattr(helper_module, "TURN_S", 0.0)
+        seen, descriptor, looked_at = [], 0, []
+        while True:
+            bench.helper.begin_turn()
+            looked_at.append(descriptor)
+            reports = bench.search(puppet.pid, descriptor)
+            seen += [each.descriptor for each in reports[:-1]]
+            descriptor = end(reports).descriptor
+            if not descriptor:
+                break
+        assert looked_at[1:] == has[1:]
+        assert seen == fds
+
     def test_one_descriptor(self, bench: Bench, puppet: Puppet) -> None:
         fd = puppet.number("open", bench.path)
         puppet.ask("dup", fd)
@@ -367,6 +386,21 @@ class TestRun:
             (Said.END, 3),
         ]
         assert puppet.next().fd == fd
+
+    def test_what_it_cannot_begin_in_its_turn_is_put_off(
+        self, monkeypatch: pytest.MonkeyPatch, bench: Bench, puppet: Puppet
+    ) -> None:
+        monkeypatch.setattr(helper_module, "TURN_S", 0.0)
+        server, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with server, theirs:
+            leave_out = Job(Kind.LEAVE_OUT, opener_uid=ALICE, count=1)
+            for jobs in ([leave_out] * 3, [Job(Kind.SEARCH, number, pid=puppet.pid, count=1) for number in (1, 2, 3)]):
+                server.send(b"".join(map(encode_job, jobs)))
+            server.shutdown(socket.SHUT_WR)
+            assert helper_module.run(theirs, bench.looker) == 0
+            reports = [report for _ in range(2) for report in decode_reports(server.recv(MESSAGE_BYTES))]
+        assert [(each.id, each.status) for each in reports] == [(1, Status.OK), (2, Status.PUT_OFF)]
+        assert bench.looker.left_out == {ALICE}
 
     def test_it_ends_when_the_server_does(self, ours: tuple[socket.socket, Child]) -> None:
         server, child = ours

@@ -43,7 +43,10 @@ Behaviour = Callable[["Peer", Job], Awaitable[None]]
 
 @dataclass(eq=False)
 class Peer:
-    """A helper: does each job as `behave` has it, and then says END. `messages` are the jobs that it got."""
+    """A helper: does each job as `behave` has it, and then says END. `messages` are the jobs that it got.
+
+    Its turn is over after `turn` jobs.
+    """
 
     pid: int
     socket: socket.socket
@@ -52,6 +55,7 @@ class Peer:
     messages: list[list[Job]] = field(default_factory=list)
     left_out: set[int] = field(default_factory=set)
     ended: bool = False
+    turn: int = MAX_JOBS
 
     async def run(self) -> None:
         while True:
@@ -73,7 +77,10 @@ class Peer:
                     change(job.opener_uid or -job.pid)
                 continue
             self.messages.append(jobs)
-            for job in jobs:
+            for index, job in enumerate(jobs):
+                if index == self.turn:
+                    self.say(Report(Said.END, job.id, Status.PUT_OFF))
+                    break
                 await self.behave(self, job)
                 if self.ended:
                     return
@@ -367,6 +374,106 @@ def test_one_attacker_with_many_jobs_holds_up_one_helper_after_the_other_but_not
                 results = await parent.pool.run_jobs(BOB, searches(100))
                 assert ends(results) == [(Status.OK, 100)]
             assert len(parent.replaced) <= MAX_HELPERS
+
+    run(main)
+
+
+def test_what_was_put_off_is_done_in_another_turn(run: Callable[[Main], None]) -> None:
+    """Of somebody else's first."""
+
+    async def three_at_a_time(peer: Peer, _job: Job) -> None:
+        peer.turn = 3
+        await trio.sleep(0.001)
+
+    async def main() -> None:
+        async with Parent(three_at_a_time) as parent:
+            parent.most = 1
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(parent.pool.run_jobs, BOB, searches(200))
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.start_soon(parent.pool.run_jobs, ALICE, searches(*range(5)))
+                await trio.lowlevel.checkpoint()
+                nursery.start_soon(parent.pool.run_jobs, CAROL, searches(300))
+            done = [[job.pid for job in message[:3]] for message in parent.peers[0].messages]
+            assert done == [[200], [0, 1, 2], [300], [3, 4]]
+            results = await parent.pool.run_jobs(ALICE, searches(*range(20)))
+            assert ends(results) == [(Status.OK, pid) for pid in range(20)]
+
+    run(main)
+
+
+TAKES_S = 0.13
+"""Less than a helper has for a client."""
+
+
+async def take_time(peer: Peer, job: Job) -> None:
+    """As a helper that waits for a client that always answers, where the client's id is not BOB's."""
+    peer.attention.note(job.pid, job.pid)
+    if job.pid != BOB:
+        await trio.sleep(TAKES_S)
+
+
+async def bob_waits_s(parent: Parent) -> float:
+    begun_s = trio.current_time()
+    assert ends(await parent.pool.run_jobs(BOB, [Job(Kind.SIGNAL, pid=BOB)])) == [(Status.OK, BOB)]
+    return trio.current_time() - begun_s
+
+
+@pytest.mark.parametrize("users", [range(2000, 2010), range(100_000, 100_008)], ids=["users", "sub-uids"])
+def test_users_who_are_slow_have_one_helper_between_them(
+    run: Callable[[Main], None], users: range, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def main() -> None:
+        async with Parent(*[take_time] * 20) as parent:
+            parent.pool.want(2)
+            async with trio.open_nursery() as nursery:
+                for user in users:
+                    nursery.start_soon(parent.pool.run_jobs, user, [Job(Kind.SIGNAL, pid=user)] * 30)
+                # By then each of them has had a helper once.
+                await trio.sleep(3.0)
+                waits_s = []
+                for _ in range(40):
+                    waits_s.append(await bob_waits_s(parent))
+                    await trio.sleep(0.05)
+                assert parent.pool.is_slow(users[0])
+                assert not parent.pool.is_slow(BOB)
+                assert max(waits_s) <= PATIENCE_S
+                assert not parent.replaced
+                nursery.cancel_scope.cancel()
+
+    run(main)
+    assert f"processes of user {users[0]} keep SIGIO helpers waiting" in caplog.text
+
+
+def test_who_waits_for_nobody_is_not_slow(run: Callable[[Main], None]) -> None:
+    """A helper that asks our own server, however long that takes."""
+
+    async def ask_ourselves(peer: Peer, _job: Job) -> None:
+        with peer.attention.on_ourselves():
+            await trio.sleep(TAKES_S)
+
+    async def main() -> None:
+        async with Parent(ask_ourselves) as parent:
+            await parent.pool.run_jobs(ALICE, searches(*range(10)))
+            assert not parent.pool.is_slow(ALICE)
+
+    run(main)
+
+
+def test_helpers_that_wait_are_not_taken_for_those_that_have_a_lot_to_do(run: Callable[[Main], None]) -> None:
+    """Two of these are enough; where two wait for clients, another one serves the others."""
+
+    async def main() -> None:
+        async with Parent(*[take_time] * 4) as parent:
+            parent.pool.want(2)
+            await trio.testing.wait_all_tasks_blocked()
+            async with trio.open_nursery() as nursery:
+                for user in (ALICE, CAROL):
+                    nursery.start_soon(parent.pool.run_jobs, user, [Job(Kind.SIGNAL, pid=user)])
+                await trio.sleep(1.5 * PATIENCE_S)
+                assert await bob_waits_s(parent) == 0.0
 
     run(main)
 

@@ -6,8 +6,10 @@ How real helpers find and signal is in test_helper and test_deliver; all togethe
 from __future__ import annotations
 
 import logging
+import os
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -20,7 +22,9 @@ from memnotify_cuse.device.openfile import OpenFile
 from memnotify_cuse.device.policy import Policy
 from memnotify_cuse.fasync.jobs import MAX_JOBS, Job, Kind, Report, Said, Status
 from memnotify_cuse.fasync.pool import HelperPool
-from memnotify_cuse.fasync.service import IDLE_S, SURVEY_DELAYS_S, SigioService
+from memnotify_cuse.fasync.service import IDENTIFY_S, IDLE_S, SIGNALLED_AT_ONCE, SURVEY_DELAYS_S, SigioService
+from memnotify_cuse.fasync.strict import AsyncFlags
+from memnotify_cuse.kernel.tracefs import TracePipe
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 
 NORMAL = ZoneId(0, "Normal")
@@ -48,6 +52,14 @@ class Helpers:
         self.wanted = 0
         self.dismissed = 0
         self.holding: dict[Kind, trio.Event] = {}
+        self.slow: set[int] = set()
+        self.process_users: dict[int, int] = {}
+
+    def is_slow(self, user: int) -> bool:
+        return user in self.slow
+
+    def on_slow(self) -> None:
+        """Called by the pool; the service puts its own in place of it."""
 
     def want(self, count: int) -> None:
         self.wanted = max(self.wanted, count)
@@ -86,7 +98,11 @@ class Helpers:
     def _found(self, job: Job) -> list[Report]:
         if job.kind is Kind.PROCESSES:
             pids = sorted({pid for pid, _ in self.places.values()})
-            return [Report(Said.PROCESS, job.id, pid=pid, uid=ALICE) for pid in pids if pid > job.pid]
+            return [
+                Report(Said.PROCESS, job.id, pid=pid, uid=self.process_users.get(pid, ALICE))
+                for pid in pids
+                if pid > job.pid
+            ]
         if job.kind is not Kind.SEARCH or job.pid in self.refused:
             return []
         return [
@@ -119,10 +135,10 @@ class Helpers:
 class Bench:
     """A device with the service that sends its SIGIO."""
 
-    def __init__(self, policy: Policy = TELLS_ALL) -> None:
+    def __init__(self, policy: Policy = TELLS_ALL, flags: AsyncFlags | None = None) -> None:
         self.device = Device(4, policy)
         self.helpers = Helpers()
-        self.service = SigioService(self.device, cast(HelperPool, self.helpers))
+        self.service = SigioService(self.device, cast(HelperPool, self.helpers), flags)
         self._next_descriptor = 3
 
     def open(self, pid: int, uid: int = ALICE, *, owned: bool = False) -> OpenFile:
@@ -326,6 +342,120 @@ def test_a_user_whose_processes_hold_up_helpers_keeps_no_other_user_waiting() ->
         assert alices.number in bench.helpers.signalled
 
     run(play)
+
+
+def be_slow(bench: Bench, users: Collection[int]) -> None:
+    """From now on the jobs of these users take for ever, and it is known that they are slow."""
+    run_jobs = bench.helpers.run_jobs
+
+    async def slow(user: int, jobs: Iterable[Job]) -> list[list[Report]]:
+        if user in users:
+            bench.helpers.slow.add(user)
+            bench.helpers.on_slow()
+            await trio.sleep_forever()
+        return await run_jobs(user, jobs)
+
+    bench.helpers.run_jobs = slow  # type: ignore[method-assign]
+
+
+def test_users_who_are_slow_keep_nobody_else_waiting_however_many_they_are() -> None:
+    async def play(bench: Bench) -> None:
+        slow = range(2000, 2000 + 2 * SIGNALLED_AT_ONCE)
+        for user in slow:
+            bench.open(user, user, owned=True)
+        file = bench.open(100, owned=True)
+        await trio.sleep(SURVEYED_S)
+        be_slow(bench, slow)
+        for _ in range(3):
+            assert await bench.notified() == [file.number]
+
+    run(play)
+
+
+def test_owners_are_looked_for_whatever_other_users_files_take() -> None:
+    async def play(bench: Bench) -> None:
+        be_slow(bench, [BOB])
+        bench.open(200, BOB)
+        await trio.sleep(SURVEYED_S)
+        file = bench.open(100, owned=True)
+        await trio.sleep(SURVEYED_S)
+        assert bench.device.is_subscribed(file)
+
+    run(play)
+
+
+def test_a_lost_file_is_found_whatever_the_processes_of_other_users_take() -> None:
+    async def play(bench: Bench) -> None:
+        # Bob has no open file, so that a search is the first to find out that he is slow.
+        bench.helpers.process_users = {500: BOB}
+        bench.helpers.places[9999] = (500, 3)
+        files = [bench.open(100), bench.open(100)]
+        await trio.sleep(SURVEYED_S)
+        be_slow(bench, [BOB])
+        # The second one is found by another search than the first, which is not over for BOB.
+        for file in files:
+            bench.helpers.places[file.number] = (900, file.number)
+            bench.helpers.owned.add(file.number)
+            bench.notify()
+            await trio.sleep(60)
+            assert bench.device.is_subscribed(file)
+
+    run(play)
+
+
+@pytest.fixture
+def fcntl_calls() -> Iterator[tuple[AsyncFlags, Callable[[int, int], None]]]:
+    """What follows calls of F_SETFL, and what shows one by thread and descriptor that sets O_ASYNC."""
+    read_end, write_end = os.pipe2(os.O_NONBLOCK)
+    trace = TracePipe(Path("/sys/kernel/tracing/instances/test"), read_end, -1)
+
+    def show(tid: int, descriptor: int) -> None:
+        who = b"a-program".rjust(16) + b"-%d" % tid
+        os.write(write_end, who + b"   [001] .....  4780.737758: sys_fcntl(fd: %x, cmd: 4, arg: 0x2000)\n" % descriptor)
+
+    yield AsyncFlags(trace), show
+    trace.close()
+    os.close(write_end)
+
+
+Calls = tuple[AsyncFlags, Callable[[int, int], None]]
+
+
+def test_in_mode_strict_the_calls_of_a_slow_user_keep_nobody_waiting(fcntl_calls: Calls) -> None:
+    flags, show = fcntl_calls
+
+    async def play(bench: Bench) -> None:
+        file, slow = bench.open(100, owned=True), bench.open(200, BOB, owned=True)
+        show(100, bench.helpers.places[file.number][1])
+        await trio.sleep(1.0)
+        assert await bench.notified() == [file.number]
+        be_slow(bench, [-200])
+        show(200, bench.helpers.places[slow.number][1])
+        await trio.sleep(1.0)
+        # Whose the thread is, is not known as yet: it might be this user's.
+        bench.helpers.signalled.clear()
+        bench.notify()
+        await trio.sleep(2 * IDENTIFY_S)
+        assert bench.helpers.signalled == [file.number]
+        other = bench.open(300, owned=True)
+        show(300, bench.helpers.places[other.number][1])
+        await trio.sleep(1.0)
+        assert bench.device.is_subscribed(other)
+
+    run(play, Bench(flags=flags))
+
+
+def test_in_mode_strict_it_is_learned_as_well_whose_a_subordinate_id_is(fcntl_calls: Calls) -> None:
+    flags, _ = fcntl_calls
+
+    async def play(bench: Bench) -> None:
+        bench.helpers.namespaces[500] = BOB
+        bench.open(500, 100_000)
+        await trio.sleep(SURVEYED_S)
+        assert bench.device.users.of(100_000) == BOB
+        assert bench.helpers.of_kind(Kind.SEARCH) == [], "no file is looked at before O_ASYNC is set"
+
+    run(play, Bench(flags=flags))
 
 
 def test_a_signal_that_fails_is_taken_back() -> None:

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -57,5 +58,31 @@ static inline int open_device(const char *path)
 static inline void nothing(int number)
 {
 	(void)number;
+}
+
+enum { WORKERS = 4 };
+
+/* Go on as so many processes, of which the first says that it is ready. */
+static inline void fork_workers(void)
+{
+	for (int i = 1; i < WORKERS; i++)
+		if (fork() == 0)
+			return;
+	ready();
+}
+
+static inline ssize_t send_descriptor(int socket, int fd, int flags)
+{
+	char byte = 0, control[CMSG_SPACE(sizeof fd)] = "";
+	struct iovec data = { &byte, 1 };
+	struct msghdr message = { .msg_iov = &data, .msg_iovlen = 1, .msg_control = control,
+				  .msg_controllen = sizeof control };
+	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+
+	header->cmsg_level = SOL_SOCKET;
+	header->cmsg_type = SCM_RIGHTS;
+	header->cmsg_len = CMSG_LEN(sizeof fd);
+	memcpy(CMSG_DATA(header), &fd, sizeof fd);
+	return sendmsg(socket, &message, flags);
 }
 #endif

@@ -19,11 +19,10 @@
 #include <pthread.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
 
-enum { STACK_BYTES = 65536, WORKERS = 4, SPARE_DESCRIPTORS = 64 };
+enum { STACK_BYTES = 65536, SPARE_DESCRIPTORS = 64 };
 
 static const char *path;
 static int count;
@@ -112,14 +111,6 @@ static void statx_threads(void)
 	ask_attributes(NULL);
 }
 
-static void fork_workers(void)
-{
-	for (int i = 1; i < WORKERS; i++)
-		if (fork() == 0)
-			return;
-	ready();
-}
-
 static void opens(void)
 {
 	fork_workers();
@@ -192,21 +183,6 @@ static void epoll(void)
 	}
 }
 
-static void pass(int socket, int fd)
-{
-	char byte = 0, control[CMSG_SPACE(sizeof fd)] = "";
-	struct iovec data = { &byte, 1 };
-	struct msghdr message = { .msg_iov = &data, .msg_iovlen = 1, .msg_control = control,
-				  .msg_controllen = sizeof control };
-	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-
-	header->cmsg_level = SOL_SOCKET;
-	header->cmsg_type = SCM_RIGHTS;
-	header->cmsg_len = CMSG_LEN(sizeof fd);
-	memcpy(CMSG_DATA(header), &fd, sizeof fd);
-	sendmsg(socket, &message, 0);
-}
-
 static int take(int socket)
 {
 	int fd = -1;
@@ -233,7 +209,7 @@ static void passing(void)
 		for (int i = 0; i < 8; i++) {
 			int fd = open_device(path);
 			set_owner(fd, getpid());
-			pass(pair[1], fd);
+			send_descriptor(pair[1], fd, 0);
 			close(fd);
 		}
 	else
@@ -241,7 +217,7 @@ static void passing(void)
 	for (;;) {
 		int fd = take(pair[mine]);
 		if (fd >= 0) {
-			pass(pair[mine], fd);
+			send_descriptor(pair[mine], fd, 0);
 			close(fd);
 		}
 	}

@@ -13,9 +13,8 @@
 #include "attack.h"
 #include <poll.h>
 #include <pthread.h>
-#include <sys/socket.h>
 
-enum { FILES = 4, STACK_BYTES = 65536, WORKERS = 4 };
+enum { FILES = 4, STACK_BYTES = 65536 };
 
 static const char *device, *count_text;
 static int count;
@@ -59,22 +58,6 @@ static void threads(void)
 	wait_for_ever();
 }
 
-static void send_descriptor(int socket, int fd)
-{
-	char byte = 0, control[CMSG_SPACE(sizeof fd)] = "";
-	struct iovec data = { &byte, 1 };
-	struct msghdr message = { .msg_iov = &data, .msg_iovlen = 1, .msg_control = control,
-				  .msg_controllen = sizeof control };
-	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
-
-	header->cmsg_level = SOL_SOCKET;
-	header->cmsg_type = SCM_RIGHTS;
-	header->cmsg_len = CMSG_LEN(sizeof fd);
-	memcpy(CMSG_DATA(header), &fd, sizeof fd);
-	if (sendmsg(socket, &message, MSG_DONTWAIT) < 0)
-		fail("sendmsg");
-}
-
 static void sockets(void)
 {
 	signal(SIGNAL, SIG_IGN);
@@ -88,20 +71,13 @@ static void sockets(void)
 				fail("socketpair");
 			int fd = open_device(device);
 			set_owner(fd, getpid());
-			send_descriptor(pair[0], fd);
+			if (send_descriptor(pair[0], fd, MSG_DONTWAIT) < 0)
+				fail("sendmsg");
 			close(fd);
 		}
 	}
 	ready();
 	wait_for_ever();
-}
-
-static void fork_workers(void)
-{
-	for (int i = 1; i < WORKERS; i++)
-		if (fork() == 0)
-			return;
-	ready();
 }
 
 static void random_owners(void)
