@@ -55,6 +55,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+ANSWER_S: Final = 2.0
+"""How long the mount may take to answer a helper that asks whether it does."""
+
 ALIVE_S: Final = 2.0
 """How often the keeper is told that this process does its work; it waits for `keeper.lives.WATCHDOG_S`."""
 
@@ -151,9 +154,10 @@ class _Server:
             self._transports.append((cuse, "the character device"))
         self._pool = HelperPool(partial(self._channel.send, "helpers"), identifiers)
         self._service: SigioService | None = None
+        self._flags: AsyncFlags | None = None
         if config.sigio is not SigioMode.OFF:
-            flags = AsyncFlags(given.flags_trace) if given.flags_trace is not None else None
-            self._service = SigioService(self._device, self._pool, flags)
+            self._flags = AsyncFlags(given.flags_trace) if given.flags_trace is not None else None
+            self._service = SigioService(self._device, self._pool, self._flags)
         control = Control(
             self._board, self._device, self._facts(config), self._zoneinfo, version=lambda: self._scanner.samples
         )
@@ -243,6 +247,8 @@ class _Server:
     async def _take_over(self, nursery: trio.Nursery) -> None:
         """Serve the connections, from when the server before is gone."""
         await self._take.wait()
+        if self._restarts and self._flags is not None:
+            self._flags.assume_lost()
         if not self._restarts:
             warn_of_refusals(self.refusals)
         self._state.begin()
@@ -257,7 +263,9 @@ class _Server:
     async def _prove_alive(self) -> None:
         """Tell the keeper, by and by, that this process does its work."""
         while True:
-            self._channel.send("alive")
+            # None: there is nobody to ask, which is no sign of anything.
+            if await self._pool.sees_answers(ANSWER_S) is not False:
+                self._channel.send("alive")
             await trio.sleep(ALIVE_S)
 
     async def _begin(self) -> None:

@@ -45,10 +45,17 @@ MAX_ABANDONED: Final = 16
 
 class Forker:
     """The helpers, for the server at the other end of `channel`. `looker(attention)` is what one looks with, `rights`
-    what it may do.
+    what it may do, `mount` the path of the control file system.
     """
 
-    def __init__(self, channel: Channel, looker: Callable[[Attention], Looker], rights: Collection[Capability]) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        looker: Callable[[Attention], Looker],
+        rights: Collection[Capability],
+        mount: str | None = None,
+    ) -> None:
+        self._mount = mount
         self._channel = channel
         self._looker = looker
         self._rights = rights
@@ -118,7 +125,7 @@ class Forker:
             _lock_memory()
             keep_only(self._rights)
             die_with_parent(parent, signal.SIGKILL)
-            return helper.run(theirs, self._looker(Attention(page)))
+            return helper.run(theirs, self._looker(Attention(page)), self._mount)
 
         child = fork("memnotify-sigio", help_the_server)
         theirs.close()
@@ -137,18 +144,22 @@ class Forker:
 def run(channel: Channel, keeper_pid: int, told: Iterable[str], identity: Identity | None) -> int:
     """Serve as the parent of helpers, with the rights of one.
 
-    `told` are lines: "device KIND MAJOR MINOR", a `FileId`, and "inodes FIRST", where our files can be told by inode.
+    `told` are lines: "device KIND MAJOR MINOR", a `FileId`, and "inodes FIRST", where our files can be told by inode;
+    "mount PATH", the control file system.
     """
     log_to_stderr("warning")
     devices: set[FileId] = set()
     sight: Sight | None = None
+    mount: str | None = None
     for line in told:
-        word, *numbers = line.split()
+        word, _, rest = line.partition(" ")
         if word == "device":
-            kind, major, minor = map(int, numbers)
+            kind, major, minor = map(int, rest.split())
             devices.add(FileId(bool(kind), major, minor))
         elif word == "inodes":
-            sight = by_inode(int(numbers[0]))
+            sight = by_inode(int(rest))
+        elif word == "mount":
+            mount = rest
     rights = FORKER if sight is not None else FORKER | BY_DEVICE
     reduce_child(identity, rights)
     die_with_parent(keeper_pid, signal.SIGKILL)
@@ -157,7 +168,7 @@ def run(channel: Channel, keeper_pid: int, told: Iterable[str], identity: Identi
     gc.freeze()
     gc.disable()
     looker = partial(Looker, devices, sight or by_device(devices))
-    return Forker(channel, looker, rights - {Capability.IPC_LOCK}).run()
+    return Forker(channel, looker, rights - {Capability.IPC_LOCK}, mount).run()
 
 
 def _lock_memory() -> None:

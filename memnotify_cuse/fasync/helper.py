@@ -45,16 +45,18 @@ _NS_GET_OWNER_UID: Final = 0xB704
 
 
 class Helper:
-    """Does jobs with `looker`."""
+    """Does jobs with `looker`. `mount` is the control file system's path."""
 
-    def __init__(self, looker: Looker) -> None:
+    def __init__(self, looker: Looker, mount: str | None = None) -> None:
         self._looker = looker
+        self._mount = mount
         self._until_s = math.inf
         self._done: dict[Kind, Callable[[Job], Iterator[Report]]] = {
             Kind.SEARCH: self._search,
             Kind.SIGNAL: self._signal,
             Kind.PROCESSES: self._processes,
             Kind.OWNER: self._owner,
+            Kind.ASK: self._ask,
         }
 
     def begin_turn(self) -> None:
@@ -189,6 +191,18 @@ class Helper:
             yield Report(Said.PROCESS, job.id, pid=pid, uid=status.real_uid)
         yield Report(Said.END, job.id, pid=listed[-1] if listed and listed[-1] != pids[-1] else 0)
 
+    def _ask(self, job: Job) -> Iterator[Report]:
+        if self._mount is None:
+            raise RefusedError
+        with self._looker.on_ourselves():
+            # What is asked of every file system anew, and of pyfuse3 of ours.
+            try:
+                os.statvfs(self._mount)
+            except PermissionError:
+                # It is in a folder that the server's user cannot enter.
+                raise RefusedError from None
+        yield Report(Said.END, job.id)
+
     def _owner(self, job: Job) -> Iterator[Report]:
         """Who made the user namespace of a thread."""
         self._looker.status(job.pid)
@@ -231,9 +245,9 @@ def _received(ours: socket.socket) -> bytes:
         return b""
 
 
-def run(ours: socket.socket, looker: Looker) -> int:
+def run(ours: socket.socket, looker: Looker, mount: str | None = None) -> int:
     """Do the jobs that come on `ours` until the server closes it."""
-    helper = Helper(looker)
+    helper = Helper(looker, mount)
     while message := _received(ours):
         try:
             jobs = list(decode_jobs(message))

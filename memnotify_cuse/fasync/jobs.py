@@ -50,6 +50,8 @@ class Kind(IntEnum):
     PROCESSES = 3
     OWNER = 4
     LEAVE_OUT = 5
+    ASK = 6
+    """Ask our own mount something, to see that it is answered."""
 
 
 class Said(IntEnum):

@@ -127,6 +127,10 @@ class Looker:
         self.proc = proc
         self.left_out: set[int] = set()
 
+    def on_ourselves(self) -> AbstractContextManager[None]:
+        """For a block that asks our own server."""
+        return self._attention.on_ourselves()
+
     def leave(self) -> None:
         """Nobody is touched any more."""
         self._attention.note(0, UNKNOWN_UID)

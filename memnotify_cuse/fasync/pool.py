@@ -26,7 +26,7 @@ from typing import Final
 
 import trio
 
-from memnotify_cuse.device.accounts import FIRST_SUBORDINATE_UID
+from memnotify_cuse.device.accounts import FIRST_SUBORDINATE_UID, ROOT_UID
 from memnotify_cuse.fasync.attention import OURSELVES, UNKNOWN_UID, Attention, Touched
 from memnotify_cuse.fasync.jobs import (
     MAX_JOBS,
@@ -258,6 +258,15 @@ class HelperPool:
         self._hand_out()
         await call.done.wait()
         return call.reports
+
+    async def sees_answers(self, limit_s: float) -> bool | None:
+        """Whether our own mount answers a helper in time; None if there is no idle one to ask, or it may not."""
+        if all(helper.jobs for helper in self._helpers):
+            return None
+        with trio.move_on_after(limit_s):
+            ((end,),) = await self.run_jobs(ROOT_UID, [Job(Kind.ASK)])
+            return True if end.status is Status.OK else None
+        return False
 
     def _hand_out(self) -> None:
         """Give each idle helper the next user's jobs; who waits too long for a busy one gets another."""

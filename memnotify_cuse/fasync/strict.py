@@ -77,6 +77,10 @@ class AsyncFlags:
         """Whether O_ASYNC was last set on open file `number`, and not cleared, as far as is known."""
         return number in self._set or (self._lost and number not in self._cleared)
 
+    def assume_lost(self) -> None:
+        """Calls were made that are not known: to a server before this one."""
+        self._lost = True
+
     def is_guess(self, number: int) -> bool:
         """Whether O_ASYNC was not seen to be set."""
         return number not in self._set

@@ -5,6 +5,7 @@ To the keeper, from what sets the server up (`setup`):
     given NAMES WORDS       what each server is to be given, with the descriptors of these names (`handover`)
     undo WHAT               what is to be undone at the end, see `undo`
     device KIND MAJOR MINOR what tells our files from others (`kernel.statx.FileId`), for the helpers
+    mount PATH              where a helper may ask whether the server answers
     inodes FIRST            the same, where our files can be told by their inodes
     identity UID GID        the user that server and helpers are
     trace-at PATH           where a trace instance may be made later, if the server asks for it

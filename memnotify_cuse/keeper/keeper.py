@@ -419,7 +419,7 @@ class _Keeper:
         elif word == "watch":
             self._mounts_line = rest
             self._watch_mounts()
-        elif word in ("device", "inodes"):
+        elif word in ("device", "inodes", "mount"):
             self._told.append(f"{word} {rest}")
         elif word == "trace-at":
             self._trace = rest

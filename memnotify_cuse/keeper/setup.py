@@ -69,6 +69,7 @@ class _Setup:
         cuse_fd = open_cuse(config.device) if config.device is not None and takes_cuse(config) else None
         mount = mount_control(config.mount, self._undo)
         self._tell_device(mount.device)
+        self._channel.send("mount", str(config.mount))
         first_inode = choose_first_inode()
         if cuse_fd is None and fdinfo_has_inodes():
             self._channel.send("inodes", str(first_inode))

@@ -89,6 +89,21 @@ def test_an_owner_gets_the_signal_of_the_next_server(mortal: Server, new_puppet:
     assert puppet.next().pid == puppet.pid
 
 
+def test_a_subscriber_of_mode_strict_stays_one(
+    stages: Stages, transport: Transport, tmp_path: Path, new_puppet: NewPuppet
+) -> None:
+    machine = Machine(tmp_path)
+    options = ("--log-level", "info", "--no-herd-control", "--sigio", "strict", *machine.options)
+    with stages.server(transport, tmp_path, *options) as server, watchdog(server):
+        puppet = new_puppet()
+        puppet.watch(server.device)
+        replace(server)
+        server.simulate(seconds=LONG_S)
+        assert puppet.next().pid == puppet.pid
+        puppet.close()
+        assert server.stop() == 0, server.log
+
+
 def test_a_program_that_asks_while_there_is_no_server_waits_for_the_next_one(mortal: Server) -> None:
     """Its question is with the kernel, or was received by the server that is gone, and is asked again."""
     with opened(mortal.device) as fd:

@@ -17,7 +17,7 @@ import pytest
 
 from memnotify_cuse.fasync import helper as helper_module
 from memnotify_cuse.fasync import look
-from memnotify_cuse.fasync.attention import Attention, make_page
+from memnotify_cuse.fasync.attention import OURSELVES, Attention, make_page
 from memnotify_cuse.fasync.helper import Helper
 from memnotify_cuse.fasync.jobs import (
     MESSAGE_BYTES,
@@ -84,6 +84,27 @@ def end(reports: list[Report]) -> Report:
     assert reports[-1].said is Said.END
     assert all(report.id == 7 for report in reports)
     return reports[-1]
+
+
+class TestAsk:
+    def test_a_mount_that_answers(self, bench: Bench, tmp_path: Path) -> None:
+        assert list(Helper(bench.looker, str(tmp_path)).do(Job(Kind.ASK, id=7))) == [Report(Said.END, 7)]
+
+    @pytest.mark.parametrize("mount", [None, "denied"])
+    def test_one_that_cannot_be_asked(self, mount: str | None, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        def denied(_path: str) -> None:
+            raise PermissionError
+
+        monkeypatch.setattr(os, "statvfs", denied)
+        assert list(Helper(bench.looker, mount).do(Job(Kind.ASK, id=7))) == [Report(Said.END, 7, Status.REFUSED)]
+
+    def test_it_is_nobody_s_fault_if_it_takes_long(
+        self, bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        touched: list[int] = []
+        monkeypatch.setattr(os, "statvfs", lambda _path: touched.append(bench.attention.read().pid))
+        list(Helper(bench.looker, str(tmp_path)).do(Job(Kind.ASK, id=7)))
+        assert touched == [OURSELVES]
 
 
 class TestSearch:

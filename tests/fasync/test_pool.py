@@ -19,7 +19,7 @@ import trio
 import trio.testing
 
 from memnotify_cuse.fasync import pool as pool_module
-from memnotify_cuse.fasync.attention import UNKNOWN_UID, Attention, make_page
+from memnotify_cuse.fasync.attention import OURSELVES, UNKNOWN_UID, Attention, make_page
 from memnotify_cuse.fasync.jobs import (
     MAX_JOBS,
     MESSAGE_BYTES,
@@ -708,5 +708,31 @@ def test_users_with_many_jobs_each_get_all_of_them(run: Callable[[Main], None]) 
                     nursery.start_soon(jobs_of, parent, user)
             assert sorted(done) == list(range(1000, 1010))
             assert not parent.pool._wait
+
+    run(main)
+
+
+def test_whether_our_own_mount_answers_is_asked_of_an_idle_helper(run: Callable[[Main], None]) -> None:
+    async def main() -> None:
+        async with Parent(at_once) as parent:
+            assert await parent.pool.sees_answers(1) is None, "there is no helper yet"
+            await parent.pool.run_jobs(ALICE, searches(1))
+            assert await parent.pool.sees_answers(1) is True
+
+    run(main)
+
+
+def test_a_mount_that_does_not_answer(run: Callable[[Main], None]) -> None:
+    async def silent(peer: Peer, job: Job) -> None:
+        if job.kind is Kind.ASK:
+            peer.attention.note(OURSELVES, UNKNOWN_UID)
+            await hang(peer, job)
+
+    async def main() -> None:
+        async with Parent(silent) as parent:
+            await parent.pool.run_jobs(ALICE, searches(1))
+            assert await parent.pool.sees_answers(1) is False
+            assert parent.pool.left_out == set(), "it is nobody's fault"
+            assert await parent.pool.sees_answers(1) is None, "there is none to ask"
 
     run(main)
