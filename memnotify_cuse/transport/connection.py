@@ -137,6 +137,11 @@ class Connection:
         for header, message in interrupts:
             self._serve(header, memoryview(message))
 
+    @property
+    def journals(self) -> bool:
+        """Whether the kernel cannot be asked again for a request that was received."""
+        return self._journal is not None
+
     def _ask_again(self) -> bool:
         """Ask the kernel for what was received and not answered; False if it knows no such thing."""
         try:

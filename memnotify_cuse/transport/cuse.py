@@ -60,6 +60,7 @@ class CuseTransport:
         if self._state is not None and self._state.has_begun:
             self._endpoint.resume()
         self._connection.resume()
+        self._endpoint.ends_unknown = self._connection.journals
 
     async def serve(self) -> None:
         """Serve requests; returns when the kernel has ended the connection."""

@@ -69,6 +69,9 @@ class DeviceEndpoint:
         self._notes = notes or FileNotes(None, 0, device)
         self._zone_of = zone_of
         self._takes_in = False
+        self.ends_unknown = False
+        """Whether the INTERRUPT of a request that is not known ends it: it is of the server before, and lost. Not where
+        the kernel sends such a request again: then its INTERRUPT comes again, too, and to a poll an error is POLLERR."""
         self._identifiers = identifiers
         self._device = device
         self._send = send
@@ -223,8 +226,8 @@ class DeviceEndpoint:
             self._send(wire.encode_error(header.unique, errno.ENOTTY))
 
     def _interrupt(self, unique: int) -> None:
-        # One that is not known may be of the server before; to the kernel, one that was answered by now is nothing.
-        if self._forget_read(unique) or self._takes_in:
+        # To the kernel, one that was answered by now is nothing.
+        if self._forget_read(unique) or self.ends_unknown:
             self._send(wire.encode_error(unique, errno.EINTR))
 
     def _forget_read(self, unique: int) -> bool:

@@ -98,6 +98,7 @@ class FuseTransport:
             self._tree.restore(ZoneId(*zone) for zone in self._state.zones)
             self._endpoint.resume()
         self._connection.resume()
+        self._endpoint.ends_unknown = self._connection.journals
 
     def _note_zone(self, zone: ZoneId) -> None:
         if self._state is not None:

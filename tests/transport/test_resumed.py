@@ -55,6 +55,7 @@ class Server:
         if self.state.has_begun:
             self.endpoint.resume()
         self.connection.resume()
+        self.endpoint.ends_unknown = self.connection.journals
 
     def _dispatch(self, header: wire.Header, message: memoryview) -> None:
         if header.opcode == wire.Opcode.OPEN:
@@ -195,6 +196,15 @@ def test_an_interrupt_of_a_request_that_nobody_knows_ends_it(bench: Bench) -> No
     bench.opened()
     bench.next()
     assert bench.ask(interrupt_request(4242)) == Reply(4242, errno.EINTR, b"")
+
+
+def test_where_the_kernel_sends_it_again_nothing_unknown_is_ended(bench: Bench) -> None:
+    """The kernel tells of an interrupt before it sends the request again; a poll that fails is POLLERR."""
+    bench.opened()
+    bench.next().endpoint.ends_unknown = False
+    bench.kernel.send(interrupt_request(4242))
+    bench.server.serve()
+    assert bench.replies() == []
 
 
 def test_a_request_that_is_longer_than_an_entry_is_served_and_ended_if_it_was_lost(bench: Bench) -> None:
