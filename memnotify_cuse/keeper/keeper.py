@@ -211,6 +211,8 @@ class _Keeper:
         def run() -> int:
             # First of all: no client may find a way to a process that holds a connection.
             self._kept.close()
+            if self._mounts is not None:
+                self._mounts.let_go()
             gc.enable()
             ours = [server.channel for server in (self._server, self._retiring) if server is not None]
             for channel in (*ours, self._setup_channel):

@@ -95,6 +95,10 @@ class MountWatch:
                 self._child.kill()
                 self._child.reap(END_S)
             self._listen()
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Close its descriptors, and end nothing: for a child of the process that watches."""
         if self._channel is not None:
             self._channel.close()
             self._channel = None

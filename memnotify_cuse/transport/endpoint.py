@@ -71,7 +71,7 @@ class DeviceEndpoint:
         self._takes_in = False
         self.ends_unknown = False
         """Whether the INTERRUPT of a request that is not known ends it: it is of the server before, and lost. Not where
-        the kernel sends such a request again: then its INTERRUPT comes again, too, and to a poll an error is POLLERR."""
+        the kernel sends such a request again: then its INTERRUPT comes again too, and to a poll an error is POLLERR."""
         self._identifiers = identifiers
         self._device = device
         self._send = send
