@@ -125,16 +125,28 @@ class _ToldLevel:
         self.highest = max(self.highest, self._now)
 
 
+Watch = Callable[[Mapping[ZoneId, ZoneState], int], None]
+
+
+def _watch_nothing(_states: Mapping[ZoneId, ZoneState], _now_ns: int) -> None:
+    pass
+
+
 class Board:
     """The state of every zone, simulations laid over it, and the notification rate.
+
+    `watch` is given the states at the end of each `tick`, once all of it was told.
 
     `deadline_ns` is when `tick` has something to do (None: nothing is due); whoever drives the board calls
     `tick` then. `changed` is called after each call of another method, when the deadline may be a new one.
     """
 
-    def __init__(self, listener: BoardListener, changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, listener: BoardListener, changed: Callable[[], None] = lambda: None, watch: Watch = _watch_nothing
+    ) -> None:
         self._listener = listener
         self._changed = changed
+        self._watch = watch
         self._scanned: dict[ZoneId, ZoneState] = {}
         self._effective: dict[ZoneId, ZoneState] = {}
         self._simulated_until_ns: dict[ZoneId, int] = {}
@@ -208,6 +220,7 @@ class Board:
             self._due.clear()
         if slot_open and zones:
             self._notify(zones, now_ns)
+        self._watch(self._effective, now_ns)
 
     def _notify(self, zones: tuple[ZoneState, ...], now_ns: int) -> None:
         self._last_notified_ns = now_ns

@@ -24,10 +24,14 @@ class CommandError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """What the server says of itself in `server`: unchanging words, and those asked for at each read."""
+    """What the server says of itself in `server`: unchanging words, and those asked for at each read.
+
+    `failing` has the sources that fail, each as words of its own line: `failing`, its name, comes first.
+    """
 
     fixed: dict[str, str]
     changing: Callable[[], dict[str, str]]
+    failing: Callable[[], list[dict[str, str]]] = list
 
 
 class Control:
@@ -67,7 +71,7 @@ class Control:
         return tuple(self._board.states.values())
 
     def server(self) -> str:
-        """One key=value line about the server."""
+        """One key=value line about the server, and one for each source that fails."""
         words = {
             **self._facts.fixed,
             **self._facts.changing(),
@@ -76,7 +80,7 @@ class Control:
             "notifications": str(self._board.notifications),
             "uptime_s": f"{(self._clock_ns() - self._started_ns) / 1e9:.1f}",
         }
-        return " ".join(f"{key}={value}" for key, value in words.items()) + "\n"
+        return "".join(map(_line, [words, *self._facts.failing()]))
 
     def server_version(self) -> object:
         return self._moment(), self._device.open_files, self._device.watchers, self._board.notifications
@@ -108,6 +112,11 @@ class Control:
 
     def _moment(self) -> int:
         return self._clock_ns() // FRESH_NS
+
+
+def _line(words: dict[str, str]) -> str:
+    """Words in a line; a value has no blanks in it, so that each reader can tell it from the next."""
+    return " ".join(f"{key}={'_'.join(value.split())}" for key, value in words.items()) + "\n"
 
 
 def _status_line(state: ZoneState) -> str:

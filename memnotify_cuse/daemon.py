@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -34,17 +34,19 @@ from memnotify_cuse.keeper.rights import reduce_child, server_keeps
 from memnotify_cuse.keeper.statefile import StateFile
 from memnotify_cuse.kernel.capabilities import die_with_parent
 from memnotify_cuse.kernel.errors import KernelFileError, KernelFileGoneError, NoKernelMemoryError
-from memnotify_cuse.kernel.lru_gen import read_lru_gen
 from memnotify_cuse.kernel.tracefs import TracePipe
 from memnotify_cuse.kernel.zoneinfo import ZoneId
+from memnotify_cuse.pressurelog import PressureLog
 from memnotify_cuse.residency import Realtime, settle, warn_of_refusals
 from memnotify_cuse.scanner.doorbell import Doorbell, TraceDoorbell, open_psi
 from memnotify_cuse.scanner.errors import RecordingError
 from memnotify_cuse.scanner.fillrate import measure_fill_kb_per_s
+from memnotify_cuse.scanner.health import TRACE, Health
 from memnotify_cuse.scanner.late import LateDoorbell
 from memnotify_cuse.scanner.loop import Scanner
 from memnotify_cuse.scanner.machine import Machine
 from memnotify_cuse.scanner.sample import Sampler
+from memnotify_cuse.told import CountingDevice
 from memnotify_cuse.transport.cuse import CuseTransport
 from memnotify_cuse.transport.fuse import FuseTransport
 from memnotify_cuse.transport.notes import FUSE, FileNotes
@@ -53,6 +55,12 @@ if TYPE_CHECKING:
     from memnotify_cuse.scanner.replay import Replay
 
 log = logging.getLogger(__name__)
+
+MAX_STATUS_CHARS: Final = 256
+"""Of what the service manager shows."""
+
+TRACE_ANSWER_S: Final = 60.0
+"""How long the keeper may take to make a trace instance, which takes 50 ms on a machine that is not short of memory."""
 
 
 ANSWER_S: Final = 2.0
@@ -131,13 +139,15 @@ class _Server:
         self._channel = channel
         self.code = os.EX_OK
         self.refusals: list[str | None] = []
+        self._status = ""
         self._state = StateFile(given.state_fd)
         self._restarts = 0
         self._take = trio.Event()
         self._go = trio.Event()
-        self._trace_answers: list[Callable[[Message], None]] = []
+        self._trace_answer: Callable[[Message], None] | None = None
         self.realtime = Realtime()
         self._clock = _BoardClock()
+        self._health = Health()
         self._open_scanner(config, stack)
         identifiers: set[int] = set()
         self._transports: list[tuple[FuseTransport | CuseTransport, str]] = []
@@ -189,18 +199,25 @@ class _Server:
             self._scanner: Scanner | Replay = replay
             self._zoneinfo = replay.zoneinfo
         else:
-            sampler = Sampler(config.proc)
+            sampler = Sampler(config.proc, self._health)
             stack.callback(sampler.close)
-            self._machine = Machine(mglru=bool(read_lru_gen()), page_kb=os.sysconf("SC_PAGE_SIZE") // 1024)
+            self._machine = Machine(mglru=sampler.mglru, page_kb=os.sysconf("SC_PAGE_SIZE") // 1024)
             self._make_board(config)
-            doorbell: Doorbell | None
-            doorbell = TraceDoorbell(self._given.trace) if self._given.trace is not None else open_psi(config.proc)
+            # What stands in for the trace is opened while there is the right to.
+            spare = open_psi(config.proc, spare=self._given.trace is not None)
+            if self._given.trace is not None:
+                self._given.trace.watch_events()
+            elif self._given.trace_may_come:
+                self._health.failed(TRACE, "memory was short when the server started", quiet=True)
             scanner = Scanner(
                 self._board,
                 sampler,
-                doorbell,
+                TraceDoorbell(self._given.trace) if self._given.trace is not None else None,
                 self._machine,
-                LateDoorbell(self._ask_for_trace) if self._given.trace_may_come else None,
+                self._late_doorbell(),
+                spare=spare,
+                open_spare=partial(open_psi, config.proc, spare=True),
+                health=self._health,
                 headroom_kb=config.headroom_kb,
                 fill_kb_per_s=measure_fill_kb_per_s(),
                 on_active=self.realtime.reclaiming,
@@ -211,9 +228,30 @@ class _Server:
         self._scanner.first_scan()
 
     def _make_board(self, config: Config) -> None:
-        self._device = Device(self._machine.page_kb, config.policy, Users(), lambda: self._state.next_number())
-        self._device.on_changed = FileNotes(self._state, FUSE, self._device).told
-        self._board = Board(_Hurrying(self._device, self.realtime), self._clock.poke)
+        device = CountingDevice(self._machine.page_kb, config.policy, Users(), lambda: self._state.next_number())
+        device.on_changed = FileNotes(self._state, FUSE, device).told
+        pressure_log = PressureLog(self._machine.page_kb)
+
+        def watch(states: Mapping[ZoneId, ZoneState], now_ns: int) -> None:
+            pressure_log.told(device.told, now_ns)
+            pressure_log.changed(states, now_ns)
+
+        self._device: Device = device
+        self._board = Board(_Hurrying(device, self.realtime), self._clock.poke, watch)
+
+    def _late_doorbell(self) -> LateDoorbell | None:
+        """What asks the keeper for another trace, where there was one, or is to be one."""
+        if self._given.trace is None and not self._given.trace_may_come:
+            return None
+        return LateDoorbell(self._ask_for_trace, wanted=self._given.trace is None)
+
+    def _say_health(self) -> None:
+        words = ", ".join(f"{each.source} ({each.reason})" for each in self._health.failures)
+        state = self._health.level.value + (f": {words}" if words else "")
+        status = f"{state}; woken by {self._scanner.doorbell_name}"
+        if status != self._status:
+            self._status = status
+            self._channel.send("status", status[:MAX_STATUS_CHARS])
 
     def _facts(self, config: Config) -> ServerFacts:
         node = {"node": self._given.node}
@@ -223,10 +261,12 @@ class _Server:
                 "pid": str(self._keeper_pid),
                 "version": __version__,
                 "sigio": config.sigio.value,
-                "lru": "mglru" if self._machine.mglru else "classic",
             },
             changing=lambda: {
                 **node,
+                "health": self._health.level.value,
+                "lru": "mglru" if scanner.mglru else "classic",
+                "lost_events": str(scanner.lost_events),
                 "doorbell": scanner.doorbell_name,
                 "samples": str(scanner.samples),
                 "server_pid": str(os.getpid()),
@@ -234,6 +274,10 @@ class _Server:
                 "helpers": str(self._pool.helpers),
                 "realtime": str(int(self.realtime.held)),
             },
+            failing=lambda: [
+                {"failing": each.source, "since_s": f"{self._health.age_s(each):.1f}", "reason": each.reason}
+                for each in self._health.failures
+            ],
         )
 
     async def run(self) -> None:
@@ -271,6 +315,8 @@ class _Server:
     async def _begin(self) -> None:
         """Scan and signal, once the device can be opened: not earlier, since nobody could be told."""
         await self._go.wait()
+        self._health.on_change = self._say_health
+        self._say_health()
         async with trio.open_nursery() as nursery:
             if self._service is not None:
                 nursery.start_soon(self._pool.run)
@@ -311,10 +357,14 @@ class _Server:
                     self._pool.connect(Channel.of(fd))
                 case ("no-helpers", _, _):
                     self._pool.none_to_be_had()
-                case (("trace" | "no-trace"), _, _):
-                    for answer in self._trace_answers:
-                        answer(message)
-                    self._trace_answers.clear()
+                case (("trace" | "no-trace"), _, fds):
+                    if self._trace_answer is not None:
+                        self._trace_answer(message)
+                        self._trace_answer = None
+                    else:
+                        # It came too late.
+                        for fd in fds:
+                            os.close(fd)
                 case (word, _, _):
                     log.error("the keeper said what was not understood: %s", word)
 
@@ -326,12 +376,18 @@ class _Server:
             answers.append(message)
             answered.set()
 
-        self._trace_answers.append(take)
+        self._trace_answer = take
         self._channel.send("trace")
-        await answered.wait()
+        with trio.move_on_after(TRACE_ANSWER_S):
+            await answered.wait()
+        if not answers:
+            self._trace_answer = None
+            raise KernelFileGoneError("trace", "the keeper does not answer")
         match answers[0]:
-            case ("trace", path, (pipe, switch)):
-                return TraceDoorbell(TracePipe(Path(path), pipe, switch))
+            case ("trace", path, (pipe, switch, *events)):
+                trace = TracePipe(Path(path), pipe, switch, *events)
+                trace.watch_events()
+                return TraceDoorbell(trace)
             case (_, why, _):
                 again, _, reason = why.partition(" ")
                 kind = NoKernelMemoryError if again == "again" else KernelFileGoneError

@@ -14,14 +14,12 @@ def notify_service(state: str, fds: tuple[int, ...] = ()) -> str | None:
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return None
-    if address.startswith("@"):
-        address = "\0" + address[1:]
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
             if fds:
-                socket.send_fds(channel, [state.encode()], list(fds), socket.MSG_DONTWAIT, address)
+                socket.send_fds(channel, [state.encode()], list(fds), socket.MSG_DONTWAIT, _path_of(address))
             else:
-                channel.sendto(state.encode(), socket.MSG_DONTWAIT, address)
+                channel.sendto(state.encode(), socket.MSG_DONTWAIT, _path_of(address))
     except OSError as error:
         return f"the service manager could not be told {state.splitlines()[0]}: {error.strerror}"
     return None
@@ -31,3 +29,7 @@ def watchdog_s() -> float | None:
     """How often the service manager wants to hear from this process; None if it does not."""
     interval, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", str(os.getpid()))
     return int(interval) / 1e6 if interval.isdecimal() and pid == str(os.getpid()) else None
+
+
+def _path_of(address: str) -> str:
+    return "\0" + address[1:] if address.startswith("@") else address

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -15,10 +16,9 @@ import trio
 from memnotify_cuse.board import Board, ZoneState
 from memnotify_cuse.kernel.errors import KernelFileError, KernelFileGoneError
 from memnotify_cuse.kernel.files import read_kernel_text
-from memnotify_cuse.kernel.lru_gen import read_lru_gen
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 from memnotify_cuse.residency import Realtime, settle, warn_of_refusals
-from memnotify_cuse.scanner.doorbell import open_doorbell
+from memnotify_cuse.scanner.doorbell import open_doorbell, open_psi
 from memnotify_cuse.scanner.errors import RecordingError
 from memnotify_cuse.scanner.loop import Scanner
 from memnotify_cuse.scanner.machine import Machine
@@ -84,7 +84,7 @@ async def _record(config: Config) -> Recorded:
         if doorbell is not None:
             stack.callback(doorbell.close)
         header = Header(
-            machine=Machine(mglru=bool(read_lru_gen()), page_kb=os.sysconf("SC_PAGE_SIZE") // 1024),
+            machine=Machine(mglru=sampler.mglru, page_kb=os.sysconf("SC_PAGE_SIZE") // 1024),
             kernel=_kernel_release(config.proc),
             doorbell=doorbell.name if doorbell is not None else "timer",
         )
@@ -93,7 +93,15 @@ async def _record(config: Config) -> Recorded:
         with writer:
             realtime = Realtime()
             source = RecordingSource(sampler, writer)
-            scanner = Scanner(board, source, doorbell, header.machine, on_active=realtime.reclaiming)
+            scanner = Scanner(
+                board,
+                source,
+                doorbell,
+                header.machine,
+                open_spare=partial(open_psi, config.proc, spare=True),
+                on_active=realtime.reclaiming,
+            )
+            stack.callback(scanner.close)
             scanner.first_scan()
             # As the server: or it would see less, and later, just when there is something to see.
             warn_of_refusals([settle(), realtime.check()])

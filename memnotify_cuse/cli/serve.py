@@ -89,7 +89,13 @@ def add_parser(subparsers: Subparsers) -> None:
         help="how much memory must be left when swap and page cache run out, as in 64M or 1G; default: measured, "
         "from how fast memory is being taken",
     )
-    parser.add_argument("--log-level", choices=_LEVELS, default="warning", metavar="LEVEL", help=", ".join(_LEVELS))
+    parser.add_argument(
+        "--log-level",
+        choices=_LEVELS,
+        default="info",
+        metavar="LEVEL",
+        help=f"{', '.join(_LEVELS)}; default: %(default)s",
+    )
     parser.add_argument(
         "--no-herd-control",
         action="store_true",

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from memnotify_cuse.cli.common import DEFAULT_MOUNT, EXIT_OK
+from memnotify_cuse.cli.common import DEFAULT_MOUNT, EXIT_NEGATIVE, EXIT_OK
 from memnotify_cuse.cli.statusfile import Pairs, Status, Value, read_status, zone_name
+from memnotify_cuse.kernel.errors import KernelFileError
+from memnotify_cuse.kernel.meminfo import read_meminfo
 
 if TYPE_CHECKING:
     from memnotify_cuse.cli.main import Subparsers
@@ -22,17 +26,20 @@ _STATUS_WORDS: dict[Value, str] = {-1: "ignored", 0: "no pressure", 1: "PRESSURE
 _EPILOG = """\
 A zone is 'ignored' when it has less than a tenth of its node's memory. 'clear' is the free memory
 above which pressure ends, 'raised' how often the zone has come under pressure, 'reason' the evidence
-of the last time, 'last seen' when that was.
+of the last time, 'last seen' when that was. 'health' is ok, degraded (something that the server looks
+at fails, and something else stands in for it) or failing (nothing can, and programs are not told of
+pressure); what fails, since when and why has a line of its own.
 
 examples:
   memnotify status
   memnotify status --json | jq '.zones[] | select(.status == 1)'
   cat /run/mem_notify/status              the same, raw
 
-With --json the object is {"server": {...}, "zones": [...], "memory": {...}}; the keys of the first
-two are the server's own (pages), those of "memory" are bytes.
+With --json the object is {"server": {...}, "failing": [...], "zones": [...], "memory": {...}}; the keys
+of the first three are the server's own (pages), those of "memory" are bytes; it is null where
+/proc/meminfo cannot be read.
 
-exit codes: 0 shown, 2 an error (no server there, for one).
+exit codes: 0 shown, and all is well; 1 shown, and health is not ok; 2 an error (no server there, for one).
 """
 
 
@@ -52,41 +59,73 @@ def add_parser(subparsers: Subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the status of the server at ``args.mount``. Return 0, or raise CommandError."""
+    """Print the status of the server at ``args.mount``. Return 0, 1 if something fails, or raise CommandError."""
     status = read_status(args.mount)
-    memory = memory_bytes()
+    memory: dict[str, int] | None = None
+    problem = ""
+    try:
+        memory = memory_bytes()
+    except KernelFileError as error:
+        # What the server says is worth showing without it.
+        problem = str(error)
     if args.json:
-        print(json.dumps({"server": status.server, "zones": list(status.zones), "memory": memory}, indent=2))
+        shown = {
+            "server": status.server,
+            "failing": list(status.failing),
+            "zones": list(status.zones),
+            "memory": memory,
+        }
+        print(json.dumps(shown, indent=2))
     else:
-        print(render(status, memory, page_bytes=os.sysconf("SC_PAGE_SIZE"), now_ns=time.monotonic_ns()))
-    return EXIT_OK
+        words = render(status, memory, page_bytes=os.sysconf("SC_PAGE_SIZE"), now_ns=time.monotonic_ns())
+        print(f"{words}\nmemory: unknown: {problem}" if problem else words)
+    return EXIT_OK if status.is_fine else EXIT_NEGATIVE
 
 
-def memory_bytes() -> dict[str, int]:
-    """Return the machine's memory and swap, in bytes."""
+def memory_bytes(proc: Path = Path("/proc")) -> dict[str, int]:
+    """Return the machine's memory and swap, in bytes. Raises KernelFileError where there is no meminfo."""
     import psutil  # type: ignore[import-untyped, unused-ignore]
 
-    memory = psutil.virtual_memory()
-    swap = psutil.swap_memory()
+    if proc == Path("/proc"):
+        # It does not get over a meminfo with odd lines in it, and has no error of its own for that.
+        with contextlib.suppress(OSError, ValueError, LookupError, RuntimeError):
+            total, swap = psutil.virtual_memory(), psutil.swap_memory()
+            return {
+                "total_bytes": total.total,
+                "available_bytes": total.available,
+                "swap_total_bytes": swap.total,
+                "swap_free_bytes": swap.free,
+            }
+    memory = read_meminfo(proc)
+    available_kb = memory.free_kb if memory.available_kb is None else memory.available_kb
     return {
-        "total_bytes": memory.total,
-        "available_bytes": memory.available,
-        "swap_total_bytes": swap.total,
-        "swap_free_bytes": swap.free,
+        "total_bytes": memory.total_kb * 1024,
+        "available_bytes": available_kb * 1024,
+        "swap_total_bytes": memory.swap_total_kb * 1024,
+        "swap_free_bytes": memory.swap_free_kb * 1024,
     }
 
 
-def render(status: Status, memory: dict[str, int], *, page_bytes: int, now_ns: int) -> str:
-    """Return the readable form: a line about the server, a table of the zones, a line about memory.
+def render(status: Status, memory: dict[str, int] | None, *, page_bytes: int, now_ns: int) -> str:
+    """Return the readable form: a line about the server, those about what fails, a table of the zones, one of memory.
 
     ``now_ns`` is CLOCK_MONOTONIC, for saying how long ago something was.
     """
     parts = []
     if status.server:
         parts.append("server: " + ", ".join(_server_words(key, value) for key, value in status.server.items()))
+    if status.failing:
+        parts.append("\n".join(map(_failing_line, status.failing)))
     parts.append(_table(status.zones, page_bytes, now_ns) if status.zones else "the server watches no zones")
-    parts.append(_memory_line(memory))
+    if memory is not None:
+        parts.append(_memory_line(memory))
     return "\n\n".join(parts)
+
+
+def _failing_line(failing: Pairs) -> str:
+    since_s, reason = failing.get("since_s"), str(failing.get("reason", "")).replace("_", " ")
+    since = f" for {_duration(since_s)}" if isinstance(since_s, int | float) else ""
+    return f"FAILING: {failing['failing']}{since}: {reason}"
 
 
 def _server_words(key: str, value: Value) -> str:

@@ -35,10 +35,17 @@ class Status:
     """What the server says: about itself (``server``; empty if it says nothing) and about each zone.
 
     Values that look like numbers are int or float, ``-`` (does not apply) is None, everything else is str.
+    ``failing`` has the sources that fail, by the keys ``failing`` (which one), ``since_s`` and ``reason``.
     """
 
     server: Pairs
     zones: tuple[Pairs, ...]
+    failing: tuple[Pairs, ...] = ()
+
+    @property
+    def is_fine(self) -> bool:
+        """Whether nothing fails; an older server does not say, and is taken for fine."""
+        return self.server.get("health", "ok") == "ok"
 
     def zone_names(self) -> list[str]:
         """Return the names that ``simulate`` and ``zones/`` use, such as ``node0-Normal``."""
@@ -80,9 +87,11 @@ def read_status(mount: str) -> Status:
     # The file has the pairs alone, without the word that marks them among the zones of the status file.
     pairs = _read(mount, "server")
     server = dict(status.server | pairs.server)
+    failing = tuple(line for line in pairs.zones if "failing" in line)
     for line in pairs.zones:
-        server.update(line)
-    return Status(server=server, zones=status.zones)
+        if "failing" not in line:
+            server.update(line)
+    return Status(server=server, zones=status.zones, failing=failing)
 
 
 def _read(mount: str, name: str) -> Status:

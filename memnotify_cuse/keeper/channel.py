@@ -15,6 +15,7 @@ To the keeper, from the server, on a channel of its own: it is not trusted beyon
 
     prepared                all is imported and open: it can take over
     alive                   it has done some of its work
+    status TEXT             what the service manager is to show
     helpers                 start the parent of the SIGIO helpers (`fasync.forker`)
     trace                   try again to have a trace instance
 

@@ -456,7 +456,7 @@ class _Keeper:
             self._mounts.check()
 
     def _heed_server(self, server: _Server, message: Message) -> None:
-        word, _, fds = message
+        word, rest, fds = message
         for fd in fds:
             os.close(fd)
         try:
@@ -466,6 +466,9 @@ class _Keeper:
                 self._heard(server)
                 server.prepared = True
                 self._let_serve()
+            elif word == "status" and server is self._server:
+                # One line, which says nothing else to the service manager.
+                self._notify("STATUS=" + "".join(char if char.isprintable() else "?" for char in rest))
             elif word == "helpers" and server is self._server:
                 self._start_forker()
             elif word == "trace" and server is self._server and self._trace is not None:

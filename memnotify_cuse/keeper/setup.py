@@ -123,8 +123,9 @@ class _Setup:
         trace = open_first_trace(self._keeper_pid)
         if trace.instance is not None and trace.instance.path != expected:
             self._undo(f"instance {trace.instance.path}")
-        elif trace.may_come:
-            self._channel.send("trace-at", str(trace_path(self._keeper_pid)))
+        if trace.instance is not None or trace.may_come:
+            # Where one is made that is asked for later.
+            self._channel.send("trace-at", str(trace.instance.path if trace.instance else trace_path(self._keeper_pid)))
         return trace
 
     def _show(self, is_character_device: bool) -> None:

@@ -11,7 +11,7 @@ from typing import Final
 from memnotify_cuse.config import ServeError
 from memnotify_cuse.keeper.channel import Channel
 from memnotify_cuse.kernel.errors import KernelFileError, NoKernelMemoryError
-from memnotify_cuse.kernel.tracefs import FCNTL_EVENTS, TraceInstance, find_tracefs, instance_name
+from memnotify_cuse.kernel.tracefs import FCNTL_EVENTS, TraceInstance, find_tracefs, instance_name, remove_instance
 
 STRICT_PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0)
 """A start in a short shortage of memory gets over it; in a longer one whoever started the server has to know."""
@@ -36,15 +36,20 @@ def open_flags_trace(keeper_pid: int, undo: Callable[[str], None]) -> TraceInsta
 
 
 def offer_trace(channel: Channel, path: str) -> int:
-    """Make the trace instance `path`, and send it to the server, or say why there is none; 0 if there is."""
+    """Make the trace instance `path`, and send it to the server, or say why there is none; 0 if there is.
+
+    One that is there already is the server's, which asks because that one fails, and has closed it.
+    """
     where = Path(path)
     try:
+        remove_instance(where)
         instance = TraceInstance.create(where.parent.parent, where.name)
     except NoKernelMemoryError as error:
         channel.send("no-trace", f"again {error}")
     except (KernelFileError, OSError) as error:
         channel.send("no-trace", f"never {error}")
     else:
-        channel.send("trace", path, (instance.pipe.pipe, instance.pipe.switch))
+        pipe = instance.pipe
+        channel.send("trace", path, tuple(fd for fd in (pipe.pipe, pipe.switch, pipe.events) if fd >= 0))
         return os.EX_OK
     return 1

@@ -6,12 +6,18 @@ at most the kernel's own buffer, so a file is whole only when a read returns not
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import time
 from pathlib import Path
 from types import TracebackType
+from typing import Final
 
 from memnotify_cuse.kernel.errors import KernelFileGoneError
+
+FOLLOW_S: Final = 1.0
+"""How often an open file is compared with what its path leads to: a server's files can be mounted over at any time."""
 
 _FIRST_BUFFER_BYTES = 16 * 1024
 _READ_BYTES = 64 * 1024
@@ -39,30 +45,80 @@ class KernelFile:
 
     The buffer is reused and only ever grows, so that a reader under memory pressure asks for nothing new
     except for the string itself. Every error is a KernelFileGoneError that names the file.
+
+    The file is opened anew, by its path, when it cannot be read any more, as one of a FUSE server that was restarted
+    (lxcfs), and when the path leads to another file, which is looked for once in `FOLLOW_S`. Where this process may not
+    look at the path, the open file is all there is. Where the path leads nowhere any more, the open file is read on as
+    long as it can be, and `gone` says why.
     """
 
     def __init__(self, path: Path | str) -> None:
         self.path = str(path)
         self._fd = -1
+        self._file: tuple[int, int] | None = None
+        self._closed = False
+        self.gone: str | None = None
         self._buffer = bytearray(_FIRST_BUFFER_BYTES)
+        self._followed_s = time.monotonic()
         try:
-            self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+            self._open()
         except (OSError, ValueError) as error:
             raise KernelFileGoneError(self.path, _reason(error)) from error
 
     def read_text(self) -> str:
         """Everything the kernel has to say now, one character per byte (latin-1)."""
-        if self._fd < 0:
+        if self._closed:
             raise KernelFileGoneError(self.path, "closed")
+        try:
+            self._follow()
+            try:
+                return self._read()
+            except OSError:
+                self._open()
+                return self._read()
+        except OSError as error:
+            raise KernelFileGoneError(self.path, _reason(error)) from error
+
+    def _open(self) -> None:
+        fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        self._close()
+        self._fd = fd
+        status = os.fstat(fd)
+        self._file = status.st_dev, status.st_ino
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            # The descriptor is closed even if it says that its server is gone.
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+    def _follow(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._followed_s < FOLLOW_S:
+            return
+        try:
+            status = os.stat(self.path)
+        except PermissionError:
+            # The rights that the file was opened with have been given up.
+            self._followed_s = now_s
+            return
+        except OSError as error:
+            self.gone = f"{self.path}: {_reason(error)}"
+            return
+        self.gone = None
+        if (status.st_dev, status.st_ino) != self._file:
+            self._open()
+        # Not earlier: a file that is gone is looked for at each read, until there is one.
+        self._followed_s = now_s
+
+    def _read(self) -> str:
         length = 0
         while True:
             if length == len(self._buffer):
                 self._buffer.extend(bytes(len(self._buffer)))
-            try:
-                with memoryview(self._buffer) as view:
-                    count = os.preadv(self._fd, [view[length:]], length)
-            except OSError as error:
-                raise KernelFileGoneError(self.path, _reason(error)) from error
+            with memoryview(self._buffer) as view:
+                count = os.preadv(self._fd, [view[length:]], length)
             if count == 0:
                 with memoryview(self._buffer) as view:
                     return str(view[:length], _ENCODING)
@@ -70,9 +126,8 @@ class KernelFile:
 
     def close(self) -> None:
         """Close the file; closing it twice does nothing."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._closed = True
+        self._close()
 
     def __enter__(self) -> KernelFile:
         return self

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from memnotify_cuse.kernel.errors import KernelFileGoneError, MalformedKernelFileError
-from memnotify_cuse.kernel.files import read_kernel_text
+from memnotify_cuse.kernel.files import KernelFile, read_kernel_text
 
 _PATH = "/sys/kernel/mm/lru_gen/enabled"
 _MASK = re.compile(r"0x([0-9a-f]{1,8})\n?")
@@ -31,7 +31,7 @@ def read_lru_gen(sys_root: Path = Path("/sys")) -> bool | None:
 
     Raises KernelFileGoneError when the file exists and cannot be read for another reason.
     """
-    file = sys_root / "kernel" / "mm" / "lru_gen" / "enabled"
+    file = lru_gen_path(sys_root)
     try:
         text = read_kernel_text(file)
     except KernelFileGoneError as error:
@@ -39,3 +39,28 @@ def read_lru_gen(sys_root: Path = Path("/sys")) -> bool | None:
             return None
         raise
     return parse_lru_gen_enabled(text, str(file))
+
+
+def lru_gen_path(sys_root: Path = Path("/sys")) -> Path:
+    """Where the switch is."""
+    return sys_root / "kernel" / "mm" / "lru_gen" / "enabled"
+
+
+class LruGen:
+    """The switch, kept open, since it can be turned at any time. A kernel without it, or that hides it, has it off."""
+
+    def __init__(self, sys_root: Path = Path("/sys")) -> None:
+        self._file: KernelFile | None = None
+        try:
+            self._file = KernelFile(lru_gen_path(sys_root))
+        except KernelFileGoneError:
+            return
+
+    def read(self) -> bool:
+        """Whether MGLRU is on now. Raises KernelFileGoneError or MalformedKernelFileError."""
+        return self._file is not None and parse_lru_gen_enabled(self._file.read_text(), self._file.path)
+
+    def close(self) -> None:
+        """Close the file; closing it twice does nothing."""
+        if self._file is not None:
+            self._file.close()

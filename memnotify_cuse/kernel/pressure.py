@@ -41,7 +41,7 @@ class Pressure:
 
 
 def parse_pressure(text: str, path: str = "/proc/pressure/memory") -> Pressure:
-    """Parse the text of a pressure file. Raises MalformedKernelFileError."""
+    """Parse the text of a pressure file. Raises MalformedKernelFileError; a line of another name is skipped."""
     rows = text.split("\n")
     if rows.pop():
         raise MalformedKernelFileError(path, len(rows) + 1, "ends before the end of a line")
@@ -49,6 +49,8 @@ def parse_pressure(text: str, path: str = "/proc/pressure/memory") -> Pressure:
     for number, row in enumerate(rows, start=1):
         match = _LINE.fullmatch(row)
         if match is None:
+            if not row.startswith(("some", "full")):
+                continue
             reason = f"expected 'some|full avg10=N avg60=N avg300=N total=N', got {row[:80]!r}"
             raise MalformedKernelFileError(path, number, reason)
         if match[1] in found:

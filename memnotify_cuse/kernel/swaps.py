@@ -49,7 +49,9 @@ class ZramStat:
 
 
 def parse_swaps(text: str, path: str = "/proc/swaps") -> tuple[Swap, ...]:
-    """Parse the text of /proc/swaps. Raises MalformedKernelFileError."""
+    """Parse the text of /proc/swaps, which some containers have empty. Raises MalformedKernelFileError."""
+    if not text:
+        return ()
     title = _TITLE.match(text)
     if title is None:
         raise MalformedKernelFileError(path, 1, "expected the title 'Filename Type Size Used Priority'")

@@ -2,7 +2,7 @@
 
     /sys/kernel/tracing/instances/memnotify-4711/               of process 4711
     /sys/kernel/tracing/instances/memnotify-1-4026532281/       of process 1 in another pid namespace
-        buffer_size_kb  trace_clock  buffer_percent  tracing_on  trace_pipe
+        buffer_size_kb  trace_clock  buffer_percent  tracing_on  trace_pipe  set_event
         events/vmscan/mm_vmscan_lru_shrink_active/{enable,filter,format}
 
 Kernel source: kernel/trace/trace.c, instance_mkdir(), tracing_read_pipe(), and
@@ -64,6 +64,8 @@ _OPTIONS = (
     "nofields",
     "nolatency-format",
     "nostacktrace",
+    # Or trace_pipe would always be said to be readable (trace_poll()).
+    "noblock",
 )
 _READ_BYTES = 64 * 1024
 # PROC_PID_INIT_INO, include/linux/proc_ns.h
@@ -106,16 +108,19 @@ def mount_tracefs(path: Path = Path(TRACEFS_CANDIDATES[0])) -> None:
 
 
 class TracePipe:
-    """What a trace instance is used by: its trace_pipe, to be polled and read, and its tracing_on.
+    """What a trace instance is used by: its trace_pipe, to be polled and read, its tracing_on and its set_event.
 
-    Both are open files, so that a process may use them that could not open them. `path` is the instance's. Every error
-    is a KernelFileGoneError that names the file.
+    All are open files, so that a process may use them that could not open them. `path` is the instance's. set_event
+    lists the events that are on, and takes the name of one to be switched on ("system:event"); -1 where it is not to be
+    had. Every error is a KernelFileGoneError that names the file.
     """
 
-    def __init__(self, path: Path, pipe: int, switch: int) -> None:
+    def __init__(self, path: Path, pipe: int, switch: int, events: int = -1) -> None:
         self.path = path
         self.pipe = pipe
         self.switch = switch
+        self.events = events
+        self._wanted: frozenset[bytes] | None = None
 
     def fileno(self) -> int:
         """The descriptor of trace_pipe: readable when there is an event."""
@@ -139,12 +144,57 @@ class TracePipe:
         except OSError as error:
             raise _failure(self.path / "tracing_on", "cannot be written", error) from error
 
+    def watch_events(self) -> None:
+        """Take the events that are on for those that are to be on, opening set_event if need be and permitted."""
+        if self.events < 0:
+            try:
+                self.events = os.open(self.path / "set_event", os.O_RDWR | os.O_CLOEXEC)
+            except OSError:
+                # Only a check is lost with it.
+                return
+        self._wanted = self._enabled()
+
+    def check(self, *, tracing: bool = True) -> None:
+        """Raise KernelFileGoneError if somebody has switched off the instance (unless not `tracing`), or an event."""
+        missing = self._missing()
+        if missing:
+            names = ", ".join(sorted(event.decode().removeprefix("vmscan:mm_vmscan_") for event in missing))
+            raise KernelFileGoneError(str(self.path / "set_event"), f"switched off from outside: {names}")
+        if tracing:
+            try:
+                is_on = os.pread(self.switch, 8, 0).strip() != b"0"
+            except OSError as error:
+                raise _failure(self.path / "tracing_on", "cannot be read", error) from error
+            if not is_on:
+                raise KernelFileGoneError(str(self.path / "tracing_on"), "switched off from outside")
+
+    def mend(self) -> None:
+        """Switch on again what `check` complains of; the filters of events are kept while they are off."""
+        for event in self._missing():
+            try:
+                os.write(self.events, event + b"\n")
+            except OSError as error:
+                raise _failure(self.path / "set_event", f"does not take {event.decode()!r}", error) from error
+        self.set_tracing(True)
+
     def close(self) -> None:
-        """Close both files; closing them twice does nothing. The instance stays."""
-        for fd in (self.pipe, self.switch):
+        """Close the files; closing them twice does nothing. The instance stays."""
+        for fd in (self.pipe, self.switch, self.events):
             if fd >= 0:
                 os.close(fd)
-        self.pipe = self.switch = -1
+        self.pipe = self.switch = self.events = -1
+
+    def _missing(self) -> frozenset[bytes]:
+        return self._wanted - self._enabled() if self._wanted is not None else frozenset()
+
+    def _enabled(self) -> frozenset[bytes]:
+        names = b""
+        try:
+            while part := os.pread(self.events, _READ_BYTES, len(names)):
+                names += part
+            return frozenset(names.split())
+        except OSError as error:
+            raise _failure(self.path / "set_event", "cannot be read", error) from error
 
 
 class TraceInstance:
@@ -221,8 +271,9 @@ class TraceInstance:
         if not found:
             raise KernelFileGoneError(str(self.path / "events" / "vmscan"), "this kernel has no reclaim tracepoints")
         self.pipe.pipe = self._open("trace_pipe", os.O_RDONLY | os.O_NONBLOCK)
-        self.pipe.switch = self._open("tracing_on", os.O_WRONLY)
+        self.pipe.switch = self._open("tracing_on", os.O_RDWR)
         self.pipe.set_tracing(True)
+        self.pipe.watch_events()
 
     def _open(self, name: str, flags: int) -> int:
         file = self.path / name
@@ -291,6 +342,11 @@ def _runs_memnotify(process: Path) -> bool:
     except OSError:
         # Somebody else's process that we may not look at: not ours to judge.
         return True
+
+
+def remove_instance(path: Path) -> None:
+    """Remove a trace instance, if it is there. Raises KernelFileGoneError, for one if somebody reads it."""
+    _remove(path)
 
 
 def _remove(path: Path, attempts: int = _REMOVE_ATTEMPTS) -> None:

@@ -24,7 +24,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from memnotify_cuse.kernel.errors import MalformedKernelFileError
 from memnotify_cuse.kernel.files import read_kernel_text
@@ -43,6 +42,14 @@ _PER_ZONE_KEYS = {
 }
 _LINE = re.compile(r"[^\s]+ [0-9]{1,20}")
 _MAX_DIGITS = 20
+_NEEDED = frozenset(
+    {
+        *("pgscan_anon", "pgscan_file", "pgscan_kswapd", "pgscan_direct", "pgscan_khugepaged"),
+        *("pgsteal_anon", "pgsteal_file", "pgrefill", "pswpout"),
+        *(name for key in ("pgscan_kswapd", "pgscan_direct", "pgrefill") for name in _PER_ZONE_KEYS[key]),
+    }
+)
+"""The counters that rules are made of: a malformed one is an error. Any of them may be absent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,21 +82,23 @@ class Vmstat:
 
 
 def parse_vmstat(text: str, path: str = "/proc/vmstat") -> Vmstat:
-    """Parse the text of /proc/vmstat. Raises MalformedKernelFileError."""
+    """Parse the text of /proc/vmstat. Raises MalformedKernelFileError.
+
+    A line that is not one of a counter that some rule needs may look like anything.
+    """
     tokens = text.split()
     values = tokens[1::2]
     digits = "".join(values)
     # One check of all values at once: a line with one word too few or too many puts a name in the place of
     # a value.
-    if not (
+    sound = (
         len(tokens) == 2 * text.count("\n")
         and text.endswith("\n")
         and digits.isdigit()
         and digits.isascii()
         and max(map(len, values)) <= _MAX_DIGITS
-    ):
-        _fail(text, path)
-    counters = dict(zip(tokens[::2], values, strict=True))
+    )
+    counters = dict(zip(tokens[::2], values, strict=True)) if sound else _line_by_line(text, path)
     refault_file = _number(counters, "workingset_refault_file")
     if refault_file is None:
         refault_file = _number(counters, "workingset_refault")
@@ -134,11 +143,22 @@ def _number_or_sum(counters: Mapping[str, str], key: str) -> int | None:
     return sum(per_zone) if per_zone else None
 
 
-def _fail(text: str, path: str) -> NoReturn:
-    if not text:
-        raise MalformedKernelFileError(path, 0, "empty")
-    lines = text.split("\n")
-    for number, line in enumerate(lines[:-1], start=1):
-        if not _LINE.fullmatch(line):
+def _line_by_line(text: str, path: str) -> dict[str, str]:
+    counters: dict[str, str] = {}
+    *lines, cut = text.split("\n")
+    for number, line in enumerate(lines, start=1):
+        name, _, value = line.partition(" ")
+        if _LINE.fullmatch(line):
+            counters[name] = value
+        elif _first_word(line) in _NEEDED:
             raise MalformedKernelFileError(path, number, f"expected 'name value', got {line[:80]!r}")
-    raise MalformedKernelFileError(path, len(lines), "ends before the end of a line")
+    if _first_word(cut) in _NEEDED:
+        raise MalformedKernelFileError(path, len(lines) + 1, "ends before the end of a line")
+    if not _NEEDED.intersection(counters) and "nr_free_pages" not in counters:
+        raise MalformedKernelFileError(path, 0, "no counter of reclaim in it" if text else "empty")
+    return counters
+
+
+def _first_word(line: str) -> str:
+    words = line.split(maxsplit=1)
+    return words[0] if words else ""

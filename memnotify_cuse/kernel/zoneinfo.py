@@ -72,13 +72,10 @@ _NODE_LRU = re.compile(
     rf"      nr_inactive_file +{_NUMBER}\n      nr_active_file +{_NUMBER}\n"
 )
 _NODE_COUNTER = {name: re.compile(rf"{name} +{_NUMBER}\n") for name in ("nr_mapped", "nr_shmem")}
+_DIGITS = re.compile(_NUMBER)
 _LISTS = ("inactive_anon", "active_anon", "inactive_file", "active_file")
 _NODE_TITLE = "  per-node stats\n"
 _ZONE_ID = re.compile(r"node(0|[1-9][0-9]{0,8})-([A-Za-z0-9_]{1,32})")
-# What any line ahead of the pagesets may look like. Kernels 4.14 to 4.19 have a counter without a name.
-_SOUND_LINE = re.compile(
-    r"Node .*|  per-node stats|(?:  pages)?(?: +[^\s]+)? +[0-9]{1,20}|        protection: \([0-9, ]+\)"
-)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -104,18 +101,17 @@ class ZoneId:
 class Zone:
     """One zone, in pages.
 
-    `high_pages` contains the temporary boost. `managed_pages` and `boost_pages` are None on kernels that do
-    not print them. The five LRU counters of an unpopulated zone (`present_pages` 0) are 0: the kernel leaves
-    them out.
+    `high_pages` contains the temporary boost. What no rule needs is None where the kernel does not print it, or not as
+    a number. The five LRU counters of an unpopulated zone (`present_pages` 0) are 0: the kernel leaves them out.
     """
 
     id: ZoneId
     free_pages: int
     boost_pages: int | None
-    min_pages: int
-    low_pages: int
+    min_pages: int | None
+    low_pages: int | None
     high_pages: int
-    spanned_pages: int
+    spanned_pages: int | None
     present_pages: int
     managed_pages: int | None
     protection_pages: tuple[int, ...]
@@ -123,7 +119,7 @@ class Zone:
     active_anon_pages: int
     inactive_file_pages: int
     active_file_pages: int
-    unevictable_pages: int
+    unevictable_pages: int | None
 
     @property
     def lowmem_reserve_pages(self) -> int:
@@ -143,7 +139,8 @@ class Zone:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """The per-node counters, in pages; None where the kernel does not print them (before 4.8; no memory).
+    """The per-node counters, in pages; None where the kernel does not print them (before 4.8; no memory), or not as
+    numbers: they only refine what the zones say.
 
     `mapped_pages` are those of files and of shared memory that some program has mapped, `shmem_pages` all of shared
     memory and tmpfs, mapped or not; shared memory is on the anonymous lists.
@@ -167,7 +164,11 @@ class Zoneinfo:
 
 
 def parse_zoneinfo(text: str, path: str = "/proc/zoneinfo") -> Zoneinfo:
-    """Parse the text of /proc/zoneinfo. Raises MalformedKernelFileError; the pagesets are not looked at."""
+    """Parse the text of /proc/zoneinfo. Raises MalformedKernelFileError.
+
+    The usual text is matched as a whole, which is fast. Where that does not do, what is needed is looked for line by
+    line, and all other lines may look like anything.
+    """
     zones: list[Zone] = []
     nodes: dict[int, Node] = {}
     seen: set[ZoneId] = set()
@@ -176,6 +177,8 @@ def parse_zoneinfo(text: str, path: str = "/proc/zoneinfo") -> Zoneinfo:
     for start, end in _sections(text):
         header = _HEADER.match(text, start, end)
         if header is None:
+            if not text.startswith("Node", start) and text.find("  pages free", start, end) < 0:
+                continue
             _fail(text, path, start, "expected 'Node N, zone NAME'")
         zone_id = ZoneId(int(header[1]), header[2])
         if zone_id in seen:
@@ -184,13 +187,12 @@ def parse_zoneinfo(text: str, path: str = "/proc/zoneinfo") -> Zoneinfo:
         pages_start = text.find("  pages free", header.end(), end)
         if pages_start < 0:
             _fail(text, path, start, f"{zone_id} has no 'pages free'")
-        if pages_start > header.end():
-            if zone_id.node in nodes and nodes[zone_id.node].inactive_anon_pages is not None:
-                _fail(text, path, header.end(), f"a second set of per-node stats for node {zone_id.node}")
-            nodes[zone_id.node] = _parse_node(text, path, zone_id.node, header.end(), pages_start)
-        elif zone_id.node not in nodes:
-            nodes[zone_id.node] = Node(zone_id.node, None, None, None, None, None)
+        node = nodes.get(zone_id.node)
+        if node is None or (node.inactive_anon_pages is None and node.mapped_pages is None):
+            nodes[zone_id.node] = _parse_node(text, zone_id.node, header.end(), pages_start)
         zones.append(_parse_zone(text, path, zone_id, pages_start, end))
+    if not zones:
+        raise MalformedKernelFileError(path, 0, "no zone in it")
     return Zoneinfo(tuple(zones), tuple(nodes.values()))
 
 
@@ -224,24 +226,24 @@ def insert_status_lines(text: str, status: Mapping[ZoneId, int]) -> str:
 
 def format_zoneinfo(info: Zoneinfo) -> str:
     """The text of a /proc/zoneinfo that says what `info` does, and no more. `parse_zoneinfo` reads it back."""
-    nodes = {node.node: node for node in info.nodes if node.inactive_anon_pages is not None}
+    nodes = {node.node: node for node in info.nodes}
     lines: list[str] = []
     for zone in info.zones:
         lines.append(f"Node {zone.id.node}, zone {zone.id.name:>8}")
         if zone.present_pages and zone.id.node in nodes:
             node = nodes.pop(zone.id.node)
-            lines.append("  per-node stats")
-            lines += [f"      nr_{name} {getattr(node, f'{name}_pages')}" for name in _LISTS]
-            for name in ("mapped", "shmem"):
-                pages = getattr(node, f"{name}_pages")
-                lines += [] if pages is None else [f"      nr_{name:<9} {pages}"]
+            counters = {name: getattr(node, f"{name}_pages") for name in (*_LISTS, "mapped", "shmem")}
+            printed = [f"      nr_{name:<9} {pages}" for name, pages in counters.items() if pages is not None]
+            lines += ["  per-node stats", *printed] if printed else []
         lines.append(f"  pages free     {zone.free_pages}")
         for name in ("boost", "min", "low", "high", "spanned", "present", "managed"):
             pages = getattr(zone, f"{name}_pages")
             lines += [] if pages is None else [f"        {name:<8} {pages}"]
         lines.append(f"        protection: ({', '.join(map(str, zone.protection_pages))})")
         if zone.present_pages:
-            lines += [f"      nr_zone_{name} {getattr(zone, f'{name}_pages')}" for name in (*_LISTS, "unevictable")]
+            for name in (*_LISTS, "unevictable"):
+                pages = getattr(zone, f"{name}_pages")
+                lines += [] if pages is None else [f"      nr_zone_{name} {pages}"]
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -256,41 +258,38 @@ def _sections(text: str) -> Iterator[tuple[int, int]]:
     yield start, len(text)
 
 
-def _parse_node(text: str, path: str, node: int, start: int, end: int) -> Node:
-    if not text.startswith(_NODE_TITLE, start):
-        _fail(text, path, start, "expected '  per-node stats' or '  pages free'")
+def _parse_node(text: str, node: int, start: int, end: int) -> Node:
+    if start == end:
+        return Node(node, None, None, None, None, None)
     lru = _NODE_LRU.match(text, start + len(_NODE_TITLE), end)
-    if lru is None:
-        _fail_in_section(text, path, start, end, f"the LRU sizes of node {node} are not as expected")
-    inactive_anon, active_anon, inactive_file, active_file = map(int, lru.groups())
-    mapped, shmem = (_node_counter(text, path, node, name, start, end) for name in _NODE_COUNTER)
+    if lru is not None and text.startswith(_NODE_TITLE, start):
+        sizes: list[int | None] = [int(size) for size in lru.groups()]
+    else:
+        lines = _Lines(text, start, end)
+        sizes = [lines.optional(f"nr_{name}") for name in _LISTS]
+    inactive_anon, active_anon, inactive_file, active_file = sizes
+    mapped, shmem = (_node_counter(text, name, start, end) for name in _NODE_COUNTER)
     return Node(node, inactive_anon, active_anon, inactive_file, active_file, mapped, shmem)
 
 
-def _node_counter(text: str, path: str, node: int, name: str, start: int, end: int) -> int | None:
+def _node_counter(text: str, name: str, start: int, end: int) -> int | None:
     at = text.find(f"{name} ", start, end)
-    if at < 0:
-        return None
-    match = _NODE_COUNTER[name].match(text, at, end)
-    if match is None:
-        _fail_in_section(text, path, start, end, f"the LRU sizes of node {node} are not as expected")
-    return int(match[1])
+    match = _NODE_COUNTER[name].match(text, at, end) if at >= 0 else None
+    return int(match[1]) if match else None
 
 
 def _parse_zone(text: str, path: str, zone_id: ZoneId, start: int, end: int) -> Zone:
     watermarks = _WATERMARKS.match(text, start, end)
-    if watermarks is None:
-        _fail_in_section(text, path, start, end, f"the watermarks of {zone_id} are not as expected")
-    protection_at = text.find("protection:", watermarks.end(), end)
+    protection_at = text.find("protection:", start, end)
     protection = _PROTECTION.match(text, protection_at, end) if protection_at >= 0 else None
     if protection is None:
-        _fail_in_section(text, path, start, end, f"the 'protection:' row of {zone_id} is not as expected")
-    free, boost, minimum, low, high, spanned, present, managed = watermarks.groups()
-    present_pages = int(present)
-    lru_at = text.find("inactive_anon", watermarks.end(), end)
+        _fail(text, path, max(start, protection_at), f"the 'protection:' row of {zone_id} is not as expected")
+    reserves = tuple(map(int, protection[1].split(", ")))
+    lru_at = text.find("inactive_anon", start, end)
     lru = _ZONE_LRU.match(text, lru_at, end) if lru_at >= 0 else None
-    if lru is None and (present_pages > 0 or lru_at >= 0):
-        _fail_in_section(text, path, start, end, f"the LRU sizes of {zone_id} are not as expected")
+    if watermarks is None or (lru is None and (lru_at >= 0 or int(watermarks[7]) > 0)):
+        return _parse_unusual_zone(text, path, zone_id, reserves, start, end)
+    free, boost, minimum, low, high, spanned, present, managed = watermarks.groups()
     return Zone(
         zone_id,
         int(free),
@@ -299,22 +298,81 @@ def _parse_zone(text: str, path: str, zone_id: ZoneId, start: int, end: int) -> 
         int(low),
         int(high),
         int(spanned),
-        present_pages,
+        int(present),
         None if managed is None else int(managed),
-        tuple(map(int, protection[1].split(", "))),
+        reserves,
         *((0, 0, 0, 0, 0) if lru is None else map(int, lru.groups())),
     )
 
 
-def _fail_in_section(text: str, path: str, start: int, end: int, reason: str) -> NoReturn:
-    position = start
-    for line in text[start:end].splitlines(keepends=True):
-        if line == "  pagesets\n":
-            break
-        if not _SOUND_LINE.fullmatch(line, 0, len(line) - 1):
-            _fail(text, path, position, f"{reason}: {line[:80].rstrip()!r}")
-        position += len(line)
-    _fail(text, path, start, reason)
+def _parse_unusual_zone(
+    text: str, path: str, zone_id: ZoneId, protection_pages: tuple[int, ...], start: int, end: int
+) -> Zone:
+    lines = _Lines(text, start, end)
+
+    def needed(*names: str) -> int:
+        for name in names:
+            if name in lines:
+                value = lines.optional(name)
+                if value is None:
+                    position, line = lines.line(name)
+                    _fail(text, path, position, f"expected '{name} N' of {zone_id}, got {line[:80].rstrip()!r}")
+                return value
+        _fail(text, path, start, f"{zone_id} has no '{names[0]}'")
+
+    free, high, present = needed("free"), needed("high"), needed("present")
+    lists = [0, 0, 0, 0]
+    unevictable: int | None = 0
+    if present:
+        lists = [needed(f"nr_zone_{name}", f"nr_{name}") for name in _LISTS]
+        unevictable = lines.optional("nr_zone_unevictable", "nr_unevictable")
+    inactive_anon, active_anon, inactive_file, active_file = lists
+    return Zone(
+        id=zone_id,
+        free_pages=free,
+        boost_pages=lines.optional("boost"),
+        min_pages=lines.optional("min"),
+        low_pages=lines.optional("low"),
+        high_pages=high,
+        spanned_pages=lines.optional("spanned"),
+        present_pages=present,
+        managed_pages=lines.optional("managed"),
+        protection_pages=protection_pages,
+        inactive_anon_pages=inactive_anon,
+        active_anon_pages=active_anon,
+        inactive_file_pages=inactive_file,
+        active_file_pages=active_file,
+        unevictable_pages=unevictable,
+    )
+
+
+class _Lines:
+    """The lines of a part of the text by their names, up to the pagesets; of two with one name, the first."""
+
+    def __init__(self, text: str, start: int, end: int) -> None:
+        self._lines: dict[str, tuple[int, str, str]] = {}
+        for line in text[start:end].split("\n"):
+            if line == "  pagesets":
+                break
+            words = line.removeprefix("  pages").split(maxsplit=1)
+            if words:
+                self._lines.setdefault(words[0], (start, line, words[1].rstrip() if len(words) > 1 else ""))
+            start += len(line) + 1
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._lines
+
+    def line(self, name: str) -> tuple[int, str]:
+        """Where the line begins, and the line."""
+        return self._lines[name][:2]
+
+    def optional(self, *names: str) -> int | None:
+        """The number of the first of these names that there is; None if it is none."""
+        for name in names:
+            if name in self._lines:
+                match = _DIGITS.fullmatch(self._lines[name][2])
+                return int(match[1]) if match else None
+        return None
 
 
 def _fail(text: str, path: str, position: int, reason: str) -> NoReturn:

@@ -6,6 +6,7 @@ been stalling for a while. Where neither can be had, the timer of `cadence` alon
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
-from memnotify_cuse.kernel.errors import KernelFileError, NoKernelMemoryError
+from memnotify_cuse.kernel.errors import KernelFileError, KernelFileGoneError, NoKernelMemoryError
 from memnotify_cuse.kernel.pressure import open_memory_trigger
 from memnotify_cuse.kernel.trace import TraceEvent, TraceParser
 from memnotify_cuse.kernel.tracefs import (
@@ -39,12 +40,29 @@ class Doorbell(Protocol):
     """Something with a descriptor that becomes readable; `name` is what `status` and `doctor` call it."""
 
     name: str
+    is_trace: bool
+    """Whether it has trace events, and can be switched off and on."""
+
+    @property
+    def lost_events(self) -> int:
+        """How many events the kernel has reported as lost."""
+        ...
 
     def fileno(self) -> int: ...
 
     def drain(self) -> tuple[TraceEvent, ...] | None:
-        """Silence it, and say what it knows: trace events since the last time; None if it has none."""
+        """Silence it, and say what it knows: trace events since the last time; None if it has none.
+
+        Raises KernelFileError: a MalformedKernelFileError if an event was not understood, another if it rings no
+        more.
+        """
         ...
+
+    def check(self) -> None:
+        """Raise KernelFileError if somebody has switched it off."""
+
+    def mend(self) -> None:
+        """Switch it on again. Raises KernelFileError."""
 
     def pause(self, *, paused: bool) -> None:
         """Stop, or go on, taking note of what the kernel does: during heavy reclaim there is a lot to note."""
@@ -56,12 +74,17 @@ class TraceDoorbell:
     """The vmscan events of a trace instance of our own."""
 
     name = "tracefs"
+    is_trace = True
 
     def __init__(self, pipe: TracePipe, close: Callable[[], None] | None = None) -> None:
         self._pipe = pipe
         self._close = close or pipe.close
         self._parser = TraceParser()
         self._paused = False
+
+    @property
+    def lost_events(self) -> int:
+        return self._parser.lost_events
 
     def fileno(self) -> int:
         return self._pipe.fileno()
@@ -75,6 +98,13 @@ class TraceDoorbell:
             if not self._paused:
                 events += self._parser.feed(data)
         return None if self._paused else tuple(events)
+
+    def check(self) -> None:
+        self._pipe.check(tracing=not self._paused)
+
+    def mend(self) -> None:
+        self._pipe.mend()
+        self._paused = False
 
     def pause(self, *, paused: bool) -> None:
         if paused != self._paused:
@@ -91,8 +121,11 @@ class PsiDoorbell:
     """A PSI trigger; its POLLPRI is made readable by an epoll descriptor around it."""
 
     name = "psi"
+    is_trace = False
+    lost_events = 0
 
-    def __init__(self, trigger: int) -> None:
+    def __init__(self, trigger: int, path: Path) -> None:
+        self._path = path
         self._trigger = trigger
         self._epoll = select.epoll()
         self._epoll.register(trigger, select.EPOLLPRI)
@@ -101,15 +134,26 @@ class PsiDoorbell:
         return self._epoll.fileno()
 
     def drain(self) -> tuple[TraceEvent, ...] | None:
-        self._epoll.poll(0)
+        if any(events & (select.EPOLLERR | select.EPOLLHUP) for _, events in self._epoll.poll(0)):
+            # As the trigger of a FUSE server does that has ended, which would ring for ever.
+            raise KernelFileGoneError(str(self._path), "the trigger hung up")
         return None
+
+    def check(self) -> None:
+        pass
+
+    def mend(self) -> None:
+        pass
 
     def pause(self, *, paused: bool) -> None:
         pass
 
     def close(self) -> None:
-        self._epoll.close()
-        os.close(self._trigger)
+        if not self._epoll.closed:
+            self._epoll.close()
+            # That of a server that has ended says so when it is closed, and is closed.
+            with contextlib.suppress(OSError):
+                os.close(self._trigger)
 
 
 class FirstTrace(NamedTuple):
@@ -132,12 +176,14 @@ def open_first_trace(pid: int | None = None) -> FirstTrace:
         return FirstTrace(None)
 
 
-def open_psi(proc: Path) -> Doorbell | None:
-    """A PSI trigger; None, with a warning, if there is none."""
+def open_psi(proc: Path, *, spare: bool = False) -> Doorbell | None:
+    """A PSI trigger; None, with a warning, unless it is only to be a spare, if there is none."""
     try:
-        return PsiDoorbell(open_memory_trigger(proc, stall_us=PSI_STALL_US, window_us=PSI_WINDOW_US))
+        trigger = open_memory_trigger(proc, stall_us=PSI_STALL_US, window_us=PSI_WINDOW_US)
+        return PsiDoorbell(trigger, proc / "pressure" / "memory")
     except (KernelFileError, OSError) as error:
-        log.warning("neither trace events nor a PSI trigger can be had; relying on a timer: %s", error)
+        if not spare:
+            log.warning("neither trace events nor a PSI trigger can be had; relying on a timer: %s", error)
         return None
 
 

@@ -1,7 +1,7 @@
-"""A doorbell that could not be had at the start because memory was short: asked for again, ever more rarely.
+"""A trace that is to be had later: asked for again, ever more rarely.
 
-A server that is started in a shortage, perhaps because the OOM killer ended the one before it, would do without the
-trace for its life otherwise.
+Either memory was short when the server started, perhaps because the OOM killer ended the one before it, or the trace
+that it had cannot be read any more. Without this the server would do without one for its life.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import trio
 
 from memnotify_cuse.kernel.errors import KernelFileError, NoKernelMemoryError
 from memnotify_cuse.scanner.doorbell import Doorbell
+from memnotify_cuse.scanner.retry import Backoff
 
 log = logging.getLogger(__name__)
 
@@ -23,16 +24,23 @@ LONGEST_PAUSE_S: Final = 600.0
 
 
 class LateDoorbell:
-    """Opens a doorbell with `open_bell`, which is somebody else's work, while `run` runs.
+    """Opens a trace with `open_bell`, which is somebody else's work, while `run` runs and one is `wanted`.
 
     `ask` says that now would be a good time; it has no timer of its own, which would wake a machine at rest.
     """
 
-    def __init__(self, open_bell: Callable[[], Awaitable[Doorbell]]) -> None:
+    def __init__(self, open_bell: Callable[[], Awaitable[Doorbell]], *, wanted: bool = True) -> None:
         self._open_bell = open_bell
         self._bell: Doorbell | None = None
         self._asked = trio.Event()
+        self._wanted = trio.Event()
         self._not_before_s = math.inf
+        if wanted:
+            self._wanted.set()
+
+    def want(self) -> None:
+        """There is to be one, from now on, until it was taken."""
+        self._wanted.set()
 
     def ask(self) -> None:
         """Let it be tried, unless the last attempt was only just now."""
@@ -40,30 +48,37 @@ class LateDoorbell:
             self._asked.set()
 
     def take(self) -> Doorbell | None:
-        """The doorbell, once, if there is one by now."""
+        """The trace, once, if there is one by now."""
         bell, self._bell = self._bell, None
         return bell
 
     def close(self) -> None:
-        """Close a doorbell that nobody has taken."""
+        """Close a trace that nobody has taken."""
         bell = self.take()
         if bell is not None:
             bell.close()
 
     async def run(self) -> None:
-        """Until there is one, or a failure that does not pass."""
-        self._not_before_s = trio.current_time() + FIRST_PAUSE_S
-        pause_s = 2 * FIRST_PAUSE_S
+        """Open one whenever one is wanted."""
         while True:
+            await self._wanted.wait()
+            self._bell = await self._open()
+            self._wanted = trio.Event()
+
+    async def _open(self) -> Doorbell:
+        backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
+        told = False
+        while True:
+            self._asked = trio.Event()
+            self._not_before_s = trio.current_time() + backoff.next_pause_s()
             await self._asked.wait()
+            self._not_before_s = math.inf
             try:
-                self._bell = await self._open_bell()
-                return
+                return await self._open_bell()
             except NoKernelMemoryError as error:
                 log.debug("still no trace events: %s", error)
             except (KernelFileError, OSError) as error:
-                log.warning("no trace events: %s", error)
-                return
-            self._asked = trio.Event()
-            self._not_before_s = trio.current_time() + pause_s
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+                if not told:
+                    log.warning("no trace events: %s", error)
+                told = True
+                backoff.give_time()

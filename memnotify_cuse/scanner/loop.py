@@ -10,18 +10,28 @@ from typing import Final
 import trio
 
 from memnotify_cuse.board import Board
-from memnotify_cuse.kernel.errors import KernelFileError, MalformedKernelFileError
+from memnotify_cuse.kernel.errors import KernelFileError
 from memnotify_cuse.kernel.trace import TraceEvent
 from memnotify_cuse.scanner.cadence import FASTEST_FILL_KB_PER_S, WATCHFUL_S, Cadence
 from memnotify_cuse.scanner.doorbell import Doorbell
+from memnotify_cuse.scanner.errors import RecordingError
+from memnotify_cuse.scanner.health import SCANNER, ZONEINFO, Health
 from memnotify_cuse.scanner.late import LateDoorbell
 from memnotify_cuse.scanner.machine import Machine
-from memnotify_cuse.scanner.sample import SampleSource
+from memnotify_cuse.scanner.retry import Backoff
+from memnotify_cuse.scanner.sample import Sample, SampleSource
+from memnotify_cuse.scanner.wakeup import Wakeup
 from memnotify_cuse.scanner.zones import ZoneTracker
 
 log = logging.getLogger(__name__)
 
-RETRY_S: Final = 1.0
+FIRST_RETRY_S: Final = 0.1
+LONGEST_RETRY_S: Final = 5.0
+"""A sample that fails is tried again after this time: a look costs little, and without one no program is told."""
+
+SETTLING_S: Final = 1.0
+"""The longest time between samples while a source that failed has only just worked again."""
+
 FIRST_PAUSE_S: Final = 0.001
 """The doorbell also rings for reclaim of file pages, maybe thousands of times a second: after each look that it
 brought about it is left alone for twice as long as before, from this up to the time between samples. It is the
@@ -35,8 +45,9 @@ SILENCE_S: Final = 0.001
 class Scanner:
     """Feeds `board` from `source`. `first_scan` must have succeeded before `run`.
 
-    `doorbell`, and `late` if there is to be a better one, are closed by `close`. `on_active` is called with whether the
-    kernel reclaims, or a zone is under pressure.
+    `doorbell`, and `late` if there is to be a better one, are closed by `close`, as is `spare`, which stands in for a
+    trace that fails; `open_spare` opens another one. `on_active` is called with whether the kernel reclaims, or a zone
+    is under pressure. `health` is told of what fails.
     """
 
     def __init__(
@@ -47,13 +58,18 @@ class Scanner:
         machine: Machine,
         late: LateDoorbell | None = None,
         *,
+        spare: Doorbell | None = None,
+        open_spare: Callable[[], Doorbell | None] = lambda: None,
+        health: Health | None = None,
         headroom_kb: int | None = None,
         fill_kb_per_s: int = FASTEST_FILL_KB_PER_S,
         on_active: Callable[[bool], None] = lambda _active: None,
+        clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._board = board
         self._source = source
-        self._doorbell = doorbell
+        self._health = health or Health()
+        self._wakeup = Wakeup(doorbell, self._health, late, spare=spare, open_spare=open_spare, clock_s=clock_s)
         self._late = late
         self._tracker = ZoneTracker(machine, headroom_kb)
         self._cadence = Cadence(doorbell is not None, machine.page_kb, fill_kb_per_s)
@@ -69,40 +85,56 @@ class Scanner:
     @property
     def doorbell_name(self) -> str:
         """What wakes the scanner at present."""
-        return self._doorbell.name if self._doorbell is not None else "timer"
+        return self._wakeup.name
+
+    @property
+    def lost_events(self) -> int:
+        """How many trace events were lost."""
+        return self._wakeup.lost_events
+
+    @property
+    def mglru(self) -> bool:
+        """Whether the kernel uses MGLRU at present."""
+        return self._mglru
 
     def close(self) -> None:
-        for bell in (self._doorbell, self._late):
-            if bell is not None:
-                bell.close()
+        self._wakeup.close()
 
     def first_scan(self) -> None:
         """The first sample, from which all zones are known. Raises KernelFileError."""
-        self._scan(self._drain())
+        self._scan(self._wakeup.drain())
 
     async def run(self) -> None:
-        """Scan until cancelled. A kernel file that is gone or malformed is logged and tried again."""
+        """Scan until cancelled. A kernel file that is gone or malformed is tried again."""
         async with trio.open_nursery() as nursery:
             if self._late is not None:
                 nursery.start_soon(self._late.run)
             await self._run()
 
     async def _run(self) -> None:
-        failed = False
+        """Whatever fails is tried again, and the failure kept in `health`: this task must not end."""
+        retry = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)
         while True:
             try:
                 rang = await self._wait()
                 self._look(rang=rang)
-                failed = False
             except KernelFileError as error:
-                if not failed:
-                    log.error("cannot scan: %s", error)
-                failed = True
-                await trio.sleep(RETRY_S)
+                self._health.failed(ZONEINFO, error)
+            except RecordingError:
+                raise
+            except Exception as error:
+                if all(failure.source != SCANNER for failure in self._health.failures):
+                    log.exception("unexpected error in a scan")
+                self._health.failed(SCANNER, repr(error))
+            else:
+                retry.reset()
+                continue
+            await trio.sleep(retry.next_pause_s())
 
     async def _wait(self) -> bool:
         """Wait for the doorbell or the timer; True if it rang. Under pressure the timer alone counts."""
-        if self._doorbell is None or self._raised:
+        bell = self._wakeup.current
+        if bell is None or self._raised:
             # Who was just told comes first.
             await trio.sleep(min(SILENCE_S, self._delay_s))
             self._silence(silent=True)
@@ -111,7 +143,7 @@ class Scanner:
         if self._pause_s:
             await trio.sleep(self._pause_s)
         with trio.move_on_after(max(0.0, self._delay_s - self._pause_s)):
-            await trio.lowlevel.wait_readable(self._doorbell.fileno())
+            await trio.lowlevel.wait_readable(bell.fileno())
             return True
         return False
 
@@ -119,11 +151,9 @@ class Scanner:
         """Sample, unless it rang only to say that reclaim begins: then the news is about to come, and has priority."""
         if rang:
             self._on_active(True)
-        events = self._drain()
-        better = self._late.take() if self._late is not None and not rang else None
-        if better is not None:
-            # The sample that follows has in it what either doorbell could have told until now.
-            self._change_to(better)
+        events = self._wakeup.drain()
+        if not rang and self._wakeup.look_after():
+            # The sample that follows has in it what the new trace could have told until now.
             events = None
         now_ns = time.monotonic_ns()
         if rang and self._is_only_a_beginning(events):
@@ -135,15 +165,6 @@ class Scanner:
                 return
         self._scan(events, rang=rang)
 
-    def _change_to(self, better: Doorbell) -> None:
-        log.info("woken by %s from now on, in place of %s", better.name, self.doorbell_name)
-        if self._doorbell is not None:
-            self._doorbell.close()
-        self._doorbell = better
-        self._late = None
-        self._cadence.doorbell = True
-        self._drain()
-
     def _is_only_a_beginning(self, events: tuple[TraceEvent, ...] | None) -> bool:
         """Whether the trace would tell of anonymous pages, and does not."""
         return not self._mglru and events is not None and not any(event.anon for event in events)
@@ -153,14 +174,17 @@ class Scanner:
 
     def _scan(self, events: tuple[TraceEvent, ...] | None, *, rang: bool = False) -> None:
         sample = self._source.sample(events)
+        self._health.worked(ZONEINFO)
         self._rang_since_ns = 0
         self.samples += 1
+        self._follow_lru(sample)
         scan = self._tracker.update(sample)
         self._board.publish(scan.states, scan.moved, time.monotonic_ns())
         if rang:
             self._cadence.rang(sample.time_ns)
         self._raised = any(state.under_pressure for state in scan.states)
         self._pause_s = self._longer_pause_s() if rang else 0.0
+        self._cadence.doorbell = self._wakeup.current is not None
         self._delay_s = self._cadence.next_delay_s(
             now_ns=sample.time_ns,
             reclaiming=scan.reclaim.scanned_pages > 0,
@@ -168,27 +192,26 @@ class Scanner:
             zones=sample.zoneinfo.zones,
             outlooks=scan.outlooks.values(),
         )
+        if self._health.is_settling:
+            self._delay_s = min(self._delay_s, SETTLING_S)
         active = self._raised or self._cadence.is_active(sample.time_ns)
         self._on_active(active)
-        if self._late is not None and not active:
-            self._late.ask()
+        if not active:
+            self._wakeup.calm()
         self._one_node = len(sample.zoneinfo.nodes) == 1
         if not self._raised:
             self._silence(silent=False)
+        self._health.worked(SCANNER)
 
     def _silence(self, *, silent: bool) -> None:
         """Let the doorbell note, or not, what goes on under pressure, when nobody listens to it anyway.
 
         With several nodes the events say which of them it is about; with one, counting pages is cheaper.
         """
-        if self._doorbell is not None and self._one_node:
-            self._doorbell.pause(paused=silent)
+        if self._one_node:
+            self._wakeup.pause(paused=silent)
 
-    def _drain(self) -> tuple[TraceEvent, ...] | None:
-        if self._doorbell is None:
-            return None
-        try:
-            return self._doorbell.drain()
-        except MalformedKernelFileError as error:
-            log.warning("a trace line was not understood: %s", error)
-            return None
+    def _follow_lru(self, sample: Sample) -> None:
+        if sample.mglru is not None and sample.mglru != self._mglru:
+            self._mglru = sample.mglru
+            log.info("the kernel uses %s from now on", "MGLRU" if sample.mglru else "the classic LRU")

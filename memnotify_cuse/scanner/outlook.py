@@ -163,10 +163,13 @@ class Responses:
 
 
 class OutlookTracker:
-    """Follows what is left on each node. `headroom_kb`, if given, takes the place of what is measured."""
+    """Follows what is left on each node. `headroom_kb`, if given, takes the place of what is measured.
+
+    `machine` may be replaced, when its LRU is switched.
+    """
 
     def __init__(self, machine: Machine, headroom_kb: int | None = None) -> None:
-        self._machine = machine
+        self.machine = machine
         self._page_kb = machine.page_kb
         self._headroom_kb = headroom_kb
         self._history: dict[int, deque[tuple[int, int]]] = {}
@@ -185,7 +188,7 @@ class OutlookTracker:
         now_ns = sample.time_ns
         swap_gain_pages = sample.swap_gain_kb // self._page_kb
         swap_free_pages = sample.meminfo.swap_free_kb // self._page_kb
-        text = text_pages(node, zones, self._machine)
+        text = text_pages(node, zones, self.machine)
         cache = left_pages(zones) - text
         left = cache + min(swap_gain_pages, sum(zone.anon_pages for zone in zones))
         # Without watermarks and text, and with swap as it is: where those are raised, or what is text, or what swap

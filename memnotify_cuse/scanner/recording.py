@@ -1,6 +1,6 @@
 """The format of recordings: what the scanner saw, sample by sample, as lines of JSON. Pure: no files here.
 
-    {"format":"memnotify-recording","version":2,"kernel":"6.18.44","page_kb":4,"mglru":false,"doorbell":"tracefs"}
+    {"format":"memnotify-recording","version":3,"kernel":"6.18.44","page_kb":4,"mglru":false,"doorbell":"tracefs"}
     {"time_ns":1978142633130,"whole":true,"zones":{"node0-Normal":{"free_pages":5347729,...}},"nodes":{...},...}
     {"time_ns":1978162744001,"zones":{"node0-Normal":{"free_pages":5347601}},"vmstat":{"nr_free_pages":6120351}}
 
@@ -26,8 +26,10 @@ from memnotify_cuse.scanner.machine import Machine
 from memnotify_cuse.scanner.sample import Sample
 
 FORMAT: Final = "memnotify-recording"
-VERSION: Final = 2
-_LATER: Final[Mapping[int, frozenset[str]]] = MappingProxyType({1: frozenset({"shmem_pages"}), 2: frozenset()})
+VERSION: Final = 3
+_LATER: Final[Mapping[int, frozenset[str]]] = MappingProxyType(
+    {1: frozenset({"shmem_pages"}), 2: frozenset(), 3: frozenset()}
+)
 """The counters that recordings of a version do not have yet: they are None."""
 
 MOST: Final = 10**20
@@ -45,7 +47,9 @@ _COUNTERS: Final[Mapping[type, Mapping[str, bool]]] = MappingProxyType(
 )
 """The names of the counters, and whether there are kernels without them; not what identifies a zone or node."""
 
-_SAMPLE_KEYS: Final = frozenset(("time_ns", "whole", "zones", "nodes", "vmstat", "meminfo", "swap_gain_kb", "events"))
+_SAMPLE_KEYS: Final = frozenset(
+    ("time_ns", "whole", "zones", "nodes", "vmstat", "meminfo", "swap_gain_kb", "mglru", "events")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,8 @@ class SampleEncoder:
             raw.update((name, group) for name, group in groups.items() if group)
             if sample.swap_gain_kb != before.swap_gain_kb:
                 raw["swap_gain_kb"] = sample.swap_gain_kb
+        if sample.mglru != (before.mglru if before is not None else None):
+            raw["mglru"] = sample.mglru
         if sample.events is not None:
             raw["events"] = [[getattr(event, name) for name in _EVENT_FIELDS] for event in sample.events]
         self._before = sample
@@ -175,8 +181,11 @@ class Decoder:
         swap_gain_kb = raw.get("swap_gain_kb", before.swap_gain_kb if before else meminfo.swap_free_kb)
         if not _is_count(swap_gain_kb):
             self._fail("swap_gain_kb is no number")
+        mglru = raw.get("mglru", before.mglru if before else None)
+        if not (mglru is None or isinstance(mglru, bool)):
+            self._fail("mglru is not true or false")
         events = self._events(raw["events"]) if "events" in raw else None
-        self._before = Sample(time_ns, zoneinfo, vmstat, meminfo, events, swap_gain_kb)
+        self._before = Sample(time_ns, zoneinfo, vmstat, meminfo, events, swap_gain_kb, mglru)
         return self._before
 
     def _zones(self, raw: Mapping[str, Any], before: Sample | None) -> tuple[Zone, ...]:

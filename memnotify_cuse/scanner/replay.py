@@ -53,6 +53,7 @@ class Replay:
     """
 
     doorbell_name: Final = "replay"
+    lost_events: Final = 0
 
     def __init__(self, board: Board, recording: Recording, headroom_kb: int | None = None) -> None:
         self._recording = recording
@@ -63,6 +64,12 @@ class Replay:
         self._first_ns = times_ns[0]
         self.length_s = (times_ns[-1] - times_ns[0]) / 1e9
         self._rest: Iterator[Sample] = recording.samples()
+
+    @property
+    def mglru(self) -> bool:
+        """Whether the recorded kernel used MGLRU at the sample that was played last."""
+        recorded = self._player.last.mglru if self._player.last is not None else None
+        return self._recording.header.machine.mglru if recorded is None else recorded
 
     @property
     def samples(self) -> int:

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
+from memnotify_cuse.kernel.errors import KernelFileError
 from memnotify_cuse.kernel.files import KernelFile
+from memnotify_cuse.kernel.lru_gen import LruGen
 from memnotify_cuse.kernel.meminfo import Meminfo, parse_meminfo
 from memnotify_cuse.kernel.trace import TraceEvent
 from memnotify_cuse.kernel.vmstat import Vmstat, parse_vmstat
 from memnotify_cuse.kernel.zoneinfo import Zoneinfo, parse_zoneinfo
+from memnotify_cuse.scanner.health import FILES, LRU_GEN, MEMINFO, VMSTAT, Health
 from memnotify_cuse.scanner.swapspace import SwapSpace
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     """Counters at `time_ns` (CLOCK_MONOTONIC), and the trace events since the sample before.
 
-    `events` is None where there is no trace, or it is paused. `swap_gain_kb` is what swapping can still win.
+    `events` is None where there is no trace, it is paused, or it has lost some. `swap_gain_kb` is what swapping can
+    still win. `mglru` is None where nobody looked: then what the machine began with holds.
     """
 
     time_ns: int
@@ -28,6 +35,7 @@ class Sample:
     meminfo: Meminfo
     events: tuple[TraceEvent, ...] | None = None
     swap_gain_kb: int = 0
+    mglru: bool | None = None
 
 
 class SampleSource(Protocol):
@@ -39,16 +47,28 @@ class SampleSource(Protocol):
 
 
 class Sampler:
-    """Keeps the kernel's files open and reads a `Sample` off them; raises the parsers' errors."""
+    """Keeps the kernel's files open and reads a `Sample` off them.
 
-    def __init__(self, proc: Path = Path("/proc")) -> None:
+    Without zoneinfo there is no sample: the parser's, or the reader's, KernelFileError. When another file fails, what
+    was read from it last stands in for it, and `health` takes note; the first sample needs all of them.
+    """
+
+    def __init__(
+        self, proc: Path = Path("/proc"), health: Health | None = None, *, sys_root: Path = Path("/sys")
+    ) -> None:
+        self._health = health or Health()
         self._zoneinfo = KernelFile(proc / "zoneinfo")
         self._vmstat = KernelFile(proc / "vmstat")
         self._meminfo = KernelFile(proc / "meminfo")
-        self._swap_space = SwapSpace(proc)
+        self._lru_gen = LruGen(sys_root)
+        self._swap_space = SwapSpace(proc, self._health, sys_root=sys_root)
+        self._last_vmstat: Vmstat | None = None
+        self._last_meminfo: Meminfo | None = None
         self._swap: tuple[Meminfo, int] | None = None
         self._hurried = False
         self._text = ""
+        self.mglru = False
+        self._read_lru_gen()
 
     def zoneinfo_text(self) -> str:
         """The text of zoneinfo that was read last."""
@@ -58,22 +78,56 @@ class Sampler:
         """Read all of it now; `events` are taken over."""
         # What there is of swap does not matter when anonymous pages are first seen to be scanned, and then time does.
         self._hurried = not self._hurried and any(event.anon for event in events or ())
-        swap = self._swap if self._hurried and self._swap is not None else self._read_swap()
-        self._text = self._zoneinfo.read_text()
+        if not self._hurried or self._swap is None:
+            self._swap = self._read_swap()
+            self._read_lru_gen()
+        text = self._zoneinfo.read_text()
+        zoneinfo = parse_zoneinfo(text, self._zoneinfo.path)
+        self._text = text
+        time_ns = time.monotonic_ns()
+        self._last_vmstat = self._or_last(VMSTAT, self._read_vmstat, self._last_vmstat)
+        self._see_what_is_gone()
         return Sample(
-            time_ns=time.monotonic_ns(),
-            zoneinfo=parse_zoneinfo(self._text, self._zoneinfo.path),
-            vmstat=parse_vmstat(self._vmstat.read_text(), self._vmstat.path),
-            meminfo=swap[0],
+            time_ns=time_ns,
+            zoneinfo=zoneinfo,
+            vmstat=self._last_vmstat,
+            meminfo=self._swap[0],
             events=events,
-            swap_gain_kb=swap[1],
+            swap_gain_kb=self._swap[1],
+            mglru=self.mglru,
         )
 
+    def _see_what_is_gone(self) -> None:
+        gone = self._zoneinfo.gone or self._vmstat.gone or self._meminfo.gone
+        if gone is None:
+            self._health.worked(FILES)
+        else:
+            self._health.failed(FILES, gone)
+
+    def _read_vmstat(self) -> Vmstat:
+        return parse_vmstat(self._vmstat.read_text(), self._vmstat.path)
+
+    def _read_meminfo(self) -> Meminfo:
+        return parse_meminfo(self._meminfo.read_text(), self._meminfo.path)
+
     def _read_swap(self) -> tuple[Meminfo, int]:
-        meminfo = parse_meminfo(self._meminfo.read_text(), self._meminfo.path)
-        self._swap = (meminfo, self._swap_space.gain_kb(meminfo))
-        return self._swap
+        self._last_meminfo = self._or_last(MEMINFO, self._read_meminfo, self._last_meminfo)
+        return self._last_meminfo, self._swap_space.gain_kb(self._last_meminfo)
+
+    def _read_lru_gen(self) -> None:
+        self.mglru = self._or_last(LRU_GEN, self._lru_gen.read, self.mglru)
+
+    def _or_last(self, source: str, read: Callable[[], T], last: T | None) -> T:
+        try:
+            found = read()
+        except KernelFileError as error:
+            if last is None:
+                raise
+            self._health.failed(source, error)
+            return last
+        self._health.worked(source)
+        return found
 
     def close(self) -> None:
-        for file in (self._zoneinfo, self._vmstat, self._meminfo, self._swap_space):
+        for file in (self._zoneinfo, self._vmstat, self._meminfo, self._lru_gen, self._swap_space):
             file.close()

@@ -16,6 +16,7 @@ from memnotify_cuse.kernel.errors import KernelFileError
 from memnotify_cuse.kernel.files import KernelFile, read_kernel_text
 from memnotify_cuse.kernel.meminfo import Meminfo
 from memnotify_cuse.kernel.swaps import Swap, ZramStat, parse_mm_stat, parse_swaps
+from memnotify_cuse.scanner.health import SWAPS, Health
 
 UNKNOWN_COST: Final = 0.5
 """Memory for a page in zram, as a part of it, where that is not to be had: half is what compressors promise."""
@@ -46,10 +47,11 @@ def zswap_cost(meminfo: Meminfo) -> float:
 
 
 class SwapSpace:
-    """Reads what `gain_kb` needs. Without <proc>/swaps, free swap counts as it is."""
+    """Reads what `gain_kb` needs. Without <proc>/swaps, or while it fails, free swap counts as it is."""
 
-    def __init__(self, proc: Path, sys_root: Path = Path("/sys")) -> None:
+    def __init__(self, proc: Path, health: Health | None = None, *, sys_root: Path = Path("/sys")) -> None:
         self._sys_root = sys_root
+        self._health = health or Health()
         self._swaps: KernelFile | None = None
         try:
             self._swaps = KernelFile(proc / "swaps")
@@ -57,13 +59,26 @@ class SwapSpace:
             return
 
     def gain_kb(self, meminfo: Meminfo) -> int:
-        """KiB that programs could have if all free swap were used. Raises KernelFileError."""
+        """KiB that programs could have if all free swap were used."""
         if not meminfo.swap_total_kb:
             return 0
-        if self._swaps is None:
+        swaps = self._read()
+        if swaps is None:
             swap = Swap("swap", meminfo.swap_total_kb, meminfo.swap_total_kb - meminfo.swap_free_kb)
             return gain_kb([(swap, zswap_cost(meminfo))])
-        return gain_kb([(swap, self._cost(swap, meminfo)) for swap in parse_swaps(self._swaps.read_text())])
+        return gain_kb([(swap, self._cost(swap, meminfo)) for swap in swaps])
+
+    def _read(self) -> tuple[Swap, ...] | None:
+        """None where nothing says which swap there is; a container's /proc/swaps may be empty beside a swap."""
+        if self._swaps is None:
+            return None
+        try:
+            swaps = parse_swaps(self._swaps.read_text(), self._swaps.path)
+        except KernelFileError as error:
+            self._health.failed(SWAPS, error)
+            return None
+        self._health.worked(SWAPS)
+        return swaps or None
 
     def _cost(self, swap: Swap, meminfo: Meminfo) -> float:
         if swap.zram is None:

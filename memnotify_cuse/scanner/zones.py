@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from memnotify_cuse.board import STATUS_CLEAR, STATUS_IGNORED, STATUS_PRESSURE, ZoneState
 from memnotify_cuse.kernel.zoneinfo import Zone, ZoneId
@@ -68,11 +68,12 @@ class ZoneTracker:
         """Take in the next sample; the first one raises nothing, since there is nothing to compare it with."""
         evidence: dict[int, Evidence] = {}
         reclaim = Reclaim()
+        machine = self._follow_lru(sample)
         outlooks = self._outlook.update(sample)
         if self._before is not None:
             reclaim = reclaim_between(self._before, sample)
             recent = self._within_last_second(reclaim, sample.time_ns)
-            evidence = find_evidence(self._before, sample, reclaim, recent, outlooks, self._machine)
+            evidence = find_evidence(self._before, sample, reclaim, recent, outlooks, machine)
         present: Counter[int] = Counter()
         anon: Counter[int] = Counter()
         for zone in sample.zoneinfo.zones:
@@ -98,6 +99,15 @@ class ZoneTracker:
         self._states = states
         self._before = sample
         return Scan(tuple(states.values()), tuple(moved), reclaim, outlooks)
+
+    def _follow_lru(self, sample: Sample) -> Machine:
+        """Take in whether MGLRU is on; the machine by whose rules this sample's evidence is to be judged."""
+        if sample.mglru is None or sample.mglru == self._machine.mglru:
+            return self._machine
+        self._machine = replace(self._machine, mglru=sample.mglru)
+        self._outlook.machine = self._machine
+        # When it is switched, the kernel moves all pages between its lists, which is no sign of reclaim.
+        return replace(self._machine, mglru=True)
 
     def _within_last_second(self, reclaim: Reclaim, now_ns: int) -> Reclaim:
         self._recent.append((now_ns, reclaim))

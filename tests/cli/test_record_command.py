@@ -266,12 +266,12 @@ def test_a_malformed_counter_while_it_records_does_not_end_it(
         def sample(self, events: tuple[TraceEvent, ...] | None = None) -> Sample:
             self.calls += 1
             if self.calls == 3:
-                raise MalformedKernelFileError("vmstat", 5, "made up")
+                raise MalformedKernelFileError("zoneinfo", 5, "made up")
             return super().sample(events)
 
     monkeypatch.setattr(recorder, "Sampler", Stumbling)
     monkeypatch.setattr(recorder, "open_doorbell", lambda proc: None)
     monkeypatch.setattr("memnotify_cuse.scanner.cadence.LONGEST_REST_S", 0.01)
-    monkeypatch.setattr("memnotify_cuse.scanner.loop.RETRY_S", 0.01)
+    monkeypatch.setattr("memnotify_cuse.scanner.loop.FIRST_RETRY_S", 0.01)
     assert main(["record", str(file), "--proc", str(proc), "--seconds", "0.5"]) == 0
     assert len(list(Recording(file).samples())) >= 2

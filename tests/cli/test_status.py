@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memnotify_cuse.cli.main import main
-from memnotify_cuse.cli.status import render
+from memnotify_cuse.cli.status import memory_bytes, render
 from memnotify_cuse.cli.statusfile import StatusError, parse_status
+from memnotify_cuse.kernel.errors import KernelFileGoneError
 
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 ZONES = (
     "node=0 zone=DMA status=-1 free_pages=3840 high_pages=79 raised=0 reason=none watchers=3\n"
     "node=0 zone=Normal status=1 free_pages=262144 high_pages=20480 raised=12 reason=pgscan_anon watchers=3 level=low\n"
@@ -95,6 +97,47 @@ def test_the_json_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert shown["server"] == {"pid": 812, "doorbell": "psi"}
     assert [zone["free_pages"] for zone in shown["zones"]] == [3840, 262144]
     assert shown["memory"]["total_bytes"] >= shown["memory"]["available_bytes"] > 0
+
+
+FAILING = (
+    "pid=812 health=degraded doorbell=psi\n"
+    "failing=trace since_s=12.3 reason=/t/tracing_on:_switched_off_from_outside\n"
+    "failing=swaps since_s=3725.0 reason=/proc/swaps:2:_expected_'name_type'\n"
+)
+
+
+def test_what_fails_has_a_line_and_an_exit_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "status").write_text(ZONES)
+    (tmp_path / "server").write_text(FAILING)
+    assert main(["status", "--mount", str(tmp_path)]) == 1
+    assert capsys.readouterr().out.split("\n\n")[:2] == [
+        "server: pid 812, health degraded, doorbell psi",
+        "FAILING: trace for 12 s: /t/tracing on: switched off from outside\n"
+        "FAILING: swaps for 1 h 2 min: /proc/swaps:2: expected 'name type'",
+    ]
+    assert main(["status", "--mount", str(tmp_path), "--json"]) == 1
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["server"] == {"pid": 812, "health": "degraded", "doorbell": "psi"}
+    assert [each["failing"] for each in shown["failing"]] == ["trace", "swaps"]
+    assert shown["failing"][0]["since_s"] == 12.3
+    assert len(shown["zones"]) == 2
+
+
+def test_a_server_that_is_well_is_exit_code_0(tmp_path: Path) -> None:
+    (tmp_path / "status").write_text(ZONES)
+    (tmp_path / "server").write_text("pid=812 health=ok doorbell=psi\n")
+    assert main(["status", "--mount", str(tmp_path)]) == 0
+
+
+def test_a_proc_without_meminfo_is_a_named_error(tmp_path: Path) -> None:
+    with pytest.raises(KernelFileGoneError, match=r"meminfo: .*ENOENT"):
+        memory_bytes(tmp_path)
+
+
+@pytest.mark.parametrize("case", ["meminfo_no_blank", "meminfo_empty_line", "meminfo_foreign_table"])
+def test_memory_is_shown_whatever_else_stands_there(case: str, tmp_path: Path) -> None:
+    (tmp_path / "meminfo").write_bytes((FIXTURES / "odd" / case).read_bytes())
+    assert memory_bytes(tmp_path)["total_bytes"] == 8141728 * 1024
 
 
 def test_the_readable_form_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -95,10 +95,14 @@ def test_a_trace_that_cannot_be_had_is_refused_with_the_reason(
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or find_tracefs() is None, reason="tracefs needs root, and to be mounted")
-def test_a_trace_that_can_be_had_is_handed_over_by_a_process_that_ends() -> None:
+@pytest.mark.parametrize("there_was_one", [False, True])
+def test_a_trace_that_can_be_had_is_handed_over_by_a_process_that_ends(there_was_one: bool) -> None:
+    """Also where it takes the place of one that failed."""
     tracefs = find_tracefs()
     assert tracefs is not None
     path = tracefs / "instances" / f"memnotify-test-{os.getpid()}"
+    if there_was_one:
+        path.mkdir()
     ours, theirs = Channel.pair()
     child = fork("memnotify-trace", lambda: offer_trace(theirs, str(path)))
     try:
@@ -109,7 +113,7 @@ def test_a_trace_that_can_be_had_is_handed_over_by_a_process_that_ends() -> None
         word, told, fds = message
         assert (word, told) == ("trace", str(path))
         names = [Path(os.readlink(f"/proc/self/fd/{fd}")).name for fd in fds]
-        assert names == ["trace_pipe", "tracing_on"]
+        assert names == ["trace_pipe", "tracing_on", "set_event"]
         for fd in fds:
             os.close(fd)
     finally:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memnotify_cuse.kernel.errors import KernelFileGoneError, MalformedKernelFileError
-from memnotify_cuse.kernel.lru_gen import parse_lru_gen_enabled, read_lru_gen
+from memnotify_cuse.kernel.lru_gen import LruGen, parse_lru_gen_enabled, read_lru_gen
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,19 @@ def test_absent_present_unreadable(tmp_path: Path) -> None:
     (folder / "enabled").mkdir()
     with pytest.raises(KernelFileGoneError):
         read_lru_gen(tmp_path)
+
+
+def test_a_switch_that_is_turned(tmp_path: Path) -> None:
+    absent = LruGen(tmp_path)
+    assert absent.read() is False
+    absent.close()
+    file = tmp_path / "kernel" / "mm" / "lru_gen" / "enabled"
+    file.parent.mkdir(parents=True)
+    file.write_text("0x0000\n")
+    switch = LruGen(tmp_path)
+    assert switch.read() is False
+    file.write_text("0x0007\n")
+    assert switch.read() is True
+    switch.close()
+    with pytest.raises(KernelFileGoneError, match="closed"):
+        switch.read()

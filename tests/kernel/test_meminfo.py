@@ -42,8 +42,8 @@ def test_every_fixture_is_sound(file: Path) -> None:
         ("MemTotal: ", "MemTotal ", 1),
         ("MemFree: ", "MemFree: -", 2),
         (" kB\nMemFree", " MB\nMemFree", 1),
-        ("Shmem: ", "Shmen: ", 0),
-        ("SwapCached:            0 kB", "SwapCached:            0", 0),
+        ("SwapFree: ", "SwapFre: ", 0),
+        ("SwapFree: ", "SwapFree ", 16),
     ],
 )
 def test_malformed_text_names_the_line(old: str, new: str, line_number: int) -> None:
@@ -61,6 +61,32 @@ def test_cut_off_and_word_in_place_of_a_number() -> None:
         parse_meminfo((FIXTURES / "hostile" / "meminfo_word_for_number").read_text())
     with pytest.raises(MalformedKernelFileError):
         parse_meminfo("")
+
+
+@pytest.mark.parametrize("name", ["no_blank", "empty_line", "foreign_table"])
+def test_a_line_that_nobody_needs_may_look_like_anything(name: str) -> None:
+    odd = parse_meminfo((FIXTURES / "odd" / f"meminfo_{name}").read_bytes().decode("latin-1"))
+    assert odd == read_meminfo(FIXTURES / "x86-5.14-2node")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field"),
+    [
+        ("Shmem: ", "Shmen: ", "shmem_kb"),
+        ("SwapCached:            0 kB", "SwapCached:            0", "swap_cached_kb"),
+        ("Mapped: ", "Mapped ", "mapped_kb"),
+        ("MemAvailable: ", "MemAvailable: ?", "available_kb"),
+    ],
+)
+def test_a_size_that_only_refines_may_be_missing(old: str, new: str, field: str) -> None:
+    text = (FIXTURES / "host-6.18" / "meminfo").read_text()
+    assert old in text
+    assert getattr(parse_meminfo(text.replace(old, new, 1)), field) is None
+
+
+def test_what_is_cut_off_may_be_what_nobody_needs() -> None:
+    text = (FIXTURES / "host-6.18" / "meminfo").read_text()
+    assert parse_meminfo(text[: text.index("HugePages_Free") + 5]) == parse_meminfo(text)
 
 
 @given(st.sampled_from(ALL), st.data())

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from memnotify_cuse.kernel.errors import MalformedKernelFileError
 from memnotify_cuse.kernel.swaps import Swap, ZramStat, parse_mm_stat, parse_swaps
 
+FIXTURES = Path(__file__).parents[1] / "fixtures"
 TITLE = "Filename\t\t\t\tType\t\tSize\t\tUsed\t\tPriority\n"
 MM_STAT = "  524288000  190840832 197132288        0 203423744      812        0     1024     4096\n"
 
 
 def test_no_swap() -> None:
     assert parse_swaps(TITLE) == ()
+    assert parse_swaps("") == ()
+
+
+def test_a_name_with_a_byte_that_looks_like_a_line_end() -> None:
+    text = (FIXTURES / "odd" / "swaps_byte_85").read_bytes().decode("latin-1")
+    assert parse_swaps(text) == (Swap("/srv/\u00c3\u0085rhus/swapfile", 4194300, 0),)
 
 
 def test_each_device_and_file() -> None:
@@ -31,7 +40,7 @@ def test_what_only_looks_like_zram_is_not(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "line"), [("", 1), ("Swap\n", 1), (f"{TITLE}/dev/sda2 partition\n", 2), (f"{TITLE}/a file x 0 -2\n", 2)]
+    ("text", "line"), [("Swap\n", 1), (f"{TITLE}/dev/sda2 partition\n", 2), (f"{TITLE}/a file x 0 -2\n", 2)]
 )
 def test_what_is_not_so_is_named(text: str, line: int) -> None:
     with pytest.raises(MalformedKernelFileError, match=f"/proc/swaps.*{line}"):

@@ -267,6 +267,55 @@ def test_a_pipe_works_in_a_process_that_could_not_open_it() -> None:
         assert (instance.path / "tracing_on").read_text() == "0\n"
 
 
+@real
+@pytest.mark.parametrize("by_path", [False, True], ids=["its own files", "taken over"])
+def test_what_somebody_has_switched_off_is_named_and_switched_on_again(by_path: bool) -> None:
+    assert TRACEFS is not None
+    with TraceInstance.create(TRACEFS, f"memnotify-test-{os.getpid()}") as instance:
+        folder = instance.path
+        pipe = instance.pipe
+        if by_path:
+            pipe = TracePipe(folder, os.dup(pipe.pipe), os.dup(pipe.switch))
+            pipe.watch_events()
+        pipe.check()
+        (folder / "tracing_on").write_text("0")
+        with pytest.raises(KernelFileGoneError, match="tracing_on: switched off"):
+            pipe.check()
+        pipe.check(tracing=False)
+        (folder / "events" / "enable").write_text("0")
+        with pytest.raises(KernelFileGoneError, match="set_event: switched off from outside: direct_reclaim_begin"):
+            pipe.check(tracing=False)
+        pipe.mend()
+        pipe.check()
+        assert (folder / "tracing_on").read_text() == "1\n"
+        for event in instance.events:
+            assert (folder / "events" / event / "enable").read_text() == "1\n"
+        assert (folder / "events/vmscan/mm_vmscan_lru_shrink_active/filter").read_text() == "reclaim_flags & 1\n"
+        (folder / "events/vmscan/mm_vmscan_kswapd_wake/enable").write_text("0")
+        with pytest.raises(KernelFileGoneError, match=r"outside: kswapd_wake$"):
+            pipe.check()
+        # What somebody adds, even a lot, is no harm.
+        (folder / "events/vmscan/mm_vmscan_kswapd_wake/enable").write_text("1")
+        (folder / "events/syscalls/enable").write_text("1") if (folder / "events/syscalls").exists() else None
+        pipe.set_tracing(False)
+        pipe.check(tracing=False)
+        if by_path:
+            pipe.close()
+
+
+@real
+def test_a_new_instance_is_readable_only_when_there_is_an_event() -> None:
+    """Even where the machine's own option says otherwise, which a new instance has from there."""
+    assert TRACEFS is not None
+    before = (TRACEFS / "options" / "block").read_text()
+    (TRACEFS / "options" / "block").write_text("1")
+    try:
+        with TraceInstance.create(TRACEFS, f"memnotify-test-{os.getpid()}") as instance:
+            assert (instance.path / "options" / "block").read_text() == "0\n"
+    finally:
+        (TRACEFS / "options" / "block").write_text(before)
+
+
 def test_a_pipe_closes_both_its_files_once(tmp_path: Path) -> None:
     fds = os.pipe()
     pipe = TracePipe(tmp_path, *fds)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from memnotify_cuse.kernel.errors import KernelFileError, NoKernelMemoryError
+from memnotify_cuse.kernel.errors import KernelFileError, KernelFileGoneError, NoKernelMemoryError
 from memnotify_cuse.kernel.tracefs import find_tracefs
 from memnotify_cuse.scanner import doorbell
 from memnotify_cuse.scanner.doorbell import (
@@ -84,6 +84,25 @@ def test_else_a_psi_trigger(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not readable(bell), "nothing stalls here"
     finally:
         bell.close()
+
+
+def test_a_trigger_that_hangs_up_is_an_error_and_does_not_ring_for_ever() -> None:
+    """As one of a FUSE server that has ended."""
+    read_end, write_end = os.pipe()
+    bell = PsiDoorbell(read_end, PROC / "pressure" / "memory")
+    try:
+        assert bell.drain() is None
+        os.close(write_end)
+        assert readable(bell)
+        with pytest.raises(KernelFileGoneError, match=r"pressure/memory: the trigger hung up"):
+            bell.drain()
+    finally:
+        bell.close()
+
+
+def test_a_spare_that_cannot_be_had_is_not_worth_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert open_psi(tmp_path, spare=True) is None
+    assert not caplog.records
 
 
 def test_else_none_with_a_warning(

@@ -15,13 +15,15 @@ import trio
 import trio.testing
 
 from memnotify_cuse.board import Board, ZoneState
-from memnotify_cuse.kernel.errors import KernelFileError, NoKernelMemoryError
+from memnotify_cuse.kernel import files
+from memnotify_cuse.kernel.errors import KernelFileError, KernelFileGoneError, NoKernelMemoryError
 from memnotify_cuse.kernel.trace import TraceEvent
 from memnotify_cuse.kernel.zoneinfo import ZoneId
-from memnotify_cuse.scanner import loop
+from memnotify_cuse.scanner.health import Health, Level
 from memnotify_cuse.scanner.late import LONGEST_PAUSE_S, LateDoorbell
 from memnotify_cuse.scanner.loop import Scanner
 from memnotify_cuse.scanner.sample import Sampler
+from memnotify_cuse.scanner.wakeup import LONGEST_RETRY_S
 from tests.scanner.samples import CLASSIC, direct_begin, shrink
 
 HOST = Path(__file__).parents[1] / "fixtures" / "host-6.18"
@@ -48,6 +50,10 @@ class FakeBell:
 
     def __init__(self, name: str = "fake") -> None:
         self.name = name
+        self.is_trace = name != "psi"
+        self.lost_events = 0
+        self.broken: KernelFileError | None = None
+        self.off = False
         self.closed = False
         self._ours, self._theirs = socket.socketpair()
         self._ours.setblocking(False)
@@ -62,11 +68,22 @@ class FakeBell:
         return self._ours.fileno()
 
     def drain(self) -> tuple[TraceEvent, ...] | None:
+        if self.broken is not None:
+            raise self.broken
         try:
             self._ours.recv(100)
         except BlockingIOError:
             return ()
         return self.events
+
+    def check(self) -> None:
+        if self.off:
+            raise KernelFileGoneError("tracing_on", "switched off from outside")
+
+    def mend(self) -> None:
+        if self.broken is not None:
+            raise self.broken
+        self.off = False
 
     def pause(self, *, paused: bool) -> None:
         self.paused = paused
@@ -97,6 +114,10 @@ class Kernel:
         self._replace("zoneinfo", r"(?s)(zone +DMA32\n.*?pages free +)\d+", r"\g<1>10")
         self._replace("zoneinfo", r"(?s)(zone +DMA32\n.*?nr_zone_inactive_file) \d+", r"\g<1> 0")
 
+    def without_swap(self) -> None:
+        for name in ("SwapTotal", "SwapFree"):
+            self._replace("meminfo", rf"(?m)^{name}: .*$", f"{name}: 0 kB")
+
     def _replace(self, file: str, pattern: str, by: str) -> None:
         path = self.proc / file
         changed, count = re.subn(pattern, by, path.read_text(), count=1)
@@ -111,12 +132,29 @@ def kernel(tmp_path: Path) -> Kernel:
 
 @asynccontextmanager
 async def scanning(
-    kernel: Kernel, bell: FakeBell | None, late: LateDoorbell | None = None, *, limit_s: float = LIMIT_S
+    kernel: Kernel,
+    bell: FakeBell | None,
+    late: LateDoorbell | None = None,
+    *,
+    limit_s: float = LIMIT_S,
+    spare: FakeBell | None = None,
+    open_spare: Callable[[], FakeBell | None] = lambda: None,
 ) -> AsyncIterator[tuple[Scanner, Board, Listener]]:
     listener = Listener()
     board = Board(listener)
-    sampler = Sampler(kernel.proc)
-    scanner = Scanner(board, sampler, bell, CLASSIC, late)
+    health = Health(trio.current_time)
+    sampler = Sampler(kernel.proc, health)
+    scanner = Scanner(
+        board,
+        sampler,
+        bell,
+        CLASSIC,
+        late,
+        spare=spare,
+        open_spare=open_spare,
+        health=health,
+        clock_s=trio.current_time,
+    )
     scanner.first_scan()
     try:
         with trio.fail_after(limit_s):
@@ -127,6 +165,17 @@ async def scanning(
     finally:
         sampler.close()
         scanner.close()
+
+
+def health_of(scanner: Scanner) -> Health:
+    return scanner._health
+
+
+def with_kernel_files_followed_at_once(act: Callable[[], None]) -> None:
+    """On a clock that leaps, a second of the real one does not pass."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "FOLLOW_S", 0.0)
+        act()
 
 
 def test_a_ring_brings_the_news_without_waiting_for_the_timer(kernel: Kernel) -> None:
@@ -169,29 +218,220 @@ def test_a_ring_that_only_says_that_reclaim_begins_is_not_looked_into_at_once(ke
     trio.run(main)
 
 
-def test_a_malformed_file_is_logged_once_and_tried_again(
-    kernel: Kernel, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("fault", ["malformed", "empty"])
+def test_a_zoneinfo_that_fails_is_logged_once_and_tried_again(
+    fault: str, kernel: Kernel, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(loop, "RETRY_S", 0.01)
+    """And is over once it has worked for a while, which is logged once as well."""
+    file = kernel.proc / "zoneinfo"
+    whole = file.read_text()
 
     async def main() -> None:
-        bell = FakeBell()
-        async with scanning(kernel, bell) as (scanner, _board, _listener):
-            whole = (kernel.proc / "vmstat").read_text()
-            (kernel.proc / "vmstat").write_text("pgscan_kswapd many\n")
-            for _ in range(3):
-                bell.ring()
-                await trio.sleep(0.05)
-            (kernel.proc / "vmstat").write_text(whole)
-            before = scanner.samples
-            while scanner.samples == before:
-                bell.ring()
-                await trio.sleep(0.01)
+        async with scanning(kernel, FakeBell(), limit_s=DAY_S) as (scanner, _board, _listener):
+            await trio.sleep(10)
+            match fault:
+                case "malformed":
+                    file.write_text(whole.replace("pages free", "pages ????", 1))
+                case "empty":
+                    file.write_text("")
+            await trio.sleep(60)
+            assert health_of(scanner).level is Level.FAILING
+            samples = scanner.samples
+            file.write_text(whole)
+            await trio.sleep(60)
+            assert health_of(scanner).level is Level.OK
+            assert scanner.samples > samples
 
-    trio.run(main)
-    errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-    assert len(errors) == 1
-    assert "vmstat:1:" in errors[0]
+    with_kernel_files_followed_at_once(lambda: run_fast(main))
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert re.match(r"cannot scan: .*zoneinfo: |cannot scan: .*zoneinfo:\d+: ", said[0])
+    assert said[1].startswith("scanning again, after ")
+
+
+@pytest.mark.parametrize("name", ["vmstat", "meminfo"])
+def test_without_another_file_it_goes_on(name: str, kernel: Kernel, caplog: pytest.LogCaptureFixture) -> None:
+    """What was read last stands in for it: page cache that runs out shows in zoneinfo alone."""
+    kernel.without_swap()
+    file = kernel.proc / name
+    whole = file.read_text()
+
+    async def main() -> None:
+        async with scanning(kernel, FakeBell(), limit_s=600) as (scanner, board, listener):
+            file.write_text("pgscan_kswapd many\n" if name == "vmstat" else "SwapFree: all of it\n")
+            await trio.sleep(60)
+            assert health_of(scanner).level is Level.DEGRADED
+            kernel.page_cache(0)
+            for pages in range(3000, 10, -10):
+                kernel.free_pages(pages)
+                await trio.sleep(0.1)
+            await listener.told.wait()
+            assert board.states[NORMAL].reason == "file_exhausted"
+            file.write_text(whole)
+            await trio.sleep(60)
+            assert health_of(scanner).level is Level.OK
+
+    run_fast(main)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert f"{name}:1: " in said[0]
+    assert said[1].startswith(f"{name}: works again, after ")
+
+
+def test_an_error_of_our_own_does_not_end_the_scanner(
+    kernel: Kernel, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with scanning(kernel, FakeBell(), limit_s=DAY_S) as (scanner, _board, _listener):
+            with monkeypatch.context() as patch:
+                patch.setattr(scanner._board, "publish", lambda *_args: 1 / 0)
+                await trio.sleep(60)
+                assert health_of(scanner).level is Level.FAILING
+            await trio.sleep(60)
+            assert health_of(scanner).level is Level.OK
+
+    run_fast(main)
+    assert [record.getMessage()[:20] for record in caplog.records] == [
+        "unexpected error in ",
+        "cannot scan: ZeroDiv",
+        "scanning again, afte",
+    ]
+
+
+def test_a_trace_that_is_switched_off_is_switched_on_again(kernel: Kernel, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def main() -> None:
+        trace, psi = FakeBell("tracefs"), FakeBell("psi")
+        async with scanning(kernel, trace, spare=psi, limit_s=3600) as (scanner, _board, listener):
+            await trio.sleep(10)
+            trace.off = True
+            while health_of(scanner).level is Level.OK:  # noqa: ASYNC110
+                await trio.sleep(0.5)
+            assert scanner.doorbell_name == "psi"
+            await until_woken_by(scanner, "tracefs")
+            assert not trace.off
+            await trio.sleep(60)
+            assert health_of(scanner).level is Level.OK
+            put_under_pressure(kernel)
+            trace.ring(shrink())
+            await listener.told.wait()
+
+    run_fast(main)
+    assert [record.getMessage().partition(" (")[0].partition(", after")[0] for record in caplog.records][:3] == [
+        "trace: tracing_on: switched off from outside; woken by a PSI trigger or a timer meanwhile",
+        "woken by tracefs from now on, in place of psi",
+        "trace: works again",
+    ]
+
+
+def test_the_spare_wakes_it_while_the_trace_is_off(kernel: Kernel) -> None:
+    async def main() -> None:
+        trace, psi = FakeBell("tracefs"), FakeBell("psi")
+        trace.mend = lambda: None  # type: ignore[method-assign]
+        async with scanning(kernel, trace, spare=psi, limit_s=3600) as (scanner, _board, listener):
+            trace.off = True
+            await until_woken_by(scanner, "psi")
+            scanner._delay_s = 1e9
+            await trio.testing.wait_all_tasks_blocked()
+            put_under_pressure(kernel)
+            psi.ring()
+            await listener.told.wait()
+
+    run_fast(main)
+
+
+def test_a_trace_that_is_switched_off_again_and_again_is_left_alone_for_longer_each_time(kernel: Kernel) -> None:
+    async def main() -> None:
+        trace, mended_s = FakeBell("tracefs"), []
+        trace.mend = lambda: mended_s.append(trio.current_time())  # type: ignore[method-assign]
+        async with scanning(kernel, trace, spare=FakeBell("psi"), limit_s=DAY_S) as (scanner, _board, _listener):
+            trace.off = True
+            await trio.sleep(1700)
+            assert scanner.doorbell_name == "psi"
+        pauses_s = [after - before for before, after in itertools.pairwise(mended_s)]
+        assert 9 < len(mended_s) < 20
+        assert pauses_s[0] < 10 < LONGEST_RETRY_S * 3 / 4 <= pauses_s[-1] <= LONGEST_RETRY_S + 10
+
+    run_fast(main)
+
+
+def test_a_trace_that_cannot_be_read_is_replaced_by_another(kernel: Kernel, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        trace, psi, memory = FakeBell("tracefs"), FakeBell("psi"), Memory(refusals=2)
+        late = LateDoorbell(memory.open, wanted=False)
+        async with scanning(kernel, trace, late, spare=psi, limit_s=3600) as (scanner, _board, listener):
+            await trio.sleep(100)
+            assert not memory.asked_s
+            trace.broken = KernelFileGoneError("trace_pipe", "cannot be read: No such device")
+            await until_woken_by(scanner, "psi")
+            assert trace.closed
+            await until_woken_by(scanner, "tracefs")
+            assert len(memory.asked_s) == 3
+            await trio.sleep(60)
+            assert health_of(scanner).level is Level.OK
+            put_under_pressure(kernel)
+            memory.trace.ring(shrink())
+            await listener.told.wait()
+            # And once more.
+            kernel.free_pages(20_000_000)
+            await listener.ended.wait()
+            memory.trace.broken, memory.trace = trace.broken, FakeBell("tracefs")
+            await until_woken_by(scanner, "psi")
+            await until_woken_by(scanner, "tracefs")
+
+    run_fast(main)
+    said = [record.getMessage() for record in caplog.records if "trace:" in record.getMessage()]
+    assert len(said) == 3
+    assert "No such device" in said[0]
+    assert "works again" in said[1]
+
+
+def test_a_psi_trigger_that_hangs_up_leaves_the_timer_until_there_is_another(kernel: Kernel) -> None:
+    async def main() -> None:
+        psi, others = FakeBell("psi"), [None, None, FakeBell("psi")]
+        async with scanning(kernel, psi, open_spare=lambda: others.pop(0), limit_s=DAY_S) as (
+            scanner,
+            _board,
+            listener,
+        ):
+            psi.broken = KernelFileGoneError("pressure/memory", "the trigger hung up")
+            await until_woken_by(scanner, "timer")
+            await trio.sleep(1)
+            assert not scanner._cadence.doorbell, "or it would rest for longer than it may"
+            assert health_of(scanner).level is Level.DEGRADED
+            await until_woken_by(scanner, "psi")
+            assert not others
+            await trio.sleep(1)
+            assert scanner._cadence.doorbell
+            await trio.sleep(60)
+            assert health_of(scanner).level is Level.OK
+            put_under_pressure(kernel)
+            await listener.told.wait()
+
+    run_fast(main)
+
+
+def test_lost_trace_events_are_counted_and_counters_stand_in(kernel: Kernel, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        trace = FakeBell("tracefs")
+        async with scanning(kernel, trace, limit_s=3600) as (scanner, board, listener):
+            trace.lost_events = 12
+            put_under_pressure(kernel)
+            trace.ring(direct_begin())
+            await listener.told.wait()
+            assert board.states[NORMAL].reason == "anon_scan"
+            assert scanner.lost_events == 12
+            kernel.free_pages(20_000_000)
+            await listener.ended.wait()
+            assert health_of(scanner).level is Level.DEGRADED
+            await trio.sleep(60)
+            assert health_of(scanner).level is Level.OK
+
+    run_fast(main)
+    said = [record.getMessage() for record in caplog.records]
+    assert said[0] == "trace-events: 12 trace events were lost; going by the counters meanwhile"
+    assert len(said) == 2
 
 
 def test_many_rings_without_evidence_do_not_keep_it_busy(kernel: Kernel) -> None:
@@ -247,10 +487,10 @@ def test_the_trace_is_asked_for_again_until_there_is_memory_for_it(
 
     async def main() -> None:
         psi, memory = FakeBell("psi"), Memory(refusals=7)
-        async with scanning(kernel, psi, LateDoorbell(memory.open), limit_s=DAY_S) as (scanner, board, listener):
+        async with scanning(kernel, psi, LateDoorbell(memory.open), limit_s=3600) as (scanner, board, listener):
             assert scanner.doorbell_name == "psi"
             await until_woken_by(scanner, "tracefs")
-            assert psi.closed
+            assert not psi.closed, "it is kept to stand in"
             scanner._delay_s = 1e9
             await trio.testing.wait_all_tasks_blocked()
             put_under_pressure(kernel)
@@ -269,7 +509,7 @@ def test_the_trace_is_asked_for_again_until_there_is_memory_for_it(
 def test_the_timer_too_is_replaced_by_the_trace(kernel: Kernel) -> None:
     async def main() -> None:
         memory = Memory()
-        async with scanning(kernel, None, LateDoorbell(memory.open), limit_s=DAY_S) as (scanner, _board, listener):
+        async with scanning(kernel, None, LateDoorbell(memory.open), limit_s=3600) as (scanner, _board, listener):
             assert scanner.doorbell_name == "timer"
             await until_woken_by(scanner, "tracefs")
             scanner._delay_s = 1e9
@@ -294,7 +534,7 @@ def test_reclaim_while_the_doorbells_are_changed_is_not_lost(kernel: Kernel) -> 
             return bell
 
         late = LateDoorbell(open_while_reclaim_begins)
-        async with scanning(kernel, FakeBell("psi"), late, limit_s=DAY_S) as (scanner, _board, listener):
+        async with scanning(kernel, FakeBell("psi"), late, limit_s=3600) as (scanner, _board, listener):
             await listener.told.wait()
             await until_woken_by(scanner, "tracefs")
 

@@ -61,7 +61,8 @@ def recordings(draw: st.DrawFn) -> list[Sample]:
             nodes = tuple(draw(_counters(Node, node=st.just(node))) for node in dict.fromkeys(i.node for i in ids))
             each = Sample(0, Zoneinfo(zones, nodes), draw(_counters(Vmstat)), draw(_counters(Meminfo)))
         events = draw(st.none() | st.lists(_counters(TraceEvent, comm=comms, name=st.text(), anon=st.booleans())))
-        found.append(replace(each, time_ns=time_ns, events=None if events is None else tuple(events)))
+        mglru = draw(st.none() | st.booleans())
+        found.append(replace(each, time_ns=time_ns, mglru=mglru, events=None if events is None else tuple(events)))
     return found
 
 
@@ -190,7 +191,7 @@ def test_a_malformed_change_is_named_with_its_line(change: dict[str, object], re
     ("change", "reason"),
     [
         ({"format": "other"}, "not a recording of memnotify"),
-        ({"version": 3}, "version 3 of the format; this memnotify reads versions 1 to 2"),
+        ({"version": 4}, "version 4 of the format; this memnotify reads versions 1 to 3"),
         ({"version": True}, "version True of the format"),
         ({"version": None}, "version None of the format"),
         ({"page_kb": 0}, "no page_kb"),

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from memnotify_cuse.kernel.errors import MalformedKernelFileError
+from memnotify_cuse.scanner.health import Health
 from memnotify_cuse.scanner.sample import Sampler
 from tests.scanner.samples import shrink
 
@@ -51,3 +53,52 @@ def test_swap_is_not_looked_at_when_anonymous_pages_are_first_seen_to_be_scanned
 
 def test_swap_is_looked_at_where_it_never_was(proc: Path, sampler: Sampler) -> None:
     assert sampler.sample((shrink(),)).meminfo.swap_free_kb == 1000
+
+
+@pytest.mark.parametrize("name", ["vmstat", "meminfo"])
+def test_what_was_read_last_stands_in_for_a_file_that_fails(name: str, proc: Path) -> None:
+    health = Health()
+    sampler = Sampler(proc, health)
+    before = sampler.sample()
+    text = (proc / name).read_text()
+    (proc / name).write_text("")
+    after = sampler.sample()
+    assert (after.vmstat, after.meminfo) == (before.vmstat, before.meminfo)
+    assert [(each.source, each.reason) for each in health.failures] == [(name, f"{proc / name}: empty")]
+    (proc / name).write_text(text)
+    sampler.sample()
+    assert health.is_settling
+    sampler.close()
+
+
+@pytest.mark.parametrize("name", ["zoneinfo", "vmstat", "meminfo"])
+def test_the_first_sample_needs_all_of_them(name: str, proc: Path) -> None:
+    (proc / name).write_text("")
+    sampler = Sampler(proc)
+    with pytest.raises(MalformedKernelFileError, match=name):
+        sampler.sample()
+    sampler.close()
+
+
+def test_the_kind_of_lru_is_as_it_is_now(proc: Path) -> None:
+    switch = proc / "kernel" / "mm" / "lru_gen" / "enabled"
+    switch.parent.mkdir(parents=True)
+    switch.write_text("0x0000\n")
+    health = Health()
+    sampler = Sampler(proc, health, sys_root=proc)
+    assert sampler.sample().mglru is False
+    switch.write_text("0x0007\n")
+    assert sampler.sample().mglru is True
+    switch.write_text("maybe\n")
+    assert sampler.sample().mglru is True
+    assert [each.source for each in health.failures] == ["lru_gen"]
+    sampler.close()
+
+
+def test_a_switch_that_is_nonsense_at_the_start_is_taken_as_off(proc: Path) -> None:
+    switch = proc / "kernel" / "mm" / "lru_gen" / "enabled"
+    switch.parent.mkdir(parents=True)
+    switch.write_text("maybe\n")
+    sampler = Sampler(proc, sys_root=proc)
+    assert sampler.sample().mglru is False
+    sampler.close()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from memnotify_cuse.kernel.meminfo import Meminfo
+from memnotify_cuse.scanner.health import Health
 from memnotify_cuse.scanner.swapspace import SwapSpace
 
 MIB_KB = 1024
@@ -37,7 +38,7 @@ class Machine:
         path.write_text(f"{stored_mib << 20} {memory_mib << 20} {memory_mib << 20} 0 0 0 0 0 0\n")
 
     def gain_mib(self, zswap_kb: int | None = None, zswapped_kb: int | None = None) -> float:
-        space = SwapSpace(self._root, self._root)
+        space = SwapSpace(self._root, sys_root=self._root)
         info = meminfo(total_kb=self._total_kb, free_kb=self._free_kb, zswap_kb=zswap_kb, zswapped_kb=zswapped_kb)
         try:
             return space.gain_kb(info) / MIB_KB
@@ -105,3 +106,13 @@ def test_zswap_in_front_of_a_disk_costs_what_its_pool_takes(machine: Machine) ->
 def test_without_a_list_of_swaps_what_is_free_counts(tmp_path: Path) -> None:
     space = SwapSpace(tmp_path)
     assert space.gain_kb(meminfo(total_kb=100 * MIB_KB, free_kb=70 * MIB_KB)) == 70 * MIB_KB
+
+
+@pytest.mark.parametrize("text", ["Filename\nnonsense\n", ""])
+def test_a_list_of_swaps_that_is_malformed_or_empty_leaves_what_is_free(text: str, tmp_path: Path) -> None:
+    (tmp_path / "swaps").write_text(text)
+    health = Health()
+    space = SwapSpace(tmp_path, health)
+    assert space.gain_kb(meminfo(total_kb=100 * MIB_KB, free_kb=70 * MIB_KB)) == 70 * MIB_KB
+    assert [each.source for each in health.failures] == (["swaps"] if text else [])
+    space.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from memnotify_cuse.kernel.zoneinfo import Zone, ZoneId
 from memnotify_cuse.scanner.sample import Sample
 from memnotify_cuse.scanner.zones import Scan, ZoneTracker
@@ -140,3 +142,21 @@ def test_each_raise_is_counted_once() -> None:
             kernel.step(zone(free=1500), scanned=BATCH)
         kernel.step(zone(free=9000))
     assert kernel.tracker.states[0].raised == 3
+
+
+def test_the_kind_of_lru_is_followed_and_its_switch_is_no_evidence() -> None:
+    """MGLRU ages in bulk: the kernel moves all pages between its lists when it is switched, and at each step of it."""
+    tracker = ZoneTracker(CLASSIC)
+    much, little = 90_000, 10_000
+
+    def step(time_ms: int, active: int, *, mglru: bool, refilled: int) -> int:
+        lists = zone(free=1500, file=100, active_anon=active, inactive_anon=100_000 - active)
+        each = sample(lists, time_ms=time_ms, pgrefill=refilled)
+        return status(tracker.update(replace(each, mglru=mglru)))
+
+    assert step(0, much, mglru=False, refilled=0) == 0
+    assert step(50, little, mglru=True, refilled=100) == 0
+    assert step(100, much, mglru=True, refilled=200) == 0
+    assert step(150, little, mglru=False, refilled=300) == 0
+    assert step(200, much, mglru=False, refilled=400) == 0
+    assert step(250, little, mglru=False, refilled=500) == 1
