@@ -6,11 +6,11 @@ USER_MOUNT := $(CURDIR)/build/mem_notify
 MEMNOTIFY := .venv/bin/memnotify
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test test-vm lint format bench detection fuzz attacks clean
+.PHONY: help install run install-service uninstall-service test test-vm lint format bench detection fuzz attacks clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
-		printf '%-16s %s\n' "$$name" "$$text"; done
+		printf '%-25s %s\n' "$$name" "$$text"; done
 
 install: ## make .venv with .venv/bin/memnotify, and install the system packages it needs
 	@packaging/setup.sh
@@ -27,11 +27,18 @@ run: install ## install, then serve /dev/mem_notify in the foreground (Ctrl-C st
 		exec $(MEMNOTIFY) serve --device '' --mount $(USER_MOUNT); \
 	fi
 
+install-service: ## install as a service of systemd, in /usr/local, and start it now and at every boot (root)
+	@packaging/setup.sh packages
+	@packaging/service.sh install
+
+uninstall-service: ## stop the service, and remove all that install-service installed (root)
+	@packaging/service.sh uninstall
+
 test: ## install, then run the tests: pure tier, and mount tier where /dev/fuse is
 	@packaging/setup.sh dev
 	.venv/bin/python -m pytest
 
-test-vm: ## run the guest tier: CUSE and real shortages of memory in a virtual machine (qemu; about 15 minutes)
+test-vm: ## run the guest tier: CUSE and real shortages of memory in a virtual machine (qemu; about 25 minutes)
 	@packaging/setup.sh guest
 	.venv/bin/python -m tests.support.guest.vm
 

@@ -5,6 +5,8 @@
 //                                             notifications, default 0: never
 // Try it:  sudo memnotify simulate --for 2
 //
+// A blocked read keeps the machine from going to sleep, unless memnotify-suspend.service is there
+// (docs/reliability.md).
 // Prints one line per notification: its record. Exit codes: 0 after COUNT notifications; 1 when the device
 // fails. SIGTERM and SIGINT end it by their default action: a handler that called process.exit() would wait
 // for the thread that is blocked in read().

@@ -5,6 +5,8 @@
 #                                           notifications, default 0: never
 # Try it:  sudo memnotify simulate --for 2
 #
+# A blocked read keeps the machine from going to sleep, unless memnotify-suspend.service is there
+# (docs/reliability.md).
 # Prints one line per notification: its record. Exit codes: 0 on SIGTERM, SIGINT or after COUNT notifications;
 # not 0 when the device fails.
 

@@ -132,15 +132,21 @@ class MemNotify:
         Raises DeviceGoneError when the server has ended, RecordError when what it sent is not a record.
         """
         deadline_s = math.inf if timeout is None else time.monotonic() + timeout
-        poll = select.poll()
-        poll.register(self.fileno(), select.POLLIN)
-        while (record := self._read_record()) is None:
-            remaining_s = deadline_s - time.monotonic()
-            if remaining_s <= 0:
-                return None
-            answers = poll.poll(math.ceil(min(remaining_s, _LONGEST_POLL_S) * 1000))
-            if any(events & select.POLLIN == 0 for _, events in answers):
-                raise DeviceGoneError(self.device)
+        # Not poll: when the machine is about to sleep, the kernel wakes this process, and poll would ask the server
+        # once more, which is frozen by then.
+        with select.epoll() as epoll:
+            try:
+                epoll.register(self.fileno(), select.EPOLLIN)
+            except PermissionError:
+                # What epoll does not take, such as a regular file, never has a reader wait: reading says what it is.
+                return self._read_record()
+            while (record := self._read_record()) is None:
+                remaining_s = deadline_s - time.monotonic()
+                if remaining_s <= 0:
+                    return None
+                answers = epoll.poll(min(remaining_s, _LONGEST_POLL_S))
+                if any(events & select.EPOLLIN == 0 for _, events in answers):
+                    raise DeviceGoneError(self.device)
         return record
 
     async def wait_async(self) -> Record:

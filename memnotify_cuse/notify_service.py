@@ -5,6 +5,7 @@ Protocol: one datagram to the socket named in $NOTIFY_SOCKET, see sd_notify(3). 
 
 from __future__ import annotations
 
+import array
 import os
 import socket
 
@@ -17,7 +18,9 @@ def notify_service(state: str, fds: tuple[int, ...] = ()) -> str | None:
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
             if fds:
-                socket.send_fds(channel, [state.encode()], list(fds), socket.MSG_DONTWAIT, _path_of(address))
+                # Not send_fds(), which forgets the address and the flags (Python 3.11).
+                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
+                channel.sendmsg([state.encode()], rights, socket.MSG_DONTWAIT, _path_of(address))
             else:
                 channel.sendto(state.encode(), socket.MSG_DONTWAIT, _path_of(address))
     except OSError as error:

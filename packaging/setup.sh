@@ -4,6 +4,7 @@
 #   packaging/setup.sh            what the server needs
 #   packaging/setup.sh dev        also what tests and lint need
 #   packaging/setup.sh guest      also what boots a virtual machine for the guest tier
+#   packaging/setup.sh packages   the system packages alone, and no .venv
 #   packaging/setup.sh report     also what draws the pictures of `make detection`
 #
 # Does nothing, quickly, when all of it is there already. As an ordinary user it uses sudo for the packages.
@@ -37,7 +38,7 @@ missing_packages() {
 sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.h")))' || printf ' python3-dev'
         "$python" -c 'import ensurepip, venv' 2>/dev/null || printf ' python3-venv'
     fi
-    if [ -n "$extras" ]; then
+    if [ -n "$extras" ] && [ "$extras" != packages ]; then
         command -v perl >/dev/null 2>&1 || printf ' perl'
     fi
     if [ "$extras" = guest ] || [ "$extras" = report ]; then
@@ -46,6 +47,7 @@ sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.
         [ -x /sbin/depmod ] || printf ' kmod'
         command -v udevadm >/dev/null 2>&1 || printf ' udev'
         [ -x /sbin/mke2fs ] || printf ' e2fsprogs'
+        command -v mmdebstrap >/dev/null 2>&1 || printf ' mmdebstrap'
     fi
 }
 
@@ -75,6 +77,7 @@ fi
 
 missing=$(missing_packages)
 [ -z "$missing" ] || install_packages "$missing"
+[ "$extras" != packages ] || exit 0
 python=$(find_python)
 [ -n "$python" ] || fail "Python 3.11 or newer is needed, and this system has none"
 

@@ -309,13 +309,19 @@ class Connection:
             self._done(header.unique)
 
     def _ends_queued(self, header: wire.Header, message: memoryview) -> bool:
-        """Whether it is the INTERRUPT of a request whose turn has not come, which then is ended with EINTR."""
+        """Whether it is the INTERRUPT of a request whose turn has not come, which then is ended."""
         if header.opcode != wire.Opcode.INTERRUPT or len(message) < wire.INTERRUPT_BYTES:
             return False
         unique = wire.decode_interrupt(message)
-        if self._queued.remove(unique) is None:
+        interrupted = self._queued.remove(unique)
+        if interrupted is None:
             return False
-        self.send(wire.encode_error(unique, errno.EINTR))
+        queued_header, queued = interrupted
+        if queued_header.opcode == wire.Opcode.POLL:
+            # To the kernel any error in answer to a poll is POLLERR, which is what the program would see.
+            self._serve(queued_header, memoryview(queued))
+        else:
+            self.send(wire.encode_error(unique, errno.EINTR))
         self._done(header.unique)
         return True
 

@@ -79,8 +79,14 @@ class Forwarder:
         """
         if unique in self._in_flight:
             return True
-        if self._waiting.remove(unique) is None:
+        message = self._waiting.remove(unique)
+        if message is None:
             return False
+        header = wire.decode_header(message)
+        if header.opcode == wire.Opcode.POLL:
+            # To the kernel any error in answer to a poll is POLLERR, which is what the program would see.
+            self._waiting.put(self._users.of(header.uid), unique, message)
+            return True
         self._holdings.give_back(unique)
         self._send(wire.encode_error(unique, errno.EINTR))
         return True

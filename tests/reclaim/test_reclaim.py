@@ -40,7 +40,7 @@ def cat(server: Server) -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def test_a_program_in_poll_is_told_when_the_kernel_takes_anonymous_pages(server: Server, poll_cache: Path) -> None:
+def test_a_program_is_told_when_the_kernel_takes_anonymous_pages(server: Server, poll_cache: Path) -> None:
     with (
         RealReclaim() as machine,
         subprocess.Popen([poll_cache, str(server.device), "3"], stdout=subprocess.PIPE) as program,

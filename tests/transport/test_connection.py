@@ -208,6 +208,17 @@ def test_an_interrupt_ends_a_request_that_still_waits_for_its_turn(pipe: Pipe) -
     assert sorted(header.unique for header in pipe.served) == [1, 2, 3, 1001]
 
 
+def test_an_interrupted_poll_that_waits_for_its_turn_is_answered_and_not_failed(pipe: Pipe) -> None:
+    """A program asleep in poll that gets a signal, or is frozen, would see POLLERR: any error is that to the kernel."""
+    for unique in (1, 2, 3, 4):
+        pipe.ask(poll_request(7, unique=unique))
+    pipe.ask(interrupt_request(4))
+    for _ in range(4):
+        pipe.step()
+    assert pipe.sent == []
+    assert sorted(header.unique for header in pipe.served) == [1, 2, 3, 4]
+
+
 def test_an_interrupt_of_all_that_waits_leaves_nothing_to_serve(pipe: Pipe) -> None:
     for unique in (1, 2):
         pipe.ask(lookup_request(b"status", unique=unique))

@@ -11,7 +11,7 @@ import trio
 from memnotify_cuse.device.accounts import Users
 from memnotify_cuse.transport import wire
 from memnotify_cuse.transport.forward import PYFUSE3_TASKS, WAITING_BOUNDS, Forwarder
-from tests.transport.messages import Reply, open_request
+from tests.transport.messages import Reply, request
 
 LIMIT_S = 10
 ATTACKER, HONEST = 65534, 1000
@@ -25,10 +25,10 @@ class Bench:
         self.forwarder.theirs.setblocking(False)
         self._unique = 0
 
-    def ask(self, uid: int) -> int:
-        """An open of `status`; its unique."""
+    def ask(self, uid: int, opcode: int = wire.Opcode.OPEN) -> int:
+        """An open of `status`, or another request; its unique."""
         self._unique += 1
-        message = open_request(inode=4, unique=self._unique, uid=uid)
+        message = request(opcode, bytes(24), inode=4, unique=self._unique, uid=uid)
         self.forwarder.forward(wire.decode_header(message), memoryview(message))
         return self._unique
 
@@ -126,6 +126,9 @@ def test_an_interrupt_ends_a_request_that_still_waits(bench: Bench) -> None:
     assert not bench.forwarder.interrupt(waits)
     assert bench.forwarder.interrupt(passed_on), "pyfuse3 is about to answer it"
     assert (bench.replies(), bench.forwarder.waiting) == ([], 0)
-    for _ in range(WAITING_BOUNDS.per_user):
+    polled = bench.ask(ATTACKER, opcode=wire.Opcode.POLL)
+    assert bench.forwarder.interrupt(polled)
+    assert (bench.replies(), bench.forwarder.waiting) == ([], 1), "an error would be POLLERR"
+    for _ in range(WAITING_BOUNDS.per_user - 1):
         bench.ask(ATTACKER)
     assert bench.replies() == []

@@ -15,6 +15,7 @@ import argparse
 import os
 import re
 import shutil
+import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
@@ -26,7 +27,8 @@ from typing import Final
 from tests.support.guest.boot import Guest, Shape
 from tests.support.guest.disk import PROJECT
 from tests.support.guest.kernel import GuestUnavailableError
-from tests.support.guest.prepare import prepare, results_of
+from tests.support.guest.prepare import BUILD, prepare, results_of
+from tests.support.guest.systemd import make_image, make_project_disk
 
 JUNIT: Final = PROJECT / "build" / "results" / "test-vm.xml"
 LIMIT_S: Final = 2400.0
@@ -38,12 +40,13 @@ TESTS_FAILED: Final = 1
 
 @dataclass(frozen=True)
 class Boot:
-    """One guest and the tests that run in it."""
+    """One guest and the tests that run in it; with `systemd`, one that boots systemd, and tests here that drive it."""
 
     name: str
     shape: Shape
     arguments: tuple[str, ...]
     expected_s: float
+    systemd: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,9 @@ def boots() -> list[Boot]:
         for transport in ("cuse", "fuse")
     ]
     nodes = Boot("two-nodes", Shape(memory_mib=1024, swap="zram", numa_nodes=2), ("tests/guest/test_nodes.py",), 150)
-    return [conformance[0], *oom, nodes, conformance[1]]
+    suspend = Boot("suspend", Shape(memory_mib=1024), ("tests/guest/test_suspend.py",), 300)
+    service = Boot("service", Shape(memory_mib=1024), ("tests/guest/test_service.py",), 900, systemd=True)
+    return [service, conformance[0], *oom, nodes, suspend, conformance[1]]
 
 
 def run(guest: Guest, boot: Boot, end_s: float = float("inf")) -> Outcome:
@@ -94,7 +99,15 @@ def run(guest: Guest, boot: Boot, end_s: float = float("inf")) -> Outcome:
     report = results / "junit.xml"
     began = time.monotonic()
     command = [sys.executable, *PYTEST, "--basetemp=/run/pytest", f"--junitxml={report}", *boot.arguments]
-    code = guest.run(boot.shape, command, results, limit_s=min(LIMIT_S, end_s - began))
+    limit_s = min(LIMIT_S, end_s - began)
+    if boot.systemd:
+        try:
+            code = _drive(guest, command, results, limit_s)
+        except GuestUnavailableError as error:
+            print(f"guest: {boot.name}: not run: {error}", flush=True)
+            return Outcome(boot, [_left_out(boot.name, str(error))], time.monotonic() - began)
+    else:
+        code = guest.run(boot.shape, command, results, limit_s=limit_s)
     took_s = time.monotonic() - began
     suites = _suites(report, boot.name)
     if code is None and time.monotonic() >= end_s:
@@ -108,6 +121,35 @@ def run(guest: Guest, boot: Boot, end_s: float = float("inf")) -> Outcome:
         output = results / "output.log"
         print(_tail(output if output.exists() else results / "console.log"), flush=True)
     return outcome
+
+
+def _drive(guest: Guest, command: list[str], results: Path, limit_s: float) -> int | None:
+    """Run tests here that boot and drive a guest with systemd; the exit code, None if they took too long.
+
+    Raises GuestUnavailableError.
+    """
+    directory = BUILD / "systemd"
+    make_image(directory)
+    make_project_disk(directory, guest.programs)
+    results.mkdir(parents=True, exist_ok=True)
+    here = {"MEMNOTIFY_SYSTEMD_IMAGE": str(directory), "MEMNOTIFY_RESULTS": str(results)}
+    environment = {**os.environ, **here, "MEMNOTIFY_KVM": str(int(guest.kvm))}
+    command = [part.replace("/run/pytest", str(results / "pytest")) for part in command]
+    with (results / "output.log").open("wb") as output:
+        try:
+            return subprocess.run(
+                command, cwd=PROJECT, env=environment, stdout=output, stderr=output, timeout=limit_s, check=False
+            ).returncode
+        except subprocess.TimeoutExpired:
+            return None
+
+
+def _left_out(name: str, why: str) -> ET.Element:
+    """A suite that says that there was no such guest."""
+    suite = ET.Element("testsuite", name=name, tests="1", errors="0", failures="0", skipped="1")
+    case = ET.SubElement(suite, "testcase", classname=name, name="there is a guest that boots systemd")
+    ET.SubElement(case, "skipped", message=why)
+    return suite
 
 
 def _suites(report: Path, name: str) -> list[ET.Element]:
