@@ -46,7 +46,7 @@ def headline(place: Place, workload: str, listener: str, source: Sequence[str] |
     """Somebody with a cache, who listens to `source` (None: to nothing), beside one who wants more than is left."""
     with Experiment(place, workload) as experiment:
         bystander = None
-        if listener == "device":
+        if listener.startswith("device"):
             bystander = experiment.start("bystander", DEVICE[1], str(BYSTANDER_MS), oom_score_adj=-1000)
             bystander.wait_ready()
         cache, wanted = sizes()
@@ -54,7 +54,7 @@ def headline(place: Place, workload: str, listener: str, source: Sequence[str] |
         holder.wait_ready()
         allocator = experiment.allocate(wanted)
         row = experiment.row(
-            device=listener == "device",
+            device=listener.startswith("device"),
             listener=listener,
             told=holder,
             allocator=allocator,

@@ -5,13 +5,18 @@ Each test is an experiment of real memory pressure; the combination of swap and 
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
+from memnotify_cuse.cli.common import DEFAULT_MOUNT
 from tests.guest.experiment import Place, Row
 from tests.guest.listeners import DEVICE
 from tests.guest.scenarios import headline, onlookers, page_cache
+from tests.support.mounted import Blocking, wait_until
 
 WORKLOADS = ["cold", "hot", "mixed"]
 BYSTANDER_LIMIT_MS = 2000.0
@@ -35,6 +40,29 @@ def test_with_the_device_nobody_dies_and_the_allocator_gets_its_memory(
     assert row.oom_kills == 0, row
     assert row.survived, row
     assert row.bystander_ms["max"] < BYSTANDER_LIMIT_MS, row
+
+
+def test_a_server_that_is_killed_in_the_middle_costs_nobody_anything(
+    place: Place, rows: list[Row], device_server: subprocess.Popen[bytes]
+) -> None:
+    before = server_facts()
+
+    def kill_once_told() -> None:
+        wait_until(lambda: server_facts()["notifications"] != before["notifications"], "the first notification")
+        os.kill(int(before["server_pid"]), signal.SIGKILL)
+
+    killer = Blocking(kill_once_told)
+    row = headline(place, "cold", "device, killed once", DEVICE)
+    killer.result()
+    rows.append(row)
+    assert int(server_facts()["restarts"]) == int(before["restarts"]) + 1
+    assert row.oom_kills == 0, row
+    assert row.survived, row
+
+
+def server_facts() -> dict[str, str]:
+    words = Path(DEFAULT_MOUNT, "server").read_text().split()
+    return dict(word.split("=", 1) for word in words if "=" in word)
 
 
 @pytest.mark.parametrize("workload", ["cold"])
