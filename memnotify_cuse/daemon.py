@@ -141,6 +141,8 @@ class _Server:
         self.refusals: list[str | None] = []
         self._status = ""
         self._state = StateFile(given.state_fd)
+        # While the server before still serves.
+        self._state.check()
         self._restarts = 0
         self._take = trio.Event()
         self._go = trio.Event()

@@ -19,9 +19,12 @@ def main() -> int:
     from memnotify_cuse.cli.streams import complain, have_standard_streams
     from memnotify_cuse.keeper.keeper import EXIT_ERROR, keep
     from memnotify_cuse.keeper.rights import raise_limits, too_few_descriptors
-    from memnotify_cuse.keeper.start import serve
+    from memnotify_cuse.keeper.start import probe, serve
 
     have_standard_streams()
+    if argv[1:2] == ["--probe"]:
+        # A keeper that runs asks whether it can become this code.
+        return probe(argv[2])
     # The keeper itself needs some, to say what is wrong.
     raise_limits()
     refusal = too_few_descriptors()

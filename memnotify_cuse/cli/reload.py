@@ -43,6 +43,8 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Ask for it, and wait until another process answers."""
     before = _facts(args.mount)
+    if not _is_ours(before["pid"]):
+        raise CommandError(f"process {before['pid']} is no server of ours: it runs in another container, or has ended")
     try:
         os.kill(int(before["pid"]), signal.SIGHUP)
     except OSError as error:
@@ -57,6 +59,15 @@ def run(args: argparse.Namespace) -> int:
         time.sleep(PAUSE_S)
     print("not reloaded: the server's log says why")
     return EXIT_NEGATIVE
+
+
+def _is_ours(pid: str) -> bool:
+    """Whether a process looks like a server's first one: what a mount says may be of another pid namespace."""
+    try:
+        with open(f"/proc/{int(pid)}/cmdline", "rb") as file:
+            return b"memnotify" in file.read()
+    except (OSError, ValueError):
+        return False
 
 
 def _facts(mount: str) -> dict[str, str]:

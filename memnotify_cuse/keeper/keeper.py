@@ -52,11 +52,13 @@ if TYPE_CHECKING:
 
     Work = Callable[[Channel, int], int]
 
-EXIT_OK, EXIT_DIED, EXIT_ERROR, EXIT_TAKEN_AWAY = 0, 1, 2, 3
+EXIT_OK, EXIT_DIED, EXIT_ERROR, EXIT_TAKEN_AWAY, EXIT_OTHER_STATE = 0, 1, 2, 3, 4
 
 STOP_S = 1.0
 """How long the server may take to end; together with what else there is to end, it is less than two seconds."""
 KILL_S = 0.25
+PROBED_BYTES = 64
+"""Of the state file: what says whether other code can go on with it."""
 PROBE_S = 20
 """How long new code may take to show that it starts."""
 MESSAGES_PER_TURN = 16
@@ -85,13 +87,15 @@ class _Signals:
         self._ours, self._kernel_s = socket.socketpair()
         self._ours.setblocking(False)
         self._kernel_s.setblocking(False)
+        # Whoever ignores hangups wants to outlive the terminal (nohup).
+        self._outlives = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        self._had_terminal = _has_terminal() and not self._outlives
         signal.set_wakeup_fd(self._kernel_s.fileno(), warn_on_full_buffer=False)
         for number in (*STOP_SIGNALS, signal.SIGHUP):
             signal.signal(number, lambda _number, _frame: None)
         for number in IGNORED_SIGNALS:
             if number != signal.SIGHUP:
                 signal.signal(number, signal.SIG_IGN)
-        self._had_terminal = _has_terminal()
         # A keeper that replaced itself has blocked them meanwhile.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (*STOP_SIGNALS, signal.SIGHUP))
 
@@ -116,6 +120,8 @@ class _Signals:
 
     def block(self) -> None:
         """For a process that is about to become another program: what comes meanwhile is for that one."""
+        if self._outlives:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_BLOCK, (*STOP_SIGNALS, signal.SIGHUP))
 
     def unblock(self) -> None:
@@ -146,6 +152,21 @@ class _Server:
         self.prepared = False
         self.serves = False
         self.killed = False
+        self.forker: Child | None = None
+        self.heard_s = time.monotonic()
+        self.waited_before_s = 0.0
+
+    def heard(self) -> None:
+        """It has proved that it is alive."""
+        self.heard_s, self.waited_before_s = time.monotonic(), self.waited_s()
+
+    def waited_s(self) -> float:
+        """For how long it has waited for a processor, since it began (Documentation/scheduler/sched-stats.rst)."""
+        try:
+            with open(f"/proc/{self.child.pid}/schedstat") as file:
+                return int(file.read().split()[1]) / 1e9
+        except (OSError, ValueError, IndexError):
+            return 0.0
 
 
 class _Keeper:
@@ -162,7 +183,6 @@ class _Keeper:
         self._retire_by_s = 0.0
         self._setup: Child | None = None
         self._setup_channel: Channel | None = None
-        self._forker: Child | None = None
         self._probe: Child | None = None
         self._others: list[Child] = []
         self._undo: list[str] = []
@@ -177,6 +197,8 @@ class _Keeper:
         self._stored: set[str] = set()
         self._comes_back = False
         self._service_watchdog_s = watchdog_s()
+        self._told_watchdog_s = 0.0
+        self._reload_again = False
 
     def run(self) -> int:
         """The exit code."""
@@ -247,11 +269,9 @@ class _Keeper:
         theirs.close()
         self._setup_channel = ours
 
-    def _start_forker(self) -> None:
-        if self._server is None:
-            return
-        if self._forker is not None:
-            self._forker.kill()
+    def _start_forker(self, server: _Server) -> None:
+        if server.forker is not None:
+            server.forker.kill()
         ours, theirs = Channel.pair()
         keeper_pid = os.getpid()
 
@@ -261,24 +281,19 @@ class _Keeper:
             ours.close()
             return run(theirs, keeper_pid, self._told, self._identity)
 
-        self._forker = self._fork("memnotify-helpers", fork_helpers)
-        self._others.append(self._forker)
+        server.forker = self._fork("memnotify-helpers", fork_helpers)
+        self._others.append(server.forker)
         theirs.close()
-        self._server.channel.send("helpers", "", (ours.fileno(),))
+        server.channel.send("helpers", "", (ours.fileno(),))
         ours.close()
 
-    def _offer_trace(self, path: str) -> None:
+    def _offer_trace(self, server: _Server, path: str) -> None:
         """Make a trace instance, in a process of its own: that takes 50 ms, and more than the keeper imports."""
-        if self._server is None:
-            return
-        channel = self._server.channel
+        channel = server.channel
 
         def make() -> int:
             from memnotify_cuse.keeper.traces import offer_trace
 
-            # Of a server before.
-            with contextlib.suppress(OSError):
-                os.rmdir(path)
             return offer_trace(channel, path)
 
         self._note(f"instance {path}")
@@ -296,6 +311,7 @@ class _Keeper:
             ready = {fd for fd, _ in poll.poll(patience_s * 1000 + 1 if patience_s < math.inf else None)}
             # First, so that nothing is left behind of a server that has just ended.
             self._take_messages()
+            self._tell_watchdog()
             wanted = self._signals.came() if self._signals.fileno() in ready else set()
             if "stop" in wanted:
                 self._notify("STOPPING=1")
@@ -323,14 +339,27 @@ class _Keeper:
 
     def _patience_s(self) -> float:
         now_s = time.monotonic()
-        left_s = self._lives.left_s(now_s)
-        return min(left_s, max(0.0, self._retire_by_s - now_s)) if self._retiring is not None else left_s
+        # One that was killed is waited for by its pidfd.
+        left_s = [math.inf if self._server is None or self._server.killed else self._lives.left_s(now_s)]
+        if self._retiring is not None and not self._retiring.killed:
+            left_s.append(max(0.0, self._retire_by_s - now_s))
+        if self._service_watchdog_s is not None:
+            left_s.append(self._service_watchdog_s / 3)
+        return min(left_s)
+
+    def _tell_watchdog(self) -> None:
+        """Tell the service manager that this process is alive; whether the server is, is looked after here."""
+        now_s = time.monotonic()
+        if self._service_watchdog_s is not None and now_s - self._told_watchdog_s >= self._service_watchdog_s / 3:
+            self._told_watchdog_s = now_s
+            self._notify("WATCHDOG=1")
 
     def _look_after_server(self, now_s: float) -> bool:
         """Replace a server that has died, or hangs; False if this is the end, of which `_code` tells."""
         retiring = self._retiring
         if retiring is not None:
-            if now_s >= self._retire_by_s:
+            if now_s >= self._retire_by_s and not retiring.killed:
+                retiring.killed = True
                 retiring.child.kill()
             if retiring.child.reap(0.0):
                 retiring.channel.close()
@@ -339,7 +368,7 @@ class _Keeper:
         server = self._server
         if server is None:
             return False
-        if self._lives.hangs(now_s) and not server.killed:
+        if self._lives.hangs(now_s) and not server.killed and not self._is_starved(server, now_s):
             _say(f"ERROR: the server was silent for {WATCHDOG_S:g} s")
             server.killed = True
             server.child.kill()
@@ -349,6 +378,15 @@ class _Keeper:
         if self._retiring is not None:
             return self._keep_old(self._retiring)
         return self._replace(server, now_s)
+
+    def _is_starved(self, server: _Server, now_s: float) -> bool:
+        """Whether a silent server wants for nothing but a processor: to replace it would make that worse."""
+        waited_s = server.waited_s()
+        if waited_s - server.waited_before_s < (now_s - server.heard_s) / 2:
+            return False
+        server.waited_before_s, server.heard_s = waited_s, now_s
+        self._lives.heard(now_s)
+        return True
 
     def _keep_old(self, old: _Server) -> bool:
         """The new server has not come up: the old one goes on."""
@@ -366,6 +404,8 @@ class _Keeper:
             # It has said what was.
             self._code = EXIT_DIED
             return False
+        if code == EXIT_OTHER_STATE and self._ready:
+            return self._make_anew(server)
         if not self._ready:
             self._code = code if code > 0 else EXIT_DIED
             if code <= 0:
@@ -381,6 +421,26 @@ class _Keeper:
         self._give()
         return True
 
+    def _make_anew(self, server: _Server) -> bool:
+        """What the keeper before has left cannot be used by this code: end it, and begin at the beginning."""
+        _say("WARNING: this version cannot go on with what the one before has left: the device is made anew")
+        server.channel.close()
+        self._end_all_served()
+        self._start_server()
+        self._start_setup()
+        return True
+
+    def _end_all_served(self) -> None:
+        """Let go of all that was served, also in the service manager's store, and undo what was done for it."""
+        if self._mounts is not None:
+            self._mounts.close()
+            self._mounts = None
+        self._forget()
+        self._kept.close()
+        self._undo_all()
+        self._given, self._told, self._identity, self._trace = "", [], None, None
+        self._mounts_line, self._ready, self._stored, self._lives = "", False, set(), Lives()
+
     def _reap_others(self) -> None:
         self._others = [child for child in self._others if not child.reap(0.0)]
         if self._probe is not None and self._probe.reap(0.0):
@@ -388,7 +448,15 @@ class _Keeper:
             if code == 0:
                 self._become_new()
             else:
-                _say(f"ERROR: reload: the new code does not start ({_ended(code or 0)}); the old server goes on")
+                why = f"does not start ({_ended(code or 0)})"
+                if code == EXIT_OTHER_STATE:
+                    why = "cannot take over from this version (only a restart can change to it)"
+                _say(f"ERROR: reload: the new code {why}; the old server goes on")
+                self._notify("READY=1")
+        if self._reload_again and self._probe is None and self._retiring is None:
+            # It was asked for while the one before was under way, and newer code may have come since.
+            self._reload_again = False
+            self._probe_new_code()
 
     # Messages.
 
@@ -429,8 +497,8 @@ class _Keeper:
             uid, _, gid = rest.partition(" ")
             self._identity = int(uid), int(gid)
         elif word == "given":
-            names, _, self._given = rest.partition("\0")
-            self._kept.fds = dict(zip(names.split(","), fds, strict=True))
+            self._given = rest
+            self._kept.fds = dict(zip(rest.partition("\0")[0].split(","), fds, strict=True))
             self._give()
         elif word == "ready":
             self._note_ready()
@@ -463,32 +531,31 @@ class _Keeper:
             if word == "alive":
                 self._heard(server)
             elif word == "prepared" and server is self._server and not server.prepared:
-                self._heard(server)
                 server.prepared = True
                 self._let_serve()
             elif word == "status" and server is self._server:
                 # One line, which says nothing else to the service manager.
                 self._notify("STATUS=" + "".join(char if char.isprintable() else "?" for char in rest))
-            elif word == "helpers" and server is self._server:
-                self._start_forker()
-            elif word == "trace" and server is self._server and self._trace is not None:
-                self._offer_trace(self._trace)
+            elif word == "helpers":
+                self._start_forker(server)
+            elif word == "trace" and self._trace is not None:
+                self._offer_trace(server, self._trace)
         except OSError as error:
             # There may be no room for another process just now, which is when this one is needed.
             _say(f"WARNING: no process for {word}: {error.strerror}")
             server.channel.send("no-helpers" if word == "helpers" else "no-trace", "again")
 
     def _heard(self, server: _Server) -> None:
+        server.heard()
         if server is self._server:
-            self._lives.heard(time.monotonic())
-        if self._service_watchdog_s is not None:
-            self._notify("WATCHDOG=1")
+            self._lives.heard(server.heard_s)
 
     def _give(self) -> None:
         """Give the server what it serves."""
         if self._server is not None:
-            names = ",".join(self._kept.fds)
-            self._server.channel.send("given", f"{names}\0{self._given}", tuple(self._kept.fds.values()))
+            names, _, words = self._given.partition("\0")
+            fds = tuple(self._kept.fds[name] for name in names.split(","))
+            self._server.channel.send("given", f"{names}\0{words}", fds)
             self._lives.started(time.monotonic())
 
     def _let_serve(self) -> None:
@@ -570,12 +637,17 @@ class _Keeper:
             self._retiring = _Server(Child(server), Channel.of(channel))
             # When the new one is prepared.
             self._retire_by_s = math.inf
-        elif argv.split("\0") != sys.argv[1:]:
+            return True
+        self._stored = set(self._kept.named())
+        names = set(self._given.partition("\0")[0].split(",")) if self._given else {""}
+        if argv.split("\0") != sys.argv[1:]:
             _say("INFO: the options have changed: the device is made anew")
-            self._kept.close()
-            self._undo_all()
-            return False
-        return True
+        elif names != self._kept.fds.keys():
+            _say("WARNING: the service manager has not kept all that is needed: the device is made anew")
+        else:
+            return True
+        self._end_all_served()
+        return False
 
     def _store(self) -> None:
         """Have the service manager keep the descriptors too, if it does that."""
@@ -585,7 +657,8 @@ class _Keeper:
         for name, fd in self._kept.named().items():
             if name not in self._stored:
                 self._stored.add(name)
-                self._notify(f"FDSTORE=1\nFDNAME={name}", (fd,))
+                # Not polled: a manager that does so is woken by every request of a program.
+                self._notify(f"FDSTORE=1\nFDPOLL=0\nFDNAME={name}", (fd,))
 
     def _forget(self) -> None:
         """The service manager is to let go of them."""
@@ -594,9 +667,16 @@ class _Keeper:
 
     def _probe_new_code(self) -> None:
         """See whether the code that is installed now starts, before this process becomes it."""
-        if self._probe is not None or not self._ready or self._retiring is not None:
+        if not self._ready:
             return
-        argv = [sys.executable, "-m", "memnotify_cuse", "--version"]
+        if self._probe is not None or self._retiring is not None:
+            self._reload_again = True
+            return
+        # All that a keeper and a server are, by the way in which this process began.
+        way = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv[1:])]
+        state = os.pread(self._kept.fds["state"], PROBED_BYTES, 0).hex()
+        argv = [sys.executable, *way, "serve", "--probe", state]
+        self._notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
         def run() -> int:
             os.dup2(os.open(os.devnull, os.O_RDWR), 1)
@@ -611,13 +691,11 @@ class _Keeper:
         server = self._server
         if server is None:
             return
-        self._remember()
-        facts = self._kept.read()
-        facts.append(("server", str(server.child.pid)))
-        facts += [("child", str(child.pid)) for child in self._others if child.code is None]
-        self._kept.write(facts)
         self._kept.fds["channel"] = server.channel.fileno()
-        self._notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        if self._mounts is not None:
+            # With what its child has made: that is to be undone, too.
+            self._mounts.close()
+        self._remember_all(server)
         self._signals.block()
         try:
             self._kept.pass_on([sys.executable, *sys.orig_argv[1:]])
@@ -626,7 +704,17 @@ class _Keeper:
         finally:
             del self._kept.fds["channel"]
             self._signals.unblock()
+            self._watch_mounts()
             self._notify("READY=1")
+
+    def _remember_all(self, server: _Server) -> None:
+        """Write down what newer code of this process has to know: its children as well."""
+        self._remember()
+        children = [*self._others, *([self._setup] if self._setup is not None else [])]
+        facts = self._kept.read()
+        facts.append(("server", str(server.child.pid)))
+        facts += [("child", str(child.pid)) for child in children if child.code is None]
+        self._kept.write(facts)
 
     # The end.
 

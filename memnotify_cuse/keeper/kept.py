@@ -96,9 +96,9 @@ class Kept:
 
     def _take(self, name: str, fd: int) -> None:
         os.set_inheritable(fd, False)
-        if name == PREFIX + FACTS:
+        if name == PREFIX + FACTS and self._facts < 0:
             self._facts = fd
-        elif name.startswith(PREFIX):
+        elif name.startswith(PREFIX) and name.removeprefix(PREFIX) not in self.fds:
             self.fds[name.removeprefix(PREFIX)] = fd
         else:
             os.close(fd)

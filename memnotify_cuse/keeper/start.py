@@ -8,7 +8,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from memnotify_cuse.keeper.channel import Channel
 
-EXIT_ERROR = 2
+EXIT_ERROR, EXIT_OTHER_STATE = 2, 4
 
 
 def serve(channel: Channel, keeper_pid: int) -> int:
@@ -22,6 +22,7 @@ def serve(channel: Channel, keeper_pid: int) -> int:
     from memnotify_cuse import daemon
     from memnotify_cuse.config import ServeError
     from memnotify_cuse.keeper.handover import take_over
+    from memnotify_cuse.keeper.statefile import StateError
     from memnotify_cuse.logstream import log_to_stderr, say
 
     given = take_over(channel)
@@ -34,3 +35,24 @@ def serve(channel: Channel, keeper_pid: int) -> int:
     except ServeError as error:
         say(f"memnotify: {error}")
         return EXIT_ERROR
+    except StateError as error:
+        say(f"memnotify: {error}")
+        return EXIT_OTHER_STATE
+
+
+def probe(state: str) -> int:
+    """Whether this code starts, and can go on with a state file that begins with the bytes `state`: 0 if so."""
+    from memnotify_cuse.lean import import_lean
+
+    import_lean()
+    from memnotify_cuse import daemon  # noqa: F401
+    from memnotify_cuse.cli import main, serve  # noqa: F401
+    from memnotify_cuse.fasync import forker  # noqa: F401
+    from memnotify_cuse.keeper import keeper, manager, remount, setup, traces  # noqa: F401
+    from memnotify_cuse.keeper.statefile import StateError, check_header
+
+    try:
+        check_header(bytes.fromhex(state))
+    except (StateError, ValueError):
+        return EXIT_OTHER_STATE
+    return 0

@@ -30,7 +30,8 @@ from typing import Final, NamedTuple
 
 MAGIC: Final = b"memnotify state\0"
 LAYOUT: Final = 1
-"""Goes up with every change of the layout. A server that finds another one starts with what it can see by itself."""
+"""Goes up with every change of the layout. A server that finds another one does not go on with it: `reload` refuses,
+and a restart of the service makes the device anew."""
 
 SLOT_BITS: Final = 16
 SLOTS: Final = 1 << SLOT_BITS
@@ -138,15 +139,17 @@ class StateFile:
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
+    def check(self) -> None:
+        """Raise StateError if this code cannot go on with it."""
+        check_header(os.pread(self._fd, _HEADER.size, 0))
+        if os.fstat(self._fd).st_size != STATE_BYTES:
+            raise StateError(f"the state file has {os.fstat(self._fd).st_size} bytes, not {STATE_BYTES}")
+
     def begin(self) -> None:
         """Take it up where the server before has left it. Raises StateError."""
-        fd = self._fd
-        if os.fstat(fd).st_size != STATE_BYTES:
-            raise StateError(f"the state file has {os.fstat(fd).st_size} bytes, not {STATE_BYTES}")
-        self._map = mmap.mmap(fd, STATE_BYTES)
-        magic, layout, _, serial = _HEADER.unpack_from(self._map, 0)
-        if (magic, layout) != (MAGIC, LAYOUT):
-            raise StateError(f"the state file has layout {layout}, not {LAYOUT}")
+        self.check()
+        self._map = mmap.mmap(self._fd, STATE_BYTES)
+        _, _, _, serial = _HEADER.unpack_from(self._map, 0)
         self._last_serial: int = serial
         self._serials_until: int = serial
         self._slots = _Slots(SLOTS)
@@ -231,6 +234,8 @@ class StateFile:
         at = _slot(number)
         queue = told.queue if len(told.queue) <= RECORD_BYTES else b""
         if queue:
+            # Nothing rather than a record that is cut off, if it ends here.
+            _LENGTHS.pack_into(self._map, at + _LENGTHS_AT, 0, 0)
             start = _record(number)
             self._map[start : start + len(queue)] = queue
         _LENGTHS.pack_into(self._map, at + _LENGTHS_AT, len(queue), min(told.partial_bytes, len(queue)))
@@ -355,6 +360,18 @@ def _places(fd: int, start: int, end: int, step: int) -> Iterator[int]:
             raise
         yield from range(at, min(hole, end), step)
         at = hole
+
+
+def check_header(header: bytes) -> None:
+    """Raise StateError if this code cannot go on with a state file that begins like this.
+
+    The kind of table that follows is not the only thing that counts: so is its size. Change `LAYOUT` with either.
+    """
+    if len(header) < _HEADER.size:
+        raise StateError("the state file has no header")
+    magic, layout, _, _ = _HEADER.unpack_from(header)
+    if (magic, layout) != (MAGIC, LAYOUT):
+        raise StateError(f"the state file has layout {layout}, not {LAYOUT}")
 
 
 def _slot(number: int) -> int:

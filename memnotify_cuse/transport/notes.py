@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -9,6 +10,8 @@ from memnotify_cuse.device.device import Device
 from memnotify_cuse.device.openfile import OpenFile
 from memnotify_cuse.keeper.statefile import NEVER, FileFlag, KnownFile, StateFile, Told
 from memnotify_cuse.kernel.zoneinfo import ZoneId
+
+log = logging.getLogger(__name__)
 
 FUSE, CUSE = 0, 1
 """The connections."""
@@ -67,7 +70,13 @@ class FileNotes:
         if self._state is None:
             return
         for known in self._state.files(self._connection):
-            yield Resumed(self._adopt(known, wake), known.kh)
+            try:
+                file = self._adopt(known, wake)
+            except Exception:
+                # It is taken in when it is used.
+                log.exception("unexpected error in going on with open file %d", known.number)
+                continue
+            yield Resumed(file, known.kh)
 
     def _adopt(self, known: KnownFile, wake: Callable[[OpenFile], None]) -> OpenFile:
         zone = ZoneId(*known.zone) if known.zone is not None else None

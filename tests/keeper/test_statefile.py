@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 
 from memnotify_cuse.keeper.statefile import (
     GIVEN_BACK_FROM,
+    LAYOUT,
+    MAGIC,
     MAX_INIT_BYTES,
     MAX_ZONES,
     NEVER,
@@ -210,6 +213,9 @@ class TestHeader:
     def test_another_size_is_refused(self) -> None:
         fd = os.memfd_create("other")
         try:
+            with pytest.raises(StateError, match="no header"):
+                begun(fd)
+            os.pwrite(fd, MAGIC + LAYOUT.to_bytes(4, sys.byteorder) + bytes(100), 0)
             with pytest.raises(StateError, match="bytes"):
                 begun(fd)
         finally:

@@ -23,7 +23,6 @@ from tests.support.mounted import (
     Blocking,
     calm_proc,
     complaints,
-    error_of,
     facts,
     opened,
     read_record,
@@ -101,12 +100,26 @@ def test_newer_code_is_used(tmp_path: Path, proc: str) -> None:
         assert server.stop() == 0
 
 
-def test_code_that_does_not_start_is_not_used(tmp_path: Path, proc: str) -> None:
+@pytest.mark.parametrize("broken", ["cli/main.py", "keeper/keeper.py", "daemon.py", "keeper/setup.py"])
+def test_code_that_does_not_start_is_not_used(broken: str, tmp_path: Path, proc: str) -> None:
     with breakable(tmp_path, proc) as (server, copy), opened(server.device) as fd:
         before = facts(server)
-        (copy / "cli" / "main.py").write_text("this is no Python\n")
+        (copy / broken).write_text("this is no Python\n")
         os.kill(server.process.pid, signal.SIGHUP)
         wait_until(lambda: "the new code does not start" in server.log, "a complaint")
+        assert facts(server)["server_pid"] == before["server_pid"]
+        server.simulate(seconds=LONG_S)
+        assert revents(fd, LIMIT_S) == READABLE
+        assert server.stop() == 0
+
+
+def test_code_that_cannot_go_on_with_the_state_is_not_used(tmp_path: Path, proc: str) -> None:
+    with breakable(tmp_path, proc) as (server, copy), opened(server.device) as fd:
+        before = facts(server)
+        statefile = copy / "keeper" / "statefile.py"
+        statefile.write_text(statefile.read_text().replace("LAYOUT: Final = 1", "LAYOUT: Final = 2"))
+        os.kill(server.process.pid, signal.SIGHUP)
+        wait_until(lambda: "the new code cannot take over from this version" in server.log, "a complaint")
         assert facts(server)["server_pid"] == before["server_pid"]
         server.simulate(seconds=LONG_S)
         assert revents(fd, LIMIT_S) == READABLE
@@ -117,7 +130,7 @@ def test_a_server_of_newer_code_that_dies_at_its_start_leaves_the_old_one_at_wor
     with breakable(tmp_path, proc) as (server, copy), opened(server.device) as fd:
         before = facts(server)
         daemon = copy / "daemon.py"
-        daemon.write_text(daemon.read_text() + "\nraise RuntimeError('a mistake of ours')\n")
+        daemon.write_text(daemon.read_text() + "\ndef serve(*_): raise RuntimeError('a mistake of ours')\n")
         os.kill(server.process.pid, signal.SIGHUP)
         wait_until(lambda: "the new server did not start; the old one goes on" in server.log, "a complaint")
         assert facts(server)["server_pid"] == before["server_pid"]
@@ -169,9 +182,12 @@ def test_a_signal_that_would_end_another_program_changes_nothing(
 
 
 IN_A_TERMINAL = """
-import os, pty, subprocess, sys
+import os, pty, signal, subprocess, sys
+outlives = sys.argv.pop(1) == "nohup"
 pid, terminal = pty.fork()
 if not pid:
+    if outlives:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     os.execv(sys.executable, [sys.executable, "-m", "memnotify_cuse", *sys.argv[1:]])
 print(pid, flush=True)
 while b"ready: " not in (said := os.read(terminal, 4096)):
@@ -183,23 +199,41 @@ print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
 
 
-def test_a_terminal_that_is_closed_ends_the_server_that_was_started_in_it(tmp_path: Path, proc: str) -> None:
-    mount, node = tmp_path / "mount", tmp_path / "node"
-    argv = ["serve", "--mount", str(mount), "--device", str(node), "--proc", proc]
+@contextmanager
+def in_a_terminal(tmp_path: Path, proc: str, how: str) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A server that was started in a terminal, and its process; a line of input closes the terminal."""
+    argv = [how, "serve", "--mount", str(tmp_path / "mount"), "--device", str(tmp_path / "node"), "--proc", proc]
     with subprocess.Popen(
         [sys.executable, "-c", IN_A_TERMINAL, *argv], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as terminal:
         assert terminal.stdin is not None
         assert terminal.stdout is not None
-        terminal.stdout.readline()
+        pid = int(terminal.stdout.readline())
         assert terminal.stdout.readline() == "ready\n"
-        with opened(node) as fd:
-            terminal.stdin.write("\n")
-            terminal.stdin.flush()
-            assert terminal.stdout.readline() == "0\n"
-            assert error_of(lambda: os.read(fd, 1)) != ""
-    assert not mount.exists()
-    assert not node.exists()
+        terminal.stdin.write("\n")
+        terminal.stdin.flush()
+        yield terminal, pid
+
+
+def test_a_terminal_that_is_closed_ends_the_server_that_was_started_in_it(tmp_path: Path, proc: str) -> None:
+    with in_a_terminal(tmp_path, proc, "plain") as (terminal, _):
+        assert terminal.stdout is not None
+        assert terminal.stdout.readline() == "0\n"
+    assert not (tmp_path / "mount").exists()
+    assert not (tmp_path / "node").exists()
+
+
+def test_a_server_that_is_to_outlive_its_terminal_does(tmp_path: Path, proc: str) -> None:
+    with in_a_terminal(tmp_path, proc, "nohup") as (terminal, pid):
+        assert terminal.stdout is not None
+        # The hangup has it reload, as any SIGHUP.
+        mount = tmp_path / "mount"
+        wait_until(lambda: "restarts=1 " in (mount / "server").read_text(), "the next server")
+        with opened(tmp_path / "node") as fd:
+            (mount / "simulate").write_text("all 600\n")
+            assert revents(fd, LIMIT_S) == READABLE
+        os.kill(pid, signal.SIGTERM)
+        assert terminal.stdout.readline() == "0\n"
 
 
 def test_a_replaced_server_can_be_asked_for_a_trace(tmp_path: Path) -> None:
