@@ -312,6 +312,7 @@ class _Server:
             # None: there is nobody to ask, which is no sign of anything.
             if await self._pool.sees_answers(ANSWER_S) is not False:
                 self._channel.send("alive")
+            self.realtime.started()
             await trio.sleep(ALIVE_S)
 
     async def _begin(self) -> None:

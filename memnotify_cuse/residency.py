@@ -43,7 +43,8 @@ def warn_of_refusals(refusals: Iterable[str | None]) -> None:
 
 
 class Realtime:
-    """Real-time priority for this thread, while the kernel reclaims or a zone is under pressure, and not at rest.
+    """Real-time priority for this thread, while the kernel reclaims, a zone is under pressure, or programs wait for it
+    to take the place of another server; and not at rest.
 
     While memory is reclaimed the CPUs are busy. The server does little each time, and the kernel keeps some time for
     others (sched_rt_runtime_us); where clients ask so much of it that it would do more, it is an ordinary process
@@ -51,6 +52,8 @@ class Realtime:
     """
 
     def __init__(self) -> None:
+        # The keeper starts a server in place of another one with it: programs wait for that one.
+        self._starting = os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK == os.SCHED_RR
         self._reclaiming = False
         self._pressed = False
         self._flooded: set[object] = set()
@@ -65,7 +68,13 @@ class Realtime:
         except OSError as error:
             self._permitted = False
             return f"real-time priority ({error.strerror})"
+        self._apply()
         return None
+
+    def started(self) -> None:
+        """The start is over."""
+        self._starting = False
+        self._apply()
 
     @property
     def held(self) -> bool:
@@ -87,7 +96,7 @@ class Realtime:
         self._apply()
 
     def _apply(self) -> None:
-        wanted = (self._reclaiming or self._pressed) and not self._flooded
+        wanted = (self._reclaiming or self._pressed or self._starting) and not self._flooded
         if wanted == self._held or not self._permitted:
             return
         try:

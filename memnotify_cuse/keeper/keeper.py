@@ -249,8 +249,14 @@ class _Keeper:
         ours, theirs = Channel.pair()
         keeper_pid = os.getpid()
 
+        in_place = self._lives.count > 0
+
         def serve() -> int:
             ours.close()
+            if in_place:
+                # Programs wait for it, on a machine that may be busy. It gives this up once it serves.
+                with contextlib.suppress(OSError):
+                    os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
             return self._serve(theirs, keeper_pid)
 
         child = self._fork("memnotify-serve", serve)
