@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -45,7 +46,8 @@ from memnotify_cuse.scanner.health import TRACE, Health
 from memnotify_cuse.scanner.late import LateDoorbell
 from memnotify_cuse.scanner.loop import Scanner
 from memnotify_cuse.scanner.machine import Machine
-from memnotify_cuse.scanner.sample import Sampler
+from memnotify_cuse.scanner.recording import Decoder, SampleEncoder
+from memnotify_cuse.scanner.sample import Sample, Sampler
 from memnotify_cuse.told import CountingDevice
 from memnotify_cuse.transport.cuse import CuseTransport
 from memnotify_cuse.transport.fuse import FuseTransport
@@ -140,6 +142,8 @@ class _Server:
         self.code = os.EX_OK
         self.refusals: list[str | None] = []
         self._status = ""
+        self._begun = False
+        self._last_sample: Sample | None = None
         self._state = StateFile(given.state_fd)
         # While the server before still serves.
         self._state.check()
@@ -223,6 +227,7 @@ class _Server:
                 headroom_kb=config.headroom_kb,
                 fill_kb_per_s=measure_fill_kb_per_s(),
                 on_active=self.realtime.reclaiming,
+                on_sample=self._note_sample,
             )
             stack.callback(scanner.close)
             self._scanner = scanner
@@ -298,6 +303,8 @@ class _Server:
         if not self._restarts:
             warn_of_refusals(self.refusals)
         self._state.begin()
+        self._begun = True
+        self._go_on_scanning()
         for transport, _ in self._transports:
             transport.resume()
         for transport, what in self._transports:
@@ -305,6 +312,22 @@ class _Server:
         nursery.start_soon(self._clock.run, self._board)
         nursery.start_soon(self._begin)
         nursery.start_soon(self._prove_alive)
+
+    def _note_sample(self, sample: Sample) -> None:
+        self._last_sample = sample
+        if self._begun:
+            self._state.note_sample(SampleEncoder().encode(replace(sample, events=None)))
+
+    def _go_on_scanning(self) -> None:
+        """What has changed since the last sample of the server before is seen by the first one of this."""
+        line = self._state.sample
+        if not line and self._last_sample is not None:
+            self._note_sample(self._last_sample)
+        if line and isinstance(self._scanner, Scanner):
+            try:
+                self._scanner.go_on_from(Decoder("the state file").sample(line))
+            except RecordingError as error:
+                log.warning("the scanner begins anew: %s", error)
 
     async def _prove_alive(self) -> None:
         """Tell the keeper, by and by, that this process does its work."""

@@ -4,6 +4,7 @@
     files      one slot for each open file of the device: who opened it, how it is woken, what it was told
     records    what is left to read of each
     requests   requests that were received and not answered, as the kernel sent them (`RequestJournal`)
+    sample     the scanner's last sample, from which the next server sees what has changed since
 
 The server notes each change down when it makes it, so that nothing has to be saved when it is killed. A change and its
 reply to the kernel cannot be made at once. So the order is chosen such that a server killed in between repeats a thing
@@ -51,7 +52,11 @@ CONNECTIONS: Final = 2
 _FILES: Final = HEADER_BYTES
 _RECORDS: Final = _FILES + SLOTS * FILE_BYTES
 _REQUESTS: Final = _RECORDS + SLOTS * RECORD_BYTES
-STATE_BYTES: Final = _REQUESTS + CONNECTIONS * REQUESTS * REQUEST_BYTES
+_SAMPLE: Final = _REQUESTS + CONNECTIONS * REQUESTS * REQUEST_BYTES
+SAMPLE_BYTES: Final = 256 * 1024
+"""Longer than a sample of a machine with a hundred nodes."""
+
+STATE_BYTES: Final = _SAMPLE + SAMPLE_BYTES
 
 NUMBERS_AHEAD: Final = 1024
 """How many numbers are given out for each write of the header. Some are never used after a restart."""
@@ -208,6 +213,24 @@ class StateFile:
     def has_room_for(self, number: int) -> bool:
         """Whether a file that was opened with that number, before it could be noted, can be noted now."""
         return self._slots.use(number % SLOTS)
+
+    # The scanner.
+
+    @property
+    def sample(self) -> bytes:
+        """The last sample that was noted, empty if there is none."""
+        (length,) = _COUNT.unpack_from(self._map, _SAMPLE)
+        start = _SAMPLE + _COUNT.size
+        return self._map[start : start + length] if length <= SAMPLE_BYTES - _COUNT.size else b""
+
+    def note_sample(self, data: bytes) -> None:
+        """Take note of a sample. One that is too long is not kept."""
+        start = _SAMPLE + _COUNT.size
+        # None rather than a part of it, if it ends here.
+        _COUNT.pack_into(self._map, _SAMPLE, 0)
+        if len(data) <= SAMPLE_BYTES - _COUNT.size:
+            self._map[start : start + len(data)] = data
+            _COUNT.pack_into(self._map, _SAMPLE, len(data))
 
     # Open files.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import trio
@@ -47,7 +48,7 @@ class Scanner:
 
     `doorbell`, and `late` if there is to be a better one, are closed by `close`, as is `spare`, which stands in for a
     trace that fails; `open_spare` opens another one. `on_active` is called with whether the kernel reclaims, or a zone
-    is under pressure. `health` is told of what fails.
+    is under pressure. `health` is told of what fails, `on_sample` of each sample.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Scanner:
         headroom_kb: int | None = None,
         fill_kb_per_s: int = FASTEST_FILL_KB_PER_S,
         on_active: Callable[[bool], None] = lambda _active: None,
+        on_sample: Callable[[Sample], None] = lambda _sample: None,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._board = board
@@ -71,7 +73,9 @@ class Scanner:
         self._health = health or Health()
         self._wakeup = Wakeup(doorbell, self._health, late, spare=spare, open_spare=open_spare, clock_s=clock_s)
         self._late = late
-        self._tracker = ZoneTracker(machine, headroom_kb)
+        self._on_sample = on_sample
+        self._new_tracker = partial(ZoneTracker, machine, headroom_kb)
+        self._tracker = self._new_tracker()
         self._cadence = Cadence(doorbell is not None, machine.page_kb, fill_kb_per_s)
         self._delay_s = WATCHFUL_S
         self._raised = False
@@ -103,6 +107,12 @@ class Scanner:
     def first_scan(self) -> None:
         """The first sample, from which all zones are known. Raises KernelFileError."""
         self._scan(self._wakeup.drain())
+
+    def go_on_from(self, sample: Sample) -> None:
+        """Take `sample`, of a scanner before this one, for the last one: what has changed since is seen by the next."""
+        self._tracker = self._new_tracker()
+        self._tracker.update(sample)
+        self._delay_s = 0.0
 
     async def run(self) -> None:
         """Scan until cancelled. A kernel file that is gone or malformed is tried again."""
@@ -177,6 +187,7 @@ class Scanner:
         self._health.worked(ZONEINFO)
         self._rang_since_ns = 0
         self.samples += 1
+        self._on_sample(sample)
         self._follow_lru(sample)
         scan = self._tracker.update(sample)
         self._board.publish(scan.states, scan.moved, time.monotonic_ns())

@@ -149,6 +149,24 @@ def test_what_was_told_before_is_not_told_again_and_what_is_left_is_still_there(
         assert b"time_ns=%d" % record.time_ns in start + rest
 
 
+def test_memory_that_becomes_tight_between_two_servers_is_told_of_by_the_next(
+    stages: Stages, transport: Transport, tmp_path: Path
+) -> None:
+    machine = Machine(tmp_path)
+    options = ("--log-level", "info", "--no-herd-control", *machine.options)
+    with stages.server(transport, tmp_path, *options) as server, watchdog(server), opened(server.device) as fd:
+        poller = Blocking(lambda: revents(fd, LIMIT_S))
+        wait_for_watchers(server, 1)
+        # It cannot look any more.
+        os.kill(before := server_pid(server), signal.SIGSTOP)
+        machine.tighten()
+        os.kill(before, signal.SIGKILL)
+        assert poller.result() == READABLE
+        assert read_record(fd).reason != "simulated"
+        machine.make_room()
+        assert server.stop() == 0
+
+
 def test_a_text_that_is_open_can_be_read_on(mortal: Server) -> None:
     with (
         open(mortal.mount / "status", "rb", buffering=0) as status,

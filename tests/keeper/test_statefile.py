@@ -21,6 +21,7 @@ from memnotify_cuse.keeper.statefile import (
     NUMBERS_AHEAD,
     RECORD_BYTES,
     REQUEST_BYTES,
+    SAMPLE_BYTES,
     SLOTS,
     STATE_BYTES,
     FileFlag,
@@ -220,6 +221,17 @@ class TestHeader:
                 begun(fd)
         finally:
             os.close(fd)
+
+
+class TestSample:
+    def test_the_last_one(self, fd: int) -> None:
+        state = begun(fd)
+        assert state.sample == b""
+        state.note_sample(b"a longer one")
+        state.note_sample(b"the last")
+        assert begun(fd).sample == b"the last"
+        state.note_sample(bytes(SAMPLE_BYTES))
+        assert begun(fd).sample == b""
 
 
 class TestJournal:
