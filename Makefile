@@ -6,7 +6,7 @@ USER_MOUNT := $(CURDIR)/build/mem_notify
 MEMNOTIFY := .venv/bin/memnotify
 
 .DEFAULT_GOAL := help
-.PHONY: help install run install-service uninstall-service test test-vm lint format bench detection fuzz attacks clean
+.PHONY: help install run install-service uninstall-service test test-vm lint format bench detection fuzz attacks reliability clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -69,6 +69,10 @@ attacks: ## attack the server in every known way, and kill it a thousand times (
 	@packaging/setup.sh dev
 	@.venv/bin/python -m tests.attacks; attacks=$$?; \
 		.venv/bin/python -m tests.attacks.kills --count 1000 && exit $$attacks
+
+reliability: ## kill the server a hundred times under a crowd of programs (root; ten minutes)
+	@packaging/setup.sh dev
+	.venv/bin/python -m tests.reliability
 
 clean: ## remove .venv, build/ and caches
 	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

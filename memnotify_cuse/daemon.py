@@ -68,7 +68,8 @@ TRACE_ANSWER_S: Final = 60.0
 ANSWER_S: Final = 2.0
 """How long the mount may take to answer a helper that asks whether it does."""
 
-ALIVE_S: Final = 2.0
+ALIVE_S: Final = 1.5
+LATEST_ALIVE_S: Final = 2.5
 """How often the keeper is told that this process does its work; it waits for `keeper.lives.WATCHDOG_S`."""
 
 
@@ -144,6 +145,8 @@ class _Server:
         self._status = ""
         self._begun = False
         self._last_sample: Sample | None = None
+        self._sampled = trio.Event()
+        self._alive_s = 0.0
         self._state = StateFile(given.state_fd)
         # While the server before still serves.
         self._state.check()
@@ -315,6 +318,8 @@ class _Server:
 
     def _note_sample(self, sample: Sample) -> None:
         self._last_sample = sample
+        if self._begun and trio.current_time() - self._alive_s >= ALIVE_S:
+            self._sampled.set()
         if self._begun:
             self._state.note_sample(SampleEncoder().encode(replace(sample, events=None)))
 
@@ -336,7 +341,11 @@ class _Server:
             if await self._pool.sees_answers(ANSWER_S) is not False:
                 self._channel.send("alive")
             self.realtime.started()
-            await trio.sleep(ALIVE_S)
+            self._alive_s = trio.current_time()
+            self._sampled = trio.Event()
+            # With a sample, if there is one in time: that costs no wake-up of its own.
+            with trio.move_on_after(LATEST_ALIVE_S):
+                await self._sampled.wait()
 
     async def _begin(self) -> None:
         """Scan and signal, once the device can be opened: not earlier, since nobody could be told."""

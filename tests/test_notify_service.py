@@ -47,7 +47,8 @@ class Told:
                 return self.lines
             lines = data.decode().split("\n")
             for fd in fds:
-                self.stored[lines[1].removeprefix("FDNAME=")] = os.readlink(f"/proc/self/fd/{fd}")
+                (name,) = (line.removeprefix("FDNAME=") for line in lines if line.startswith("FDNAME="))
+                self.stored[name] = os.readlink(f"/proc/self/fd/{fd}")
                 os.close(fd)
             self.lines += lines
 

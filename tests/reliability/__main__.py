@@ -27,6 +27,7 @@ from tests.support.programs import Programs
 from tests.support.server import Lines, Server
 from tests.support.takeover import server_pid, wait_for_another
 
+SOURCES: Final = Path(__file__).parent
 POLLERS, READERS, OWNERS = 1000, 100, 50
 PAUSE_S: Final = 2.0
 TOLD_S: Final = 30.0
@@ -138,9 +139,7 @@ def main() -> int:
         node = Path(f"/dev/memnotify-{os.getpid()}") if options.node == "cuse" else directory / "node"
         arguments = ("--no-herd-control", "--proc", str(calm_proc(directory).path), "--node", options.node)
         server = stack.enter_context(Server(directory, *arguments, node=node))
-        crowd = stack.enter_context(
-            crowds(server, directory, Programs(Path(__file__).parent, directory), options.share)
-        )
+        crowd = stack.enter_context(crowds(server, directory, Programs(SOURCES, directory), options.share))
         problems, took_s = kill_often(server, crowd, options.kills, number, options.seed)
         restarts = facts(server)["restarts"]
         size = sum(one.count for one in crowd)

@@ -84,10 +84,11 @@ def boots() -> list[Boot]:
         Boot(f"conformance-{transport}", Shape(memory_mib=1024), ("tests/conformance", "-k", transport), 600)
         for transport in ("cuse", "fuse")
     ]
+    kills = Boot("kills", Shape(memory_mib=1024), ("tests/guest/test_kills.py",), 400)
     nodes = Boot("two-nodes", Shape(memory_mib=1024, swap="zram", numa_nodes=2), ("tests/guest/test_nodes.py",), 150)
     suspend = Boot("suspend", Shape(memory_mib=1024), ("tests/guest/test_suspend.py",), 300)
     service = Boot("service", Shape(memory_mib=1024), ("tests/guest/test_service.py",), 900, systemd=True)
-    return [service, conformance[0], *oom, nodes, suspend, conformance[1]]
+    return [service, conformance[0], *oom, nodes, kills, suspend, conformance[1]]
 
 
 def run(guest: Guest, boot: Boot, end_s: float = float("inf")) -> Outcome:
