@@ -378,7 +378,8 @@ class _Server:
                 case None:
                     continue
                 case ("stop", _, _):
-                    log.info("stopping")
+                    if self._go.is_set():
+                        log.info("stopping")
                     return
                 case ("take", restarts, _):
                     self._restarts = int(restarts)

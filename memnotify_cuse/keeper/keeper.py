@@ -35,7 +35,7 @@ import time
 
 from memnotify_cuse.keeper.channel import Channel
 from memnotify_cuse.keeper.children import IGNORED_SIGNALS, STOP_SIGNALS, Child, fork
-from memnotify_cuse.keeper.kept import Kept
+from memnotify_cuse.keeper.kept import PREFIX, Kept
 from memnotify_cuse.keeper.lives import DEATHS_S, MAX_DEATHS, WATCHDOG_S, Lives
 from memnotify_cuse.keeper.rights import lower_oom_score, raise_limits, reduce_keeper
 from memnotify_cuse.keeper.undo import undo
@@ -296,6 +296,7 @@ class _Keeper:
     def _offer_trace(self, server: _Server, path: str) -> None:
         """Make a trace instance, in a process of its own: that takes 50 ms, and more than the keeper imports."""
         channel = server.channel
+        self._drop_trace()
 
         def make() -> int:
             from memnotify_cuse.keeper.traces import offer_trace
@@ -304,6 +305,22 @@ class _Keeper:
 
         self._note(f"instance {path}")
         self._others.append(self._fork("memnotify-trace", make, channel))
+
+    def _drop_trace(self) -> None:
+        """Let go of the trace instance that cannot be used any more: it can be removed once nobody has it open."""
+        names, _, words = self._given.partition("\0")
+        for name in ("trace_pipe", "trace_switch"):
+            if name in self._kept.fds:
+                os.close(self._kept.fds.pop(name))
+                if PREFIX + name in self._stored:
+                    self._stored.remove(PREFIX + name)
+                    self._notify(f"FDSTOREREMOVE=1\nFDNAME={PREFIX}{name}")
+        kept = ",".join(name for name in names.split(",") if name in self._kept.fds)
+        # What the next server is told: that there is none, and may come to be one.
+        others = [word for word in words.split("\0") if not word.startswith(("trace=", "trace_may_come="))]
+        self._given = "\0".join([kept, *others, "trace_may_come=yes"])
+        if self._stored:
+            self._remember()
 
     # The watch.
 

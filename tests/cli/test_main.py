@@ -15,6 +15,7 @@ from memnotify_cuse.cli.main import SUBCOMMANDS, main
 
 CONTRACT = {
     "serve": ["--device", "--mount", "--node", "--proc", "--replay", "--log-level"],
+    "reload": ["--mount"],
     "status": ["--mount", "--json"],
     "wait": ["--device", "--timeout"],
     "simulate": ["--mount", "--zone", "--for"],
