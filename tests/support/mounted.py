@@ -111,8 +111,9 @@ def complaints(server: Server) -> list[str]:
 def unexpected(log: str) -> list[str]:
     """The lines of a log, but for what each start says and what a server cannot have on this machine just now.
 
-    Trace events are lost where other tests make the kernel reclaim, or trace. The kernel refuses a new trace instance while memory is short (kernel/trace/ring_buffer.c asks si_mem_available()),
-    which a test of real reclaim may bring about, and the folders in place of /proc have no PSI.
+    Trace events are lost where other tests make the kernel reclaim, or trace. The kernel refuses a new trace instance
+    while memory is short (kernel/trace/ring_buffer.c asks si_mem_available()), which a test of real reclaim may bring
+    about, and the folders in place of /proc have no PSI.
     """
     expected = (
         "ready: ",
