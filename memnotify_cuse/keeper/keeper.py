@@ -476,7 +476,7 @@ class _Keeper:
                     why = "cannot take over from this version (only a restart can change to it)"
                 _say(f"ERROR: reload: the new code {why}; the old server goes on")
                 self._notify("READY=1")
-        if self._reload_again and self._probe is None and self._retiring is None:
+        if self._reload_again and self._ready and self._probe is None and self._retiring is None:
             # It was asked for while the one before was under way, and newer code may have come since.
             self._reload_again = False
             self._probe_new_code()
@@ -690,9 +690,7 @@ class _Keeper:
 
     def _probe_new_code(self) -> None:
         """See whether the code that is installed now starts, before this process becomes it."""
-        if not self._ready:
-            return
-        if self._probe is not None or self._retiring is not None:
+        if not self._ready or self._probe is not None or self._retiring is not None:
             self._reload_again = True
             return
         # All that a keeper and a server are, by the way in which this process began.
