@@ -318,9 +318,9 @@ class _Server:
 
     def _note_sample(self, sample: Sample) -> None:
         self._last_sample = sample
-        if self._begun and trio.current_time() - self._alive_s >= ALIVE_S:
-            self._sampled.set()
         if self._begun:
+            if trio.current_time() - self._alive_s >= ALIVE_S:
+                self._sampled.set()
             self._state.note_sample(SampleEncoder().encode(replace(sample, events=None)))
 
     def _go_on_scanning(self) -> None:

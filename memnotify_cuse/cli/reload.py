@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import time
@@ -43,12 +44,7 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Ask for it, and wait until another process answers."""
     before = _facts(args.mount)
-    if not _is_ours(before["pid"]):
-        raise CommandError(f"process {before['pid']} is no server of ours: it runs in another container, or has ended")
-    try:
-        os.kill(int(before["pid"]), signal.SIGHUP)
-    except OSError as error:
-        raise CommandError(f"the server (process {before['pid']}): {error.strerror}") from None
+    _ask_for_reload(before["pid"])
     deadline_s = time.monotonic() + RELOAD_S
     while time.monotonic() < deadline_s:
         # Between two servers the question waits.
@@ -61,13 +57,26 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_NEGATIVE
 
 
-def _is_ours(pid: str) -> bool:
-    """Whether a process looks like a server's first one: what a mount says may be of another pid namespace."""
+def _ask_for_reload(pid: str) -> None:
+    """SIGHUP to a server's first process. What a mount says of it may be of another pid namespace, or have ended.
+
+    The process is held by a pidfd from before it is looked at: the signal goes to it, or to none.
+    """
     try:
-        with open(f"/proc/{int(pid)}/cmdline", "rb") as file:
-            return b"memnotify" in file.read()
-    except (OSError, ValueError):
-        return False
+        pidfd = os.pidfd_open(int(pid))
+        try:
+            with open(f"/proc/{int(pid)}/cmdline", "rb") as file:
+                if b"memnotify" not in file.read():
+                    raise ProcessLookupError(
+                        errno.ESRCH, "no server of ours; it runs in another container, or has ended"
+                    )
+            signal.pidfd_send_signal(pidfd, signal.SIGHUP)
+        finally:
+            os.close(pidfd)
+    except OSError as error:
+        raise CommandError(f"the server (process {pid}): {error.strerror}") from None
+    except ValueError:
+        raise CommandError(f"the server says that it is process {pid!r}") from None
 
 
 def _facts(mount: str) -> dict[str, str]:

@@ -308,16 +308,16 @@ class _Keeper:
 
     def _drop_trace(self) -> None:
         """Let go of the trace instance that cannot be used any more: it can be removed once nobody has it open."""
-        names, _, words = self._given.partition("\0")
         for name in ("trace_pipe", "trace_switch"):
             if name in self._kept.fds:
                 os.close(self._kept.fds.pop(name))
                 if PREFIX + name in self._stored:
                     self._stored.remove(PREFIX + name)
                     self._notify(f"FDSTOREREMOVE=1\nFDNAME={PREFIX}{name}")
-        kept = ",".join(name for name in names.split(",") if name in self._kept.fds)
+        kept = ",".join(name for name in self._given_names if name in self._kept.fds)
         # What the next server is told: that there is none, and may come to be one.
-        others = [word for word in words.split("\0") if not word.startswith(("trace=", "trace_may_come="))]
+        words = self._given.split("\0")[1:]
+        others = [word for word in words if not word.startswith(("trace=", "trace_may_come="))]
         self._given = "\0".join([kept, *others, "trace_may_come=yes"])
         if self._stored:
             self._remember()
@@ -521,7 +521,7 @@ class _Keeper:
             self._identity = int(uid), int(gid)
         elif word == "given":
             self._given = rest
-            self._kept.fds = dict(zip(rest.partition("\0")[0].split(","), fds, strict=True))
+            self._kept.fds = dict(zip(self._given_names, fds, strict=True))
             self._give()
         elif word == "ready":
             self._note_ready()
@@ -573,12 +573,16 @@ class _Keeper:
         if server is self._server:
             self._lives.heard(server.heard_s)
 
+    @property
+    def _given_names(self) -> list[str]:
+        """The names of the descriptors that go with what a server is given, in their order."""
+        return [name for name in self._given.partition("\0")[0].split(",") if name]
+
     def _give(self) -> None:
         """Give the server what it serves."""
         if self._server is not None:
-            names, _, words = self._given.partition("\0")
-            fds = tuple(self._kept.fds[name] for name in names.split(","))
-            self._server.channel.send("given", f"{names}\0{words}", fds)
+            fds = tuple(self._kept.fds[name] for name in self._given_names)
+            self._server.channel.send("given", self._given, fds)
             self._lives.started(time.monotonic())
 
     def _let_serve(self) -> None:
@@ -630,7 +634,7 @@ class _Keeper:
 
         False if this one is to serve something else: then what was served is ended.
         """
-        server = channel = None
+        server = None
         argv = ""
         for key, value in self._kept.read():
             if key == "argv":
@@ -662,10 +666,9 @@ class _Keeper:
             self._retire_by_s = math.inf
             return True
         self._stored = set(self._kept.named())
-        names = set(self._given.partition("\0")[0].split(",")) if self._given else {""}
         if argv.split("\0") != sys.argv[1:]:
             _say("INFO: the options have changed: the device is made anew")
-        elif names != self._kept.fds.keys():
+        elif set(self._given_names) != self._kept.fds.keys():
             _say("WARNING: the service manager has not kept all that is needed: the device is made anew")
         else:
             return True

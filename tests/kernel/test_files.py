@@ -135,5 +135,5 @@ def test_a_file_of_a_server_that_was_restarted_is_opened_anew(tmp_path: Path) ->
         served.end()
         with pytest.raises(KernelFileGoneError, match=r"ENOTCONN|ECONNABORTED"):
             file.read_text()
-        served.begin(b"of the second")
+        served.begin_with(b"of the second")
         assert file.read_text() == "of the second"

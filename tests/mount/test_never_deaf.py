@@ -160,7 +160,7 @@ def test_a_file_whose_server_is_restarted_is_opened_anew(name: str, open_directo
         file.end()
         wait_until(lambda: facts(server)["health"] != "ok", "the end of the file's server")
         samples = int(facts(server)["samples"])
-        file.begin(text)
+        file.begin_with(text)
         wait_until(lambda: facts(server)["health"] == "ok", "all well again")
         wait_until(lambda: int(facts(server)["samples"]) > samples, "samples")
         file.text = text.replace(b"SwapTotal", b"SwapTotel").replace(b"pages free", b"pages fear")

@@ -90,6 +90,16 @@ def breakable(tmp_path: Path, proc: str) -> Iterator[tuple[Server, Path]]:
         yield server, copy
 
 
+def refuses_to_reload(server: Server, fd: int, complaint: str) -> None:
+    """A reload ends with `complaint`, and the server that was there goes on."""
+    before = facts(server)
+    os.kill(server.process.pid, signal.SIGHUP)
+    wait_until(lambda: complaint in server.log, "a complaint")
+    assert facts(server)["server_pid"] == before["server_pid"]
+    server.simulate(seconds=LONG_S)
+    assert revents(fd, LIMIT_S) == READABLE
+
+
 def test_newer_code_is_used(tmp_path: Path, proc: str) -> None:
     with breakable(tmp_path, proc) as (server, copy):
         init = copy / "__init__.py"
@@ -103,39 +113,24 @@ def test_newer_code_is_used(tmp_path: Path, proc: str) -> None:
 @pytest.mark.parametrize("broken", ["cli/main.py", "keeper/keeper.py", "daemon.py", "keeper/setup.py"])
 def test_code_that_does_not_start_is_not_used(broken: str, tmp_path: Path, proc: str) -> None:
     with breakable(tmp_path, proc) as (server, copy), opened(server.device) as fd:
-        before = facts(server)
         (copy / broken).write_text("this is no Python\n")
-        os.kill(server.process.pid, signal.SIGHUP)
-        wait_until(lambda: "the new code does not start" in server.log, "a complaint")
-        assert facts(server)["server_pid"] == before["server_pid"]
-        server.simulate(seconds=LONG_S)
-        assert revents(fd, LIMIT_S) == READABLE
+        refuses_to_reload(server, fd, "the new code does not start")
         assert server.stop() == 0
 
 
 def test_code_that_cannot_go_on_with_the_state_is_not_used(tmp_path: Path, proc: str) -> None:
     with breakable(tmp_path, proc) as (server, copy), opened(server.device) as fd:
-        before = facts(server)
         statefile = copy / "keeper" / "statefile.py"
         statefile.write_text(statefile.read_text().replace("LAYOUT: Final = 1", "LAYOUT: Final = 2"))
-        os.kill(server.process.pid, signal.SIGHUP)
-        wait_until(lambda: "the new code cannot take over from this version" in server.log, "a complaint")
-        assert facts(server)["server_pid"] == before["server_pid"]
-        server.simulate(seconds=LONG_S)
-        assert revents(fd, LIMIT_S) == READABLE
+        refuses_to_reload(server, fd, "the new code cannot take over from this version")
         assert server.stop() == 0
 
 
 def test_a_server_of_newer_code_that_dies_at_its_start_leaves_the_old_one_at_work(tmp_path: Path, proc: str) -> None:
     with breakable(tmp_path, proc) as (server, copy), opened(server.device) as fd:
-        before = facts(server)
         daemon = copy / "daemon.py"
         daemon.write_text(daemon.read_text() + "\ndef serve(*_): raise RuntimeError('a mistake of ours')\n")
-        os.kill(server.process.pid, signal.SIGHUP)
-        wait_until(lambda: "the new server did not start; the old one goes on" in server.log, "a complaint")
-        assert facts(server)["server_pid"] == before["server_pid"]
-        server.simulate(seconds=LONG_S)
-        assert revents(fd, LIMIT_S) == READABLE
+        refuses_to_reload(server, fd, "the new server did not start; the old one goes on")
         assert server.stop() == 0
     assert not server.mount.exists()
 
