@@ -9,6 +9,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -60,12 +61,19 @@ def all_at_work(server: Server) -> Iterator[Processes]:
         fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
         fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)  # Ignored by who does not ask for it.
         wait_until(lambda: int(facts(server)["helpers"]) > 0, "a helper")
-        # What shows the device has ended.
-        names = {"memnotify-serve", "memnotify-helpe", "memnotify-sigio"}
-        wait_until(lambda: set(by_name()) == names, f"the processes {names}")
+        found: dict[str, list[int]] = {}
+
+        def settled() -> bool:
+            """What shows the device has ended, and each helper has its own name: it is born with the forker's."""
+            nonlocal found
+            found = by_name()
+            counts = {name: len(pids) for name, pids in found.items()}
+            return counts.pop("memnotify-sigio", 0) > 0 and counts == {"memnotify-serve": 1, "memnotify-helpe": 1}
+
+        wait_until(settled, "one server, one forker and their helpers")
         # A helper gives up its rights after its start, before it looks at anything.
-        wait_until(lambda: all(map(no_new_privileges, family(server.process.pid))), "all at work")
-        found = by_name()
+        at_work = [server.process.pid, *chain.from_iterable(found.values())]
+        wait_until(lambda: all(map(no_new_privileges, at_work)), "all at work")
         (serve,), (forker,) = found["memnotify-serve"], found["memnotify-helpe"]
         yield Processes(server.process.pid, serve, forker, tuple(found["memnotify-sigio"]))
 
