@@ -79,9 +79,15 @@ def fork(name: str, body: Callable[[], int], *, in_steps: bool = False) -> Child
     """
     sys.stderr.flush()
     pid = os.fork()
-    if pid:
+    if not pid:
+        _run(name, body, in_steps=in_steps)
+    try:
         return Child(pid)
-    _run(name, body, in_steps=in_steps)
+    except OSError:
+        # There is no descriptor for it. Nobody could end it later.
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
 
 
 def _run(name: str, body: Callable[[], int], *, in_steps: bool) -> NoReturn:

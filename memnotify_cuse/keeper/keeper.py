@@ -29,26 +29,28 @@ import math
 import os
 import select
 import signal
-import socket
 import sys
 import time
 
 from memnotify_cuse.keeper.channel import Channel
-from memnotify_cuse.keeper.children import IGNORED_SIGNALS, STOP_SIGNALS, Child, fork
-from memnotify_cuse.keeper.kept import PREFIX, Kept
+from memnotify_cuse.keeper.children import Child, fork
+from memnotify_cuse.keeper.facts import Facts, Recalled
+from memnotify_cuse.keeper.kept import Kept
 from memnotify_cuse.keeper.lives import DEATHS_S, MAX_DEATHS, WATCHDOG_S, Lives
 from memnotify_cuse.keeper.rights import lower_oom_score, raise_limits, reduce_keeper
+from memnotify_cuse.keeper.say import say
+from memnotify_cuse.keeper.signals import Signals
+from memnotify_cuse.keeper.store import Store, notify
 from memnotify_cuse.keeper.undo import undo
 from memnotify_cuse.keeper.watch import MountWatch
 from memnotify_cuse.kernel.mappings import drop_clean_file_pages
-from memnotify_cuse.notify_service import notify_service, watchdog_s
+from memnotify_cuse.notify_service import watchdog_s
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from memnotify_cuse.keeper.channel import Message
-    from memnotify_cuse.keeper.rights import Identity
 
     Work = Callable[[Channel, int], int]
 
@@ -61,6 +63,8 @@ PROBED_BYTES = 64
 """Of the state file: what says whether other code can go on with it."""
 PROBE_S = 20
 """How long new code may take to show that it starts."""
+AGAIN_S = 0.1
+"""After which a server is started again that could not be: there was no room for a process."""
 MESSAGES_PER_TURN = 16
 """Of the server's, which may have been taken over: it must not keep the keeper from a signal."""
 
@@ -71,76 +75,13 @@ def keep(set_up: Work, serve: Work) -> int:
     Both are called with a channel to here, and the id of this process. Where a keeper before has left connections,
     nothing is set up. Signals are ignored from the end on: a second one must not change the exit code.
     """
-    signals = _Signals()
+    signals = Signals()
     kept = Kept.inherited()
     raise_limits()
     with contextlib.suppress(OSError):
         # `set_up` sees whether it was permitted.
         lower_oom_score()
     return _Keeper(set_up, serve, signals, kept).run()
-
-
-class _Signals:
-    """SIGTERM, SIGINT and SIGHUP make `fileno()` readable; others that would end the process are ignored."""
-
-    def __init__(self) -> None:
-        self._ours, self._kernel_s = socket.socketpair()
-        self._ours.setblocking(False)
-        self._kernel_s.setblocking(False)
-        # Whoever ignores hangups wants to outlive the terminal (nohup).
-        self._outlives = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-        self._had_terminal = _has_terminal() and not self._outlives
-        signal.set_wakeup_fd(self._kernel_s.fileno(), warn_on_full_buffer=False)
-        for number in (*STOP_SIGNALS, signal.SIGHUP):
-            signal.signal(number, lambda _number, _frame: None)
-        for number in IGNORED_SIGNALS:
-            if number != signal.SIGHUP:
-                signal.signal(number, signal.SIG_IGN)
-        # A keeper that replaced itself has blocked them meanwhile.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (*STOP_SIGNALS, signal.SIGHUP))
-
-    def fileno(self) -> int:
-        return self._ours.fileno()
-
-    def came(self) -> set[str]:
-        """What those that have come since the last time ask for: "stop", "reload"."""
-        wanted = set()
-        with contextlib.suppress(BlockingIOError):
-            for number in self._ours.recv(64):
-                # A terminal that is closed hangs up; whoever started the server there is gone.
-                if number == signal.SIGHUP and not (self._had_terminal and not _has_terminal()):
-                    wanted.add("reload")
-                elif number in (*STOP_SIGNALS, signal.SIGHUP):
-                    wanted.add("stop")
-        return wanted
-
-    def close(self) -> None:
-        self._ours.close()
-        self._kernel_s.close()
-
-    def block(self) -> None:
-        """For a process that is about to become another program: what comes meanwhile is for that one."""
-        if self._outlives:
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_BLOCK, (*STOP_SIGNALS, signal.SIGHUP))
-
-    def unblock(self) -> None:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (*STOP_SIGNALS, signal.SIGHUP))
-
-    def ignore(self) -> None:
-        """Python restores the default handlers while it ends, and a second signal would change the exit code."""
-        for number in (*STOP_SIGNALS, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)
-        signal.set_wakeup_fd(-1)
-
-
-def _has_terminal() -> bool:
-    """Whether this process has a controlling terminal, which has not hung up."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC))
-    except OSError:
-        return False
-    return True
 
 
 class _Server:
@@ -172,12 +113,11 @@ class _Server:
 class _Keeper:
     """Looks after the children until the end."""
 
-    def __init__(self, set_up: Work, serve: Work, signals: _Signals, kept: Kept) -> None:
+    def __init__(self, set_up: Work, serve: Work, signals: Signals, kept: Kept) -> None:
         self._set_up = set_up
         self._serve = serve
         self._signals = signals
         self._kept = kept
-        self._given = ""
         self._server: _Server | None = None
         self._retiring: _Server | None = None
         self._retire_by_s = 0.0
@@ -185,16 +125,13 @@ class _Keeper:
         self._setup_channel: Channel | None = None
         self._probe: Child | None = None
         self._others: list[Child] = []
-        self._undo: list[str] = []
-        self._told: list[str] = []
-        self._identity: Identity | None = None
-        self._trace: str | None = None
         self._ready = False
-        self._mounts_line = ""
         self._mounts: MountWatch | None = None
         self._lives = Lives()
         self._code = EXIT_OK
-        self._stored: set[str] = set()
+        self._facts = Facts()
+        self._store = Store()
+        self._server_due_s = math.inf
         self._comes_back = False
         self._service_watchdog_s = watchdog_s()
         self._told_watchdog_s = 0.0
@@ -209,21 +146,31 @@ class _Keeper:
         gc.collect()
         gc.freeze()
         gc.disable()
-        self._start_server()
-        if resumed:
-            self._give()
-            self._watch_mounts()
-            self._note_ready()
-        else:
-            self._start_setup()
-            reduce_keeper()
-        drop_clean_file_pages()
         try:
-            self._watch()
+            if self._begin(resumed=resumed):
+                drop_clean_file_pages()
+                self._watch()
         finally:
             self._signals.ignore()
             self._end()
         return self._code
+
+    def _begin(self, *, resumed: bool) -> bool:
+        """Start the first children, and serve what is there already; False if that cannot be done."""
+        if resumed:
+            self._start_next_server()
+            self._watch_mounts()
+            self._note_ready()
+            return True
+        try:
+            self._start_server()
+            self._start_setup()
+        except OSError as error:
+            say(f"ERROR: no process for the server: {error.strerror}")
+            self._code = EXIT_ERROR
+            return False
+        reduce_keeper()
+        return True
 
     # Children.
 
@@ -263,6 +210,21 @@ class _Keeper:
         theirs.close()
         self._server = _Server(child, ours)
 
+    def _start_next_server(self) -> None:
+        """Start one that goes on with what is kept, as soon as there is room for a process."""
+        try:
+            self._start_server()
+        except OSError as error:
+            if self._retiring is not None:
+                self._keep_old(self._retiring, str(error.strerror))
+                return
+            if math.isinf(self._server_due_s):
+                say(f"ERROR: no process for another server: {error.strerror}; it is tried again until there is")
+            self._server, self._server_due_s = None, time.monotonic() + AGAIN_S
+        else:
+            self._server_due_s = math.inf
+            self._give()
+
     def _start_setup(self) -> None:
         ours, theirs = Channel.pair()
         keeper_pid = os.getpid()
@@ -285,7 +247,7 @@ class _Keeper:
             from memnotify_cuse.fasync.forker import run
 
             ours.close()
-            return run(theirs, keeper_pid, self._told, self._identity)
+            return run(theirs, keeper_pid, self._facts.told, self._facts.identity)
 
         server.forker = self._fork("memnotify-helpers", fork_helpers)
         self._others.append(server.forker)
@@ -311,16 +273,9 @@ class _Keeper:
         for name in ("trace_pipe", "trace_switch"):
             if name in self._kept.fds:
                 os.close(self._kept.fds.pop(name))
-                if PREFIX + name in self._stored:
-                    self._stored.remove(PREFIX + name)
-                    self._notify(f"FDSTOREREMOVE=1\nFDNAME={PREFIX}{name}")
-        kept = ",".join(name for name in self._given_names if name in self._kept.fds)
-        # What the next server is told: that there is none, and may come to be one.
-        words = self._given.split("\0")[1:]
-        others = [word for word in words if not word.startswith(("trace=", "trace_may_come="))]
-        self._given = "\0".join([kept, *others, "trace_may_come=yes"])
-        if self._stored:
-            self._remember()
+                self._store.remove(name)
+        self._facts.forget_trace(self._kept)
+        self._remember()
 
     # The watch.
 
@@ -337,7 +292,7 @@ class _Keeper:
             self._tell_watchdog()
             wanted = self._signals.came() if self._signals.fileno() in ready else set()
             if "stop" in wanted:
-                self._notify("STOPPING=1")
+                notify("STOPPING=1")
                 self._comes_back = self._is_to_come_back()
                 return
             if "reload" in wanted:
@@ -352,7 +307,7 @@ class _Keeper:
             if not self._look_after_server(time.monotonic()):
                 return
 
-    def _watched(self) -> list[Channel | Child | MountWatch | _Signals]:
+    def _watched(self) -> list[Channel | Child | MountWatch | Signals]:
         servers = [server for server in (self._server, self._retiring) if server is not None]
         children = [*(server.child for server in servers), self._setup, self._probe, *self._others]
         channels = [*(server.channel for server in servers), self._setup_channel]
@@ -363,7 +318,9 @@ class _Keeper:
     def _patience_s(self) -> float:
         now_s = time.monotonic()
         # One that was killed is waited for by its pidfd.
-        left_s = [math.inf if self._server is None or self._server.killed else self._lives.left_s(now_s)]
+        left_s = [max(0.0, self._server_due_s - now_s)]
+        if self._server is not None and not self._server.killed:
+            left_s.append(self._lives.left_s(now_s))
         if self._retiring is not None and not self._retiring.killed:
             left_s.append(max(0.0, self._retire_by_s - now_s))
         if self._service_watchdog_s is not None:
@@ -375,7 +332,7 @@ class _Keeper:
         now_s = time.monotonic()
         if self._service_watchdog_s is not None and now_s - self._told_watchdog_s >= self._service_watchdog_s / 3:
             self._told_watchdog_s = now_s
-            self._notify("WATCHDOG=1")
+            notify("WATCHDOG=1")
 
     def _look_after_server(self, now_s: float) -> bool:
         """Replace a server that has died, or hangs; False if this is the end, of which `_code` tells."""
@@ -390,16 +347,19 @@ class _Keeper:
                 self._let_serve()
         server = self._server
         if server is None:
-            return False
+            if now_s >= self._server_due_s:
+                self._start_next_server()
+            return True
         if self._lives.hangs(now_s) and not server.killed and not self._is_starved(server, now_s):
-            _say(f"ERROR: the server was silent for {WATCHDOG_S:g} s")
+            say(f"ERROR: the server was silent for {WATCHDOG_S:g} s")
             server.killed = True
             server.child.kill()
             server.child.reap(KILL_S)
         if not server.child.reap(0.0):
             return True
         if self._retiring is not None:
-            return self._keep_old(self._retiring)
+            self._keep_old(self._retiring, _ended(server.child.code or 0))
+            return True
         return self._replace(server, now_s)
 
     def _is_starved(self, server: _Server, now_s: float) -> bool:
@@ -411,14 +371,13 @@ class _Keeper:
         self._lives.heard(now_s)
         return True
 
-    def _keep_old(self, old: _Server) -> bool:
+    def _keep_old(self, old: _Server, why: str) -> None:
         """The new server has not come up: the old one goes on."""
-        _say("ERROR: the new server did not start; the old one goes on")
+        say(f"ERROR: the new server did not start ({why}); the old one goes on")
         if self._server is not None:
             self._server.channel.close()
         self._server, self._retiring = old, None
         self._lives.heard(time.monotonic())
-        return True
 
     def _replace(self, server: _Server, now_s: float) -> bool:
         """The server has ended by itself; whether there is another one now."""
@@ -432,37 +391,33 @@ class _Keeper:
         if not self._ready:
             self._code = code if code > 0 else EXIT_DIED
             if code <= 0:
-                _say(f"ERROR: the server {_ended(code)} before it was ready")
+                say(f"ERROR: the server {_ended(code)} before it was ready")
             return False
         if not self._lives.died(now_s):
-            _say(f"ERROR: the server {_ended(code)}, the {MAX_DEATHS}th within {DEATHS_S:g} s; this is the end")
+            say(f"ERROR: the server {_ended(code)}, the {MAX_DEATHS}th within {DEATHS_S:g} s; this is the end")
             self._code = EXIT_DIED
             return False
-        _say(f"WARNING: the server {_ended(code)}; another one takes its place")
+        say(f"WARNING: the server {_ended(code)}; another one takes its place")
         server.channel.close()
-        self._start_server()
-        self._give()
+        self._start_next_server()
         return True
 
     def _make_anew(self, server: _Server) -> bool:
         """What the keeper before has left cannot be used by this code: end it, and begin at the beginning."""
-        _say("WARNING: this version cannot go on with what the one before has left: the device is made anew")
+        say("WARNING: this version cannot go on with what the one before has left: the device is made anew")
         server.channel.close()
         self._end_all_served()
-        self._start_server()
-        self._start_setup()
-        return True
+        return self._begin(resumed=False)
 
     def _end_all_served(self) -> None:
         """Let go of all that was served, also in the service manager's store, and undo what was done for it."""
         if self._mounts is not None:
             self._mounts.close()
             self._mounts = None
-        self._forget()
+        self._store.remove_all()
         self._kept.close()
         self._undo_all()
-        self._given, self._told, self._identity, self._trace = "", [], None, None
-        self._mounts_line, self._ready, self._stored, self._lives = "", False, set(), Lives()
+        self._facts, self._ready, self._lives = Facts(), False, Lives()
 
     def _reap_others(self) -> None:
         self._others = [child for child in self._others if not child.reap(0.0)]
@@ -474,8 +429,8 @@ class _Keeper:
                 why = f"does not start ({_ended(code or 0)})"
                 if code == EXIT_OTHER_STATE:
                     why = "cannot take over from this version (only a restart can change to it)"
-                _say(f"ERROR: reload: the new code {why}; the old server goes on")
-                self._notify("READY=1")
+                say(f"ERROR: reload: the new code {why}; the old server goes on")
+                notify("READY=1")
         if self._reload_again and self._ready and self._probe is None and self._retiring is None:
             # It was asked for while the one before was under way, and newer code may have come since.
             self._reload_again = False
@@ -510,18 +465,18 @@ class _Keeper:
         if word == "undo":
             self._note(rest)
         elif word == "watch":
-            self._mounts_line = rest
+            self._facts.watch = rest
             self._watch_mounts()
         elif word in ("device", "inodes", "mount"):
-            self._told.append(f"{word} {rest}")
+            self._facts.told.append(f"{word} {rest}")
         elif word == "trace-at":
-            self._trace = rest
+            self._facts.trace = rest
         elif word == "identity":
             uid, _, gid = rest.partition(" ")
-            self._identity = int(uid), int(gid)
+            self._facts.identity = int(uid), int(gid)
         elif word == "given":
-            self._given = rest
-            self._kept.fds = dict(zip(self._given_names, fds, strict=True))
+            self._facts.given = rest
+            self._kept.fds = dict(zip(self._facts.given_names, fds, strict=True))
             self._give()
         elif word == "ready":
             self._note_ready()
@@ -529,20 +484,17 @@ class _Keeper:
                 self._server.channel.send("go")
 
     def _note(self, line: str) -> None:
-        """Take note of what is to be undone. What is done again is undone in that order."""
-        if line in self._undo:
-            self._undo.remove(line)
-        self._undo.append(line)
-        if self._stored:
-            self._remember()
+        """Take note of what is to be undone."""
+        self._facts.add_undo(line)
+        self._remember()
 
     def _watch_mounts(self) -> None:
-        if not self._mounts_line:
+        if not self._facts.watch:
             return
         try:
-            self._mounts = MountWatch(self._mounts_line, _say, self._note, self._kept.fds.get("fuse"))
+            self._mounts = MountWatch(self._facts.watch, say, self._note, self._kept.fds.get("fuse"))
         except OSError as error:
-            _say(f"WARNING: mounts that are taken away are not noticed: {error}")
+            say(f"WARNING: mounts that are taken away are not noticed: {error}")
         else:
             self._mounts.check()
 
@@ -558,14 +510,14 @@ class _Keeper:
                 self._let_serve()
             elif word == "status" and server is self._server:
                 # One line, which says nothing else to the service manager.
-                self._notify("STATUS=" + "".join(char if char.isprintable() else "?" for char in rest))
+                notify("STATUS=" + "".join(char if char.isprintable() else "?" for char in rest))
             elif word == "helpers":
                 self._start_forker(server)
-            elif word == "trace" and self._trace is not None:
-                self._offer_trace(server, self._trace)
+            elif word == "trace" and self._facts.trace is not None:
+                self._offer_trace(server, self._facts.trace)
         except OSError as error:
             # There may be no room for another process just now, which is when this one is needed.
-            _say(f"WARNING: no process for {word}: {error.strerror}")
+            say(f"WARNING: no process for {word}: {error.strerror}")
             server.channel.send("no-helpers" if word == "helpers" else "no-trace", "again")
 
     def _heard(self, server: _Server) -> None:
@@ -573,16 +525,11 @@ class _Keeper:
         if server is self._server:
             self._lives.heard(server.heard_s)
 
-    @property
-    def _given_names(self) -> list[str]:
-        """The names of the descriptors that go with what a server is given, in their order."""
-        return [name for name in self._given.partition("\0")[0].split(",") if name]
-
     def _give(self) -> None:
         """Give the server what it serves."""
         if self._server is not None:
-            fds = tuple(self._kept.fds[name] for name in self._given_names)
-            self._server.channel.send("given", self._given, fds)
+            fds = tuple(self._kept.fds[name] for name in self._facts.given_names)
+            self._server.channel.send("given", self._facts.given, fds)
             self._lives.started(time.monotonic())
 
     def _let_serve(self) -> None:
@@ -607,100 +554,56 @@ class _Keeper:
     def _note_ready(self) -> None:
         """All is set up, and somebody is there to be told."""
         self._ready = True
-        self._notify("READY=1")
-        self._store()
-
-    def _notify(self, state: str, fds: tuple[int, ...] = ()) -> None:
-        complaint = notify_service(state, fds)
-        if complaint is not None:
-            _say(f"WARNING: {complaint}")
+        notify("READY=1")
+        self._remember()
+        if self._store.is_there:
+            self._store.put(self._kept)
 
     # What the next keeper gets.
 
     def _remember(self) -> None:
-        """Write down what a keeper after this one has to know."""
-        facts = [("given", self._given), ("argv", "\0".join(sys.argv[1:]))]
-        facts += [("undo", line) for line in self._undo]
-        facts += [("told", line) for line in self._told]
-        facts += [("lives", str(self._lives.count)), ("watch", self._mounts_line)]
-        if self._identity is not None:
-            facts.append(("identity", "{} {}".format(*self._identity)))
-        if self._trace is not None:
-            facts.append(("trace", self._trace))
-        self._kept.write(facts)
+        """Write down what the service manager's next keeper has to know, once there is something to go on with."""
+        if self._ready and self._store.is_there:
+            self._facts.lives = self._lives.count
+            self._facts.write(self._kept)
 
     def _recall(self) -> bool:
         """Take up what the keeper before has written down, and its children, if this process was that keeper.
 
         False if this one is to serve something else: then what was served is ended.
         """
-        server = None
-        argv = ""
-        for key, value in self._kept.read():
-            if key == "argv":
-                argv = value
-            elif key == "given":
-                self._given = value
-            elif key == "undo":
-                self._undo.append(value)
-            elif key == "told":
-                self._told.append(value)
-            elif key == "trace":
-                self._trace = value
-            elif key == "watch":
-                self._mounts_line = value
-            elif key == "lives":
-                self._lives.count = int(value)
-            elif key == "identity":
-                uid, _, gid = value.partition(" ")
-                self._identity = int(uid), int(gid)
-            elif key == "server":
-                server = int(value)
-            elif key == "child":
-                with contextlib.suppress(OSError):
-                    self._others.append(Child(int(value)))
+        recalled = Recalled(self._kept)
+        self._facts = recalled.facts
+        self._lives.count = recalled.facts.lives
+        for pid in recalled.children:
+            with contextlib.suppress(OSError):
+                self._others.append(Child(pid))
         channel = self._kept.fds.pop("channel", None)
-        if server is not None and channel is not None:
-            self._retiring = _Server(Child(server), Channel.of(channel))
+        if recalled.server is not None and channel is not None:
+            self._retiring = _Server(Child(recalled.server), Channel.of(channel))
             # When the new one is prepared.
             self._retire_by_s = math.inf
             return True
-        self._stored = set(self._kept.named())
-        if argv.split("\0") != sys.argv[1:]:
-            _say("INFO: the options have changed: the device is made anew")
-        elif set(self._given_names) != self._kept.fds.keys():
-            _say("WARNING: the service manager has not kept all that is needed: the device is made anew")
+        self._store.names = set(self._kept.named())
+        if recalled.options != sys.argv[1:]:
+            say("INFO: the options have changed: the device is made anew")
+        elif set(self._facts.given_names) != self._kept.fds.keys():
+            say("WARNING: the service manager has not kept all that is needed: the device is made anew")
         else:
             return True
         self._end_all_served()
         return False
 
-    def _store(self) -> None:
-        """Have the service manager keep the descriptors too, if it does that."""
-        if "NOTIFY_SOCKET" not in os.environ:
-            return
-        self._remember()
-        for name, fd in self._kept.named().items():
-            if name not in self._stored:
-                self._stored.add(name)
-                # Not polled: a manager that does so is woken by every request of a program.
-                self._notify(f"FDSTORE=1\nFDPOLL=0\nFDNAME={name}", (fd,))
-
-    def _forget(self) -> None:
-        """The service manager is to let go of them."""
-        for name in self._stored:
-            self._notify(f"FDSTOREREMOVE=1\nFDNAME={name}")
-
     def _probe_new_code(self) -> None:
         """See whether the code that is installed now starts, before this process becomes it."""
-        if not self._ready or self._probe is not None or self._retiring is not None:
+        if not self._ready or self._server is None or self._probe is not None or self._retiring is not None:
             self._reload_again = True
             return
         # All that a keeper and a server are, by the way in which this process began.
         way = sys.orig_argv[1 : len(sys.orig_argv) - len(sys.argv[1:])]
         state = os.pread(self._kept.fds["state"], PROBED_BYTES, 0).hex()
         argv = [sys.executable, *way, "serve", "--probe", state]
-        self._notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
         def run() -> int:
             os.dup2(os.open(os.devnull, os.O_RDWR), 1)
@@ -708,7 +611,11 @@ class _Keeper:
             signal.alarm(PROBE_S)
             os.execv(argv[0], argv)
 
-        self._probe = self._fork("memnotify-probe", run)
+        try:
+            self._probe = self._fork("memnotify-probe", run)
+        except OSError as error:
+            say(f"ERROR: reload: no process to try the new code: {error.strerror}; the old server goes on")
+            notify("READY=1")
 
     def _become_new(self) -> None:
         """Become the code that is installed now. The server goes on meanwhile, until the next one takes over."""
@@ -719,26 +626,20 @@ class _Keeper:
         if self._mounts is not None:
             # With what its child has made: that is to be undone, too.
             self._mounts.close()
-        self._remember_all(server)
+        self._facts.lives = self._lives.count
+        children = [*self._others, *([self._setup] if self._setup is not None else [])]
+        alive = tuple(child.pid for child in children if child.code is None)
+        self._facts.write(self._kept, server.child.pid, alive)
         self._signals.block()
         try:
             self._kept.pass_on([sys.executable, *sys.orig_argv[1:]])
         except OSError as error:
-            _say(f"ERROR: reload: {sys.executable}: {error.strerror}; the old server goes on")
+            say(f"ERROR: reload: {sys.executable}: {error.strerror}; the old server goes on")
         finally:
             del self._kept.fds["channel"]
             self._signals.unblock()
             self._watch_mounts()
-            self._notify("READY=1")
-
-    def _remember_all(self, server: _Server) -> None:
-        """Write down what newer code of this process has to know: its children as well."""
-        self._remember()
-        children = [*self._others, *([self._setup] if self._setup is not None else [])]
-        facts = self._kept.read()
-        facts.append(("server", str(server.child.pid)))
-        facts += [("child", str(child.pid)) for child in children if child.code is None]
-        self._kept.write(facts)
+            notify("READY=1")
 
     # The end.
 
@@ -758,7 +659,7 @@ class _Keeper:
         # What the setting up waits for is the server's, or the connection's, end.
         self._take_messages()
         if not self._comes_back:
-            self._forget()
+            self._store.remove_all()
         self._kept.close()
         if self._setup is not None and not self._setup.reap(KILL_S):
             self._setup.kill()
@@ -778,24 +679,15 @@ class _Keeper:
     def _is_to_come_back(self) -> bool:
         from memnotify_cuse.keeper.manager import comes_back
 
-        return self._ready and bool(self._stored) and comes_back(len(self._stored))
+        return self._ready and bool(self._store.names) and comes_back(len(self._store.names))
 
     def _undo_all(self) -> None:
-        while self._undo:
-            complaint = undo(self._undo.pop())
+        while self._facts.undo:
+            complaint = undo(self._facts.undo.pop())
             if complaint is not None:
-                _say(f"WARNING: {complaint}")
+                say(f"WARNING: {complaint}")
 
 
 def _ended(code: int) -> str:
     """How a child ended, in words."""
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with {code}"
-
-
-def _say(text: str) -> None:
-    """A line on stderr, if that does not wait."""
-    poll = select.poll()
-    poll.register(2, select.POLLOUT)
-    with contextlib.suppress(OSError):
-        if poll.poll(0):
-            os.write(2, f"memnotify: {text}\n".encode(errors="replace"))

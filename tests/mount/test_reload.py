@@ -130,7 +130,7 @@ def test_a_server_of_newer_code_that_dies_at_its_start_leaves_the_old_one_at_wor
     with breakable(tmp_path, proc) as (server, copy), opened(server.device) as fd:
         daemon = copy / "daemon.py"
         daemon.write_text(daemon.read_text() + "\ndef serve(*_): raise RuntimeError('a mistake of ours')\n")
-        refuses_to_reload(server, fd, "the new server did not start; the old one goes on")
+        refuses_to_reload(server, fd, "the new server did not start (ended with 70); the old one goes on")
         assert server.stop() == 0
     assert not server.mount.exists()
 
