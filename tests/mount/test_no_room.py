@@ -49,8 +49,8 @@ def no_other_process_than(server: Server) -> Iterator[Path]:
         yield most
     finally:
         most.write_text("max")
-        for pid in (group / "cgroup.procs").read_text().split():
-            (PIDS / "cgroup.procs").write_text(pid)
+        for left in (group / "cgroup.procs").read_text().split():
+            (PIDS / "cgroup.procs").write_text(left)
         group.rmdir()
 
 
