@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Final, NamedTuple
 
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 from memnotify_cuse.record import LEVEL_CRITICAL, LEVEL_LOW, LEVELS, Record
@@ -86,8 +86,22 @@ class ZoneState:
         )
 
 
-class BoardListener(Protocol):
-    """Who is told: the device."""
+class ChangesTold(NamedTuple):
+    """To how many files changes of state were told, and whether more are to be told."""
+
+    files: int
+    more: bool
+
+
+class BoardListener:
+    """Who is told: the device. This one does nothing with it."""
+
+    def follow(self, states: Mapping[ZoneId, ZoneState]) -> None:
+        """The states are these now; called before whatever else there is to be told."""
+
+    def changed(self, zones: tuple[ZoneId, ...]) -> ChangesTold:
+        """The status or level of `zones` has changed; none: tell those that were left before."""
+        return ChangesTold(0, more=False)
 
     def notified(self, zones: tuple[ZoneState, ...], now_ns: int) -> None:
         """Anonymous pages of `zones` are being reclaimed, or their level has risen; all are under pressure."""
@@ -150,10 +164,14 @@ class Board:
         self._scanned: dict[ZoneId, ZoneState] = {}
         self._effective: dict[ZoneId, ZoneState] = {}
         self._simulated_until_ns: dict[ZoneId, int] = {}
+        self._simulated_level: dict[ZoneId, str] = {}
         self._simulated: dict[ZoneId, int] = {}
         self._due: dict[ZoneId, None] = {}
         self._told: dict[ZoneId, _ToldLevel] = {}
         self._risen: frozenset[ZoneId] = frozenset()
+        self._shown: dict[ZoneId, tuple[int, str]] = {}
+        self._more_to_show = False
+        self._next_change_ns = 0
         self._last_notified_ns: int | None = None
         self.notifications = 0
 
@@ -167,6 +185,8 @@ class Board:
         deadlines = list(self._simulated_until_ns.values())
         if self._due or self._risen or self._simulated_until_ns:
             deadlines.append(self._next_slot_ns())
+        if self._more_to_show:
+            deadlines.append(self._next_change_ns)
         return min(deadlines, default=None)
 
     def publish(self, states: Iterable[ZoneState], moved: Collection[ZoneId], now_ns: int) -> None:
@@ -177,8 +197,8 @@ class Board:
         self.tick(now_ns)
         self._changed()
 
-    def simulate(self, zone: ZoneId | None, duration_ns: int, now_ns: int) -> None:
-        """Put `zone` (None: all that are not ignored) under simulated pressure for `duration_ns`.
+    def simulate(self, zone: ZoneId | None, duration_ns: int, now_ns: int, level: str = LEVEL_LOW) -> None:
+        """Put `zone` (None: all that are not ignored) under simulated pressure of `level` for `duration_ns`.
 
         A duration of 0 ends a simulation. A zone that is not there, or ignored, is an `UnknownZoneError`.
         """
@@ -187,6 +207,7 @@ class Board:
             raise UnknownZoneError(f"no zone {zone} to simulate; there are {', '.join(map(str, eligible))}")
         for each in eligible if zone is None else [zone]:
             self._simulated_until_ns[each] = now_ns + duration_ns
+            self._simulated_level[each] = level
             if duration_ns > 0:
                 self._simulated[each] = self._simulated.get(each, 0) + 1
                 self._due[each] = None
@@ -198,9 +219,10 @@ class Board:
         for zone, until_ns in list(self._simulated_until_ns.items()):
             scanned = self._scanned.get(zone)
             if until_ns <= now_ns or scanned is None or scanned.status == STATUS_IGNORED:
-                del self._simulated_until_ns[zone]
+                del self._simulated_until_ns[zone], self._simulated_level[zone]
         before = self._effective
         self._effective = {zone: self._overlay(state, now_ns) for zone, state in self._scanned.items()}
+        self._listener.follow(self._effective)
         ended = tuple(
             zone
             for zone, state in before.items()
@@ -220,7 +242,25 @@ class Board:
             self._due.clear()
         if slot_open and zones:
             self._notify(zones, now_ns)
+        self._tell_changes(now_ns)
         self._watch(self._effective, now_ns)
+
+    def _tell_changes(self, now_ns: int) -> None:
+        """Tell of changes of status and level; while there are many, as often as of pressure."""
+        shown = {
+            zone: (state.status, state.level if state.under_pressure else "") for zone, state in self._effective.items()
+        }
+        if shown == self._shown and not self._more_to_show:
+            return
+        self._more_to_show = True
+        if now_ns < self._next_change_ns:
+            return
+        changed = tuple(zone for zone, each in shown.items() if self._shown.get(zone) != each)
+        self._shown = shown
+        told = self._listener.changed(changed)
+        self._more_to_show = told.more
+        if told.files:
+            self._next_change_ns = now_ns + NOTIFY_INTERVAL_NS
 
     def _notify(self, zones: tuple[ZoneState, ...], now_ns: int) -> None:
         self._last_notified_ns = now_ns
@@ -246,7 +286,7 @@ class Board:
         return 0 if self._last_notified_ns is None else self._last_notified_ns + NOTIFY_INTERVAL_NS
 
     def _overlay(self, state: ZoneState, now_ns: int) -> ZoneState:
-        """`state` with a running simulation laid over it: as if its free pages were at the high watermark, level low.
+        """`state` with a running simulation laid over it: as if its free pages were at the high watermark.
 
         Real pressure wins, so that a simulation never hides what the kernel does.
         """
@@ -260,5 +300,5 @@ class Board:
             reason=REASON_SIMULATED,
             time_ns=now_ns,
             raised=raised,
-            level=LEVEL_LOW,
+            level=self._simulated_level[state.zone],
         )

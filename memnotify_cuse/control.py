@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from memnotify_cuse.board import STATUS_IGNORED, Board, ZoneState
 from memnotify_cuse.device.device import Device
 from memnotify_cuse.kernel.zoneinfo import ZoneId, insert_status_lines
+from memnotify_cuse.record import LEVEL_LOW, LEVELS
 
 MAX_SIMULATION_S = 86_400.0
 FRESH_NS = 20_000_000
@@ -94,10 +95,10 @@ class Control:
         return self._version(), tuple(state.status for state in self._board.states.values())
 
     def simulate(self, line: str) -> None:
-        """Carry out "all SECONDS" or "nodeN-NAME SECONDS"; CommandError or UnknownZoneError if it is neither."""
+        """Carry out "all SECONDS [LEVEL]" or "nodeN-NAME SECONDS [LEVEL]"; else CommandError or UnknownZoneError."""
         words = line.split()
-        if len(words) != 2:
-            raise CommandError("expected: all SECONDS, or nodeN-NAME SECONDS")
+        if len(words) not in (2, 3):
+            raise CommandError("expected: all SECONDS, or nodeN-NAME SECONDS, and a level if you like")
         try:
             zone = None if words[0] == "all" else ZoneId.parse(words[0])
         except ValueError:
@@ -108,7 +109,10 @@ class Control:
             raise CommandError(f"not a number of seconds: {words[1]}") from None
         if not 0 <= seconds <= MAX_SIMULATION_S:
             raise CommandError(f"seconds must be between 0 and {MAX_SIMULATION_S:.0f}, not {words[1]}")
-        self._board.simulate(zone, int(seconds * 1e9), self._clock_ns())
+        level = words[2] if len(words) == 3 else LEVEL_LOW
+        if level not in LEVELS:
+            raise CommandError(f"not one of the levels {', '.join(LEVELS)}: {level}")
+        self._board.simulate(zone, int(seconds * 1e9), self._clock_ns(), level)
 
     def _moment(self) -> int:
         return self._clock_ns() // FRESH_NS

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from memnotify_cuse import __version__
-from memnotify_cuse.board import Board, ZoneState
+from memnotify_cuse.board import Board, BoardListener, ChangesTold, ZoneState
 from memnotify_cuse.config import Config, ServeError, SigioMode
 from memnotify_cuse.control import Control, ServerFacts
 from memnotify_cuse.device.accounts import Users
@@ -48,7 +48,6 @@ from memnotify_cuse.scanner.loop import Scanner
 from memnotify_cuse.scanner.machine import Machine
 from memnotify_cuse.scanner.recording import Decoder, SampleEncoder
 from memnotify_cuse.scanner.sample import Sample, Sampler
-from memnotify_cuse.told import CountingDevice
 from memnotify_cuse.transport.cuse import CuseTransport
 from memnotify_cuse.transport.fuse import FuseTransport
 from memnotify_cuse.transport.notes import FUSE, FileNotes
@@ -92,13 +91,23 @@ class _BoardClock:
             board.tick(time.monotonic_ns())
 
 
-class _Hurrying:
+class _Hurrying(BoardListener):
     """Tells the device what the board tells, with real-time priority from the first notification on."""
 
     def __init__(self, device: Device, realtime: Realtime) -> None:
         self._device = device
         self._realtime = realtime
         self._pressed: set[ZoneId] = set()
+
+    def follow(self, states: Mapping[ZoneId, ZoneState]) -> None:
+        self._device.follow(states)
+
+    def changed(self, zones: tuple[ZoneId, ...]) -> ChangesTold:
+        try:
+            return self._device.changed(zones)
+        except Exception:
+            log.exception("unexpected error in telling of a change")
+            return ChangesTold(0, more=False)
 
     def notified(self, zones: tuple[ZoneState, ...], now_ns: int) -> None:
         self._pressed.update(state.zone for state in zones)
@@ -238,7 +247,7 @@ class _Server:
         self._scanner.first_scan()
 
     def _make_board(self, config: Config) -> None:
-        device = CountingDevice(self._machine.page_kb, config.policy, Users(), lambda: self._state.next_number())
+        device = Device(self._machine.page_kb, config.policy, Users(), lambda: self._state.next_number())
         device.on_changed = FileNotes(self._state, FUSE, device).told
         pressure_log = PressureLog(self._machine.page_kb)
 
@@ -246,7 +255,7 @@ class _Server:
             pressure_log.told(device.told, now_ns)
             pressure_log.changed(states, now_ns)
 
-        self._device: Device = device
+        self._device = device
         self._board = Board(_Hurrying(device, self.realtime), self._clock.poke, watch)
 
     def _late_doorbell(self) -> LateDoorbell | None:
@@ -380,6 +389,7 @@ class _Server:
                 case ("stop", _, _):
                     if self._go.is_set():
                         log.info("stopping")
+                    await self._end()
                     return
                 case ("take", restarts, _):
                     self._restarts = int(restarts)
@@ -403,6 +413,13 @@ class _Server:
                             os.close(fd)
                 case (word, _, _):
                     log.error("the keeper said what was not understood: %s", word)
+
+    async def _end(self) -> None:
+        """Tell those who wait that this is the end, if they were served."""
+        if self._begun:
+            async with trio.open_nursery() as nursery:
+                for transport, _ in self._transports:
+                    nursery.start_soon(transport.end)
 
     async def _ask_for_trace(self) -> Doorbell:
         answered = trio.Event()

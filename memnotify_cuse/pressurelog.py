@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from memnotify_cuse.board import ZoneState
+from memnotify_cuse.device.told import Told
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 from memnotify_cuse.record import LEVELS
 
@@ -35,20 +36,6 @@ class _Zone:
     level: int = -1
     since_ns: int = 0
     skipped: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """Counts since the start: notifications, programs woken by them in poll or read, and sent SIGIO."""
-
-    notifications: int = 0
-    woken: int = 0
-    signalled: int = 0
-
-    def __sub__(self, other: Told) -> Told:
-        return Told(
-            self.notifications - other.notifications, self.woken - other.woken, self.signalled - other.signalled
-        )
 
 
 class PressureLog:

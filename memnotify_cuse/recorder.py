@@ -13,10 +13,9 @@ from typing import Final
 
 import trio
 
-from memnotify_cuse.board import Board, ZoneState
+from memnotify_cuse.board import Board, BoardListener
 from memnotify_cuse.kernel.errors import KernelFileError, KernelFileGoneError
 from memnotify_cuse.kernel.files import read_kernel_text
-from memnotify_cuse.kernel.zoneinfo import ZoneId
 from memnotify_cuse.residency import Realtime, settle, warn_of_refusals
 from memnotify_cuse.scanner.doorbell import open_doorbell, open_psi
 from memnotify_cuse.scanner.errors import RecordingError
@@ -54,16 +53,6 @@ class Recorded:
     raised: int
 
 
-class _Nobody:
-    """In place of a device."""
-
-    def notified(self, zones: tuple[ZoneState, ...], now_ns: int) -> None:
-        pass
-
-    def pressure_ended(self, zones: tuple[ZoneId, ...], now_ns: int) -> None:
-        pass
-
-
 def record(config: Config) -> Recorded:
     """Record until one of `END_SIGNALS`, or for as long as asked. Raises RecordError."""
     try:
@@ -89,7 +78,7 @@ async def _record(config: Config) -> Recorded:
             doorbell=doorbell.name if doorbell is not None else "timer",
         )
         writer = RecordingWriter(config.file, header, replace=config.replace)
-        board = Board(_Nobody())
+        board = Board(BoardListener())
         with writer:
             realtime = Realtime()
             source = RecordingSource(sampler, writer)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from memnotify_cuse.board import NOTIFY_INTERVAL_NS, Board, UnknownZoneError, ZoneState
+from memnotify_cuse.board import NOTIFY_INTERVAL_NS, Board, BoardListener, UnknownZoneError, ZoneState
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 from memnotify_cuse.record import LEVEL_CRITICAL, LEVEL_LOW, LEVEL_MEDIUM
 
@@ -16,7 +16,7 @@ DMA = ZoneId(0, "DMA")
 MS = 1_000_000
 
 
-class Listener:
+class Listener(BoardListener):
     def __init__(self) -> None:
         self.notified_zones: list[tuple[int, dict[ZoneId, str | None]]] = []
         self.ended: list[tuple[int, tuple[ZoneId, ...]]] = []

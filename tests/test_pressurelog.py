@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from memnotify_cuse.board import ZoneState
+from memnotify_cuse.device.told import Told
 from memnotify_cuse.kernel.zoneinfo import ZoneId
-from memnotify_cuse.pressurelog import LINES, LONGEST_SUM_NS, PressureLog, Told
+from memnotify_cuse.pressurelog import LINES, LONGEST_SUM_NS, PressureLog
 from memnotify_cuse.record import LEVEL_CRITICAL, LEVEL_LOW, LEVEL_MEDIUM, LEVELS
 
 NORMAL, DMA32 = ZoneId(0, "Normal"), ZoneId(0, "DMA32")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from memnotify_cuse.cli.common import DEFAULT_MOUNT, EXIT_OK, CommandError, seconds
 from memnotify_cuse.cli.statusfile import mount_error, read_status
+from memnotify_cuse.record import LEVEL_LOW, LEVELS
 
 if TYPE_CHECKING:
     from memnotify_cuse.cli.main import Subparsers
@@ -25,6 +26,7 @@ reason=simulated. Programs do free their caches, so mind where you try it.
 examples:
   sudo memnotify simulate                            every zone, for one second
   sudo memnotify simulate --zone node0-Normal --for 5
+  sudo memnotify simulate --level critical           as if the OOM killer were near
   memnotify simulate --mount ~/memnotify             a server of your own
 
 Without this command: echo "all 1" > /run/mem_notify/simulate
@@ -60,6 +62,12 @@ def add_parser(subparsers: Subparsers) -> None:
         default=DEFAULT_SECONDS,
         help="how long the pressure lasts (default: %(default)s)",
     )
+    parser.add_argument(
+        "--level",
+        choices=LEVELS,
+        default=LEVEL_LOW,
+        help="the level of the pressure (default: %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,6 +75,9 @@ def run(args: argparse.Namespace) -> int:
     mount: str = args.mount
     path = os.path.join(mount, "simulate")
     request = f"{args.zone} {_decimal(args.seconds)}"
+    if args.level != LEVEL_LOW:
+        # A server that knows no levels takes the rest.
+        request += f" {args.level}"
     try:
         # Not open(): its O_CREAT would leave a file behind in a directory that is no mount.
         fd = os.open(path, os.O_WRONLY)

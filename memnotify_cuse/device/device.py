@@ -8,16 +8,19 @@ All times are CLOCK_MONOTONIC nanoseconds.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Final
 
-from memnotify_cuse.board import ZoneState
+from memnotify_cuse.board import BoardListener, ChangesTold, ZoneState
 from memnotify_cuse.device.accounts import Account, Users
+from memnotify_cuse.device.changes import Changes
 from memnotify_cuse.device.herd import Herd
 from memnotify_cuse.device.openfile import Holder, OpenFile, Signalled
 from memnotify_cuse.device.policy import Policy
 from memnotify_cuse.device.pressure import Pressure
+from memnotify_cuse.device.told import Told
+from memnotify_cuse.device.topics import Special, Topic
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 
 Wake = Callable[[OpenFile], None]
@@ -26,8 +29,8 @@ _COMPACT_FROM: Final = 1024
 """The tables of open files are made anew, for their memory, when they had so many and have a quarter of them left."""
 
 
-class Device:
-    """All open files of the device, for any number of transports. A `BoardListener`.
+class Device(BoardListener):
+    """All open files of the device, for any number of transports.
 
     `page_kb` is the page size in KiB. `wake(file)` is called for a file that was picked, once its record is in
     its queue: the transport ends its blocked reads and poll waits.
@@ -63,7 +66,10 @@ class Device:
         self._holders: dict[int, Holder] = {}
         self._wakes: dict[Wake, Wake] = {}
         self._unanswered: dict[int, OpenFile] = {}
+        self._told_and_closed: dict[int, int] = {}
         self._pressure = Pressure(page_kb)
+        self._changes = Changes(page_kb)
+        self._notifications = self._woken = self._signalled = 0
         self._herd = Herd(self.policy, self._pressure, self._guard_ns)
         self.users.on_learned(self._count_to)
 
@@ -85,6 +91,11 @@ class Device:
         """Open files that are waited on in poll, select, epoll or a blocked read, as far as is known."""
         return len(self._herd.watchers)
 
+    @property
+    def told(self) -> Told:
+        """What was told of pressure, in all."""
+        return Told(self._notifications, self._woken, self._signalled)
+
     def file(self, number: int) -> OpenFile | None:
         """The open file of that number, None if there is none."""
         return self._files.get(number)
@@ -97,15 +108,19 @@ class Device:
         holder = self._holders.get(user)
         return holder.open_files if holder is not None else 0
 
-    def open(self, uid: int, zone: ZoneId | None, wake: Wake) -> OpenFile:
-        """A new open file of the device of `zone` (None: of all zones), or `OverBoundError`."""
-        self.account.take(self.users.of(uid))
-        return self._add(self._next_number(), uid, zone, wake)
+    def open(self, uid: int, topic: Topic, wake: Wake) -> OpenFile:
+        """A new open file of the device about `topic`, or `OverBoundError`.
 
-    def adopt(self, number: int, uid: int, zone: ZoneId | None, wake: Wake) -> OpenFile:
+        What its user was told of through a file that is closed by now, it is not told of once more.
+        """
+        user = self.users.of(uid)
+        self.account.take(user)
+        return self._add(self._next_number(), uid, topic, wake, self._told_and_closed.get(user, 0))
+
+    def adopt(self, number: int, uid: int, topic: Topic, wake: Wake) -> OpenFile:
         """A file that was opened before this server: it is open, whatever its user's bound is."""
         self.account.add(self.users.of(uid))
-        return self._add(number, uid, zone, wake)
+        return self._add(number, uid, topic, wake, 0)
 
     def close(self, file: OpenFile) -> None:
         """Forget `file`; closing twice does nothing."""
@@ -114,6 +129,8 @@ class Device:
         self._unanswered.pop(file.number, None)
         self._herd.remove(file)
         user = file.user
+        if file.told_ns is not None and file.topic is not Special.STATE:
+            self._told_and_closed[user] = max(file.told_rise, self._told_and_closed.get(user, 0))
         self.account.give_back(user)
         self._holders[user].open_files -= 1
         if not self._holders[user].open_files:
@@ -121,13 +138,15 @@ class Device:
         self._give_memory_back()
         self.on_close()
 
-    def _add(self, number: int, uid: int, zone: ZoneId | None, wake: Wake) -> OpenFile:
+    def _add(self, number: int, uid: int, topic: Topic, wake: Wake, told: int) -> OpenFile:
         user = self.users.of(uid)
         holder = self._holders.setdefault(user, Holder(user))
         holder.open_files += 1
         # A bound method is a new object each time it is named.
         wake = self._wakes.setdefault(wake, wake)
-        file = OpenFile(number, uid, zone, holder, wake, signalled_rise=self._pressure.notification)
+        if topic is Special.STATE:
+            told = 0
+        file = OpenFile(number, uid, topic, holder, wake, told_rise=told, signalled_rise=self._pressure.notification)
         self._files[file.number] = file
         self._most_files = max(self._most_files, len(self._files))
         self.on_open()
@@ -137,6 +156,11 @@ class Device:
         """What an adopted file was told has been set, as it was with the server before."""
         if file.awaits_answer:
             self._unanswered[file.number] = file
+        if file.topic is Special.STATE and file.told_ns is not None:
+            # It was told of what it was like until now.
+            file.told_rise = file.read_change = self._pressure.notification
+            if file.pending or file.announced:
+                file.read_change = 0
 
     def is_watched(self, file: OpenFile) -> bool:
         return file in self._herd.watchers
@@ -150,22 +174,36 @@ class Device:
         self._herd.watchers.remove(file)
 
     def poll(self, file: OpenFile, now_ns: int) -> bool:
-        """Whether `file` is readable: the answer to poll, which starts guard and hold time when it is told."""
-        self._expire_hold(file, now_ns)
+        """Whether `file` is readable: the answer to poll, which starts the guard time when it is told.
+
+        A notification is answered twice at most.
+        """
+        self._expire(file, now_ns)
         if (not file.pending or self._has_risen(file)) and self._may_be_told(file, now_ns):
-            self._tell(file, self._pressure.records[file.zone])
-        if file.awaits_answer:
+            self._tell(file)
+        if not file.pending:
+            return file.half_read
+        if file.answered:
+            file.pending = False
+        else:
             self._answered(file, now_ns)
-            file.announced = True
-        return file.pending or file.half_read
+        file.announced = True
+        return True
 
     def read(self, file: OpenFile, size: int, now_ns: int) -> bytes | None:
-        """Up to `size` bytes of `file`'s records, b"" for a zero-length read, None where there is nothing."""
+        """Up to `size` bytes of `file`'s records, b"" for a zero-length read, None where there is nothing.
+
+        A record says how its zone is now, as long as that is under pressure.
+        """
         if size == 0:
             return b""
-        self._expire_hold(file, now_ns)
+        self._expire(file, now_ns)
         if (not file.queued_bytes or self._has_risen(file)) and self._may_be_told(file, now_ns):
-            self._tell(file, self._pressure.records[file.zone])
+            self._tell(file)
+        if file.topic is Special.STATE:
+            self._queue_changes(file)
+        elif file.has_whole_record and file.topic in self._pressure.topics:
+            file.put(self._pressure.record(file.topic))
         if not file.queued_bytes:
             return None
         if file.awaits_answer:
@@ -173,26 +211,39 @@ class Device:
         return file.take(size)
 
     def notified(self, zones: tuple[ZoneState, ...], now_ns: int) -> None:
-        """Tell the watchers whose turn it is, all of them of a rise. An unanswered record is brought up to date."""
-        records, risen = self._pressure.update(zones)
-        for file in self._unanswered.values():
-            if file.zone in records:
-                file.put(records[file.zone])
-                self.on_changed(file)
-        for file in self._herd.pick_watchers(frozenset(records), risen, now_ns):
-            self._herd.woken(file)
-            self._tell(file, records[file.zone])
-            file.wake(file)
-        for follow_up in self.on_notified:
-            follow_up()
+        """Tell the watchers whose turn it is, all of them of a rise."""
+        notification = self._pressure.update(zones)
+        self._notifications += 1
+        # Of those that were told of another one.
+        self._told_and_closed.clear()
+        picked = self._herd.pick_watchers(notification, now_ns)
+        self._woken += len(picked)
+        self._wake(picked)
 
     def pressure_ended(self, zones: tuple[ZoneId, ...], now_ns: int) -> None:
         """Withdraw what no program was answered yet, unless another zone of the file is still under pressure."""
         self._pressure.end(zones)
-        for file in list(self._unanswered.values()):
-            if file.zone not in self._pressure.records:
-                self._withdraw(file)
-                self.on_changed(file)
+        self._withdraw_what_is_over()
+
+    def follow(self, states: Mapping[ZoneId, ZoneState]) -> None:
+        """Take in the states of all zones: what is read from now on says this."""
+        self._changes.follow(states)
+        before = self._pressure.topics
+        self._pressure.follow(states)
+        if before - self._pressure.topics:
+            self._withdraw_what_is_over()
+
+    def changed(self, zones: tuple[ZoneId, ...]) -> ChangesTold:
+        """The status or level of `zones` has changed: tell the watchers of `state`, some at a time, in turn.
+
+        Call it again, for no zones, to tell those that are left.
+        """
+        if zones:
+            self._pressure.state_changed()
+            self._changes.changed(zones, self._pressure.notification)
+        picked, more = self._herd.pick_changed()
+        self._wake(picked)
+        return ChangesTold(len(picked), more=more)
 
     def subscribe(self, file: OpenFile, *, subscribed: bool) -> None:
         """Take note of whether `file` has an owner who wants SIGIO. A new one goes to the end of the line."""
@@ -219,16 +270,17 @@ class Device:
         None if it was closed meanwhile, or its pressure has ended: then it is not to be signalled. If no signal is sent
         after all, `not_signalled` takes the answer.
         """
-        if file.number not in self._files or file.zone not in self._pressure.records:
+        if file.number not in self._files or not self._is_told_of(file):
             return None
         user, lines = file.user, self._herd.subscribers
         turn = lines.turn_of(user)
-        before = (file.awaits_answer, file.pending, file.answered_ns, file.told_ns, file.told_rise)
+        before = (file.awaits_answer, file.pending, file.answered, file.told_ns, file.told_rise)
         place = (file.signalled_rise, file.place)
         # A program that was woken in poll and has taken the record by now is not given another.
         if file.awaits_answer or self._has_risen(file) or self._guard_passed(file, now_ns):
-            self._tell(file, self._pressure.records[file.zone])
+            self._tell(file)
             file.told_ns = now_ns
+        self._signalled += 1
         self._herd.took_place(file)
         file.signal = next(self._signals)
         self.on_changed(file)
@@ -236,12 +288,13 @@ class Device:
 
     def not_signalled(self, file: OpenFile, before: Signalled) -> None:
         """The signal that `signalled` announced was not sent: all is as before, unless the file was told meanwhile."""
+        self._signalled -= 1
         if file.number not in self._files or file.signal != before.signal:
             return
         file.signal = 0
         if file.awaits_answer and not before.awaited_answer:
             self._withdraw(file)
-            file.pending, file.answered_ns = before.pending, before.answered_ns
+            file.pending, file.answered = before.pending, before.answered
         file.told_ns, file.told_rise, file.signalled_rise = before.told_ns, before.told_rise, before.signalled_rise
         self._herd.give_place_back(file, before.place, before.turn, since=before.next_turn)
         self.on_changed(file)
@@ -249,6 +302,9 @@ class Device:
     def _count_to(self, user: int, owner: int) -> None:
         """All that is counted to `user` is `owner`'s from now on."""
         self.account.move(user, owner)
+        if user in self._told_and_closed:
+            told = self._told_and_closed.pop(user)
+            self._told_and_closed[owner] = max(told, self._told_and_closed.get(owner, 0))
         holder = self._holders.pop(user, None)
         if holder is not None:
             into = self._holders.setdefault(owner, Holder(owner))
@@ -265,9 +321,10 @@ class Device:
             self._holders, self._most_files = dict(self._holders), len(self._files)
             self._herd.give_memory_back()
 
-    def _expire_hold(self, file: OpenFile, now_ns: int) -> None:
-        if file.answered_ns is not None and now_ns - file.answered_ns >= self.policy.hold_ns:
-            file.pending, file.answered_ns = False, None
+    def _expire(self, file: OpenFile, now_ns: int) -> None:
+        """A notification is not answered once more, long after the first answer."""
+        if file.pending and file.answered and self._guard_passed(file, now_ns):
+            file.pending = False
 
     def _guard_ns(self, user: int) -> int:
         return self.policy.guard_ns(self.open_files_of(user))
@@ -276,21 +333,54 @@ class Device:
         return file.told_ns is None or now_ns - file.told_ns >= self._guard_ns(file.user)
 
     def _has_risen(self, file: OpenFile) -> bool:
-        return self._pressure.rise_of(file.zone) > file.told_rise
+        return self._pressure.rise_of(file.topic) > file.told_rise
+
+    def _is_told_of(self, file: OpenFile) -> bool:
+        """Whether there is anything to tell about what `file` is about."""
+        return file.topic is Special.STATE or file.topic in self._pressure.topics
 
     def _may_be_told(self, file: OpenFile, now_ns: int) -> bool:
-        return file.zone in self._pressure.records and (self._has_risen(file) or self._guard_passed(file, now_ns))
+        if not self._is_told_of(file):
+            return False
+        if self._has_risen(file):
+            return True
+        if file.topic is Special.STATE:
+            return False
+        if file.told_ns is None:
+            return self._pressure.last_of(file.topic) > file.told_rise
+        return self._guard_passed(file, now_ns)
 
-    def _tell(self, file: OpenFile, record: bytes) -> None:
-        file.put(record)
-        file.pending, file.answered_ns, file.signal = True, None, 0
+    def _tell(self, file: OpenFile) -> None:
+        if file.topic is not Special.STATE:
+            file.put(self._pressure.record(file.topic))
+        file.pending, file.answered, file.signal = True, False, 0
         file.told_rise = self._pressure.notification
         self._unanswered[file.number] = file
 
     def _answered(self, file: OpenFile, now_ns: int) -> None:
-        file.answered_ns = file.told_ns = now_ns
+        file.answered, file.told_ns = True, now_ns
         file.signal = 0
         self._unanswered.pop(file.number, None)
+
+    def _wake(self, picked: list[OpenFile]) -> None:
+        for file in picked:
+            self._herd.woken(file)
+            self._tell(file)
+            file.wake(file)
+        for follow_up in self.on_notified:
+            follow_up()
+
+    def _queue_changes(self, file: OpenFile) -> None:
+        """What has changed since `file` was read last, once that was read to its end."""
+        if not file.queued_bytes:
+            file.put(self._changes.since(file.read_change))
+            file.read_change = self._pressure.rise_of(file.topic)
+
+    def _withdraw_what_is_over(self) -> None:
+        for file in list(self._unanswered.values()):
+            if not self._is_told_of(file):
+                self._withdraw(file)
+                self.on_changed(file)
 
     def _withdraw(self, file: OpenFile) -> None:
         file.withdraw()

@@ -15,16 +15,16 @@ from collections.abc import Callable, Collection, Iterator
 from memnotify_cuse.device.lines import Line, Lines, Offer, take_turns
 from memnotify_cuse.device.openfile import OpenFile
 from memnotify_cuse.device.policy import Policy
-from memnotify_cuse.device.pressure import Pressure
-from memnotify_cuse.kernel.zoneinfo import ZoneId
+from memnotify_cuse.device.pressure import Notification, Pressure, Topics
+from memnotify_cuse.device.topics import Special, Topic
 
-_Zones = frozenset[ZoneId | None]
+_STATE = frozenset[Topic]({Special.STATE})
 
 
 class Herd:
     """The files that wait, and whose turn it is. `guard_ns(user)` is for how long a file that was told is left alone.
 
-    `_zones` are those of the last notification whose level did not rise in it, `_waited` is how many watchers of them
+    `_topics` are those of the last notification whose level did not rise in it, `_waited` is how many watchers of them
     each user had then.
     """
 
@@ -36,7 +36,7 @@ class Herd:
         self._policy = policy
         self._pressure = pressure
         self._guard_ns = guard_ns
-        self._zones: _Zones = frozenset()
+        self._topics: Topics = frozenset()
         self._waited: dict[int, int] = {}
 
     def remove(self, file: OpenFile) -> None:
@@ -55,10 +55,11 @@ class Herd:
         if user in self._waited:
             self._waited[owner] = self._waited.get(owner, 0) + self._waited.pop(user)
 
-    def pick_watchers(self, zones: _Zones, risen: _Zones, now_ns: int) -> list[OpenFile]:
-        """A notification of `zones`, of which the level of `risen` has risen: the watchers to be woken, in turn."""
-        self._zones = zones - risen
-        self._waited = self.watchers.count(self._zones)
+    def pick_watchers(self, notification: Notification, now_ns: int) -> list[OpenFile]:
+        """The watchers to be woken, in turn."""
+        risen = notification.risen
+        self._topics = notification.topics - risen
+        self._waited = self.watchers.count(self._topics)
         everybody: list[OpenFile] = []
         if risen:
             for line in self.subscribers.in_turn():
@@ -66,16 +67,29 @@ class Herd:
                     self._rise_due.add(file)
             all_of_each = (Offer(_about(line, risen), sys.maxsize) for line in self.watchers.in_turn())
             everybody = take_turns(all_of_each, sys.maxsize)
-        shares, (most, _) = self._shares(self._zones)
+        shares, (most, _) = self._shares(self._topics)
         offers = (
             Offer(
-                (file for file in self._due(line, self._zones, now_ns) if not file.awaits_answer),
+                (file for file in self._due(line, self._topics, now_ns) if not file.awaits_answer),
                 shares[line.user][0],
             )
             for line in self.watchers.in_turn()
             if line.user in shares
         )
         return everybody + take_turns(offers, most)
+
+    def pick_changed(self) -> tuple[list[OpenFile], bool]:
+        """The watchers of `state` to be woken of changes, in turn, and whether more are to be woken."""
+        lines = self.watchers.in_turn()
+        due = {line.user: [file for file in _about(line, _STATE) if self._is_change_due(file)] for line in lines}
+        for line in self.subscribers.in_turn():
+            for file in _about(line, _STATE):
+                self._expect_signal_of_rise(file)
+        picked = take_turns(
+            (Offer(iter(files), len(files)) for files in due.values()),
+            sys.maxsize if self._policy.herd_divisor is None else self._policy.herd_max,
+        )
+        return picked, len(picked) < sum(map(len, due.values()))
 
     def woken(self, file: OpenFile) -> None:
         """`file` was picked of the watchers: it waits no more, and its user has had its turn."""
@@ -97,13 +111,13 @@ class Herd:
         passed_over = {file.number for file in signalled}
         risen = self._pick_risen(passed_over)
         passed_over.update(file.number for file in risen)
-        zones = self._zones & self._pressure.records.keys()
-        told = Counter(file.user for file in signalled if file.zone in zones)
-        shares, (_, most) = self._shares(zones)
+        topics = self._topics & self._pressure.topics
+        told = Counter(file.user for file in signalled if file.topic in topics)
+        shares, (_, most) = self._shares(topics)
         offers = (
             Offer(
                 # Looking for owners can take longer than the guard time.
-                (file for file in self._due(line, zones, now_ns) if file.number not in passed_over),
+                (file for file in self._due(line, topics, now_ns) if file.number not in passed_over),
                 shares[line.user][1] - told[line.user],
                 owed=line.user not in told,
             )
@@ -146,22 +160,25 @@ class Herd:
             file.tried_rise = self._pressure.notification
         return picked
 
-    def _due(self, line: Line, zones: _Zones, now_ns: int) -> Iterator[OpenFile]:
-        """The files of `line` about `zones` whose guard time has passed."""
+    def _due(self, line: Line, topics: Topics, now_ns: int) -> Iterator[OpenFile]:
+        """The files of `line` about `topics` whose guard time has passed."""
         latest_ns = now_ns - self._guard_ns(line.user)
-        return (file for file in _about(line, zones) if file.told_ns is None or file.told_ns <= latest_ns)
+        return (file for file in _about(line, topics) if file.told_ns is None or file.told_ns <= latest_ns)
+
+    def _is_change_due(self, file: OpenFile) -> bool:
+        return not file.awaits_answer and self._pressure.rise_of(file.topic) > file.told_rise
 
     def _expect_signal_of_rise(self, file: OpenFile) -> None:
         if self._is_rise_due(file):
             self._rise_due.add(file)
 
     def _is_rise_due(self, file: OpenFile) -> bool:
-        rise = self._pressure.rise_of(file.zone)
+        rise = self._pressure.rise_of(file.topic)
         return rise > file.signalled_rise and (file.tried_rise < rise or file.tried_rise == self._pressure.notification)
 
-    def _shares(self, zones: _Zones) -> tuple[dict[int, tuple[int, int]], tuple[int, int]]:
-        """How many watchers and subscribers of each user one notification of `zones` tells, and of all users."""
-        subscribers = self.subscribers.count(zones)
+    def _shares(self, topics: Topics) -> tuple[dict[int, tuple[int, int]], tuple[int, int]]:
+        """How many watchers and subscribers of each user one notification of `topics` tells, and of all users."""
+        subscribers = self.subscribers.count(topics)
         shares = {
             user: self._policy.shares(self._waited.get(user, 0), subscribers.get(user, 0))
             for user in self._waited.keys() | subscribers.keys()
@@ -171,5 +188,5 @@ class Herd:
         return shares, self._policy.in_all(woken, signalled)
 
 
-def _about(line: Line, zones: _Zones) -> Iterator[OpenFile]:
-    return (file for file in line.files.values() if file.zone in zones)
+def _about(line: Line, topics: Topics) -> Iterator[OpenFile]:
+    return (file for file in line.files.values() if file.topic in topics)

@@ -12,35 +12,35 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from memnotify_cuse.device.openfile import OpenFile
-from memnotify_cuse.kernel.zoneinfo import ZoneId
+from memnotify_cuse.device.topics import Topic
 
 
 class Line:
     """The files of `user` that wait, first in, first out. `turn` is the number of the user's last turn."""
 
-    __slots__ = ("_in_zone", "files", "turn", "user")
+    __slots__ = ("_about", "files", "turn", "user")
 
     def __init__(self, user: int, turn: int) -> None:
         self.user = user
         self.turn = turn
         self.files: dict[int, OpenFile] = {}
-        self._in_zone: dict[ZoneId | None, int] = {}
+        self._about: dict[Topic, int] = {}
 
     def add(self, file: OpenFile) -> None:
         self.files[file.number] = file
-        self._in_zone[file.zone] = self._in_zone.get(file.zone, 0) + 1
+        self._about[file.topic] = self._about.get(file.topic, 0) + 1
 
     def remove(self, file: OpenFile) -> None:
         del self.files[file.number]
-        self._in_zone[file.zone] -= 1
-        if not self._in_zone[file.zone]:
-            del self._in_zone[file.zone]
+        self._about[file.topic] -= 1
+        if not self._about[file.topic]:
+            del self._about[file.topic]
 
-    def count(self, zones: Collection[ZoneId | None]) -> int:
-        """How many of the files are about one of `zones`."""
+    def count(self, topics: Collection[Topic]) -> int:
+        """How many of the files are about one of `topics`."""
         total = 0
-        for zone, count in self._in_zone.items():
-            if zone in zones:
+        for topic, count in self._about.items():
+            if topic in topics:
                 total += count
         return total
 
@@ -129,9 +129,9 @@ class Lines:
         for file in line.files.values():
             into.add(file)
 
-    def count(self, zones: Collection[ZoneId | None]) -> dict[int, int]:
-        """How many files of each user are about one of `zones`; users without are not in it."""
-        counts = ((user, line.count(zones)) for user, line in self._lines.items())
+    def count(self, topics: Collection[Topic]) -> dict[int, int]:
+        """How many files of each user are about one of `topics`; users without are not in it."""
+        counts = ((user, line.count(topics)) for user, line in self._lines.items())
         return {user: count for user, count in counts if count}
 
     def in_turn(self) -> list[Line]:

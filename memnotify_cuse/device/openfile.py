@@ -2,9 +2,12 @@
 
 An open file's notification goes through these states:
 
-    idle ──picked──▶ pending ──first POLLIN answer──▶ held ──hold time over, or record read──▶ idle
-                        │                                                      (guard time runs from here ◀ the answer)
-                        └──pressure ended──▶ idle, record withdrawn
+    idle ──told──▶ pending ──POLLIN answered──▶ answered ──answered again, read, or guard time over──▶ idle
+                      │                             (guard time runs from the first answer)
+                      └──pressure ended──▶ idle, record withdrawn
+
+It is answered twice, since the first time need not be the one that the program gets: EPOLL_CTL_ADD asks, and epoll_wait
+asks once more; an epoll descriptor that is itself polled asks when it is polled, and once more in its own epoll_wait.
 
 The byte queue outlives the state: a record that POLLIN announced stays readable until it is read, or replaced
 by the next one. A record that was read in part stays until its rest is read; the next one queues behind it.
@@ -17,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from memnotify_cuse.kernel.zoneinfo import ZoneId
+from memnotify_cuse.device.topics import Special, Topic
 
 
 @dataclass(slots=True, eq=False)
@@ -33,35 +36,36 @@ class Holder:
 class OpenFile:
     """State of one open file description. Times are CLOCK_MONOTONIC nanoseconds.
 
-    `uid` opened it, as the kernel said; `holder` is the user that it is counted to. `zone` is the zone it is about,
-    None for the device of all zones. `wake` is the transport's, called once the file was picked. `pending` is set from
-    the moment the file is picked until its hold time is over or its record is read; `answered_ns` is the first POLLIN
-    answer to the pending notification; `told_ns` the last time the file was told (None: never), from which guard time
-    counts. `announced` says that POLLIN was answered and nothing was read since: something must stay to be read.
+    `uid` opened it, as the kernel said; `holder` is the user that it is counted to. `topic` is what it is about. `wake`
+    is the transport's, called once the file was picked. `pending` is set while a notification is, which `answered` says
+    that a POLLIN was answered to; `told_ns` is the last time that the file was told (None: never), from which guard
+    time counts. `announced` says that POLLIN was answered and nothing was read since: something must stay to be read.
     `opener_tid` and `user_tid` are the threads that opened it and that used it last (0: not visible to us).
 
     The numbers of notifications say which rise in level it has yet to be told of: `told_rise` is the notification that
     the file was last told of, `signalled_rise` the one that its owner was last signalled of, `tried_rise` the one in
     which it was last picked to be signalled of a rise. `place` is its place among the SIGIO subscribers, `signal` the
-    last signal that may still be taken back (0: none).
+    last signal that may still be taken back (0: none). `read_change` is the last change that a file of the `state`
+    device has read.
     """
 
     number: int
     uid: int
-    zone: ZoneId | None
+    topic: Topic
     holder: Holder
     wake: Callable[[OpenFile], None]
     told_rise: int = 0
     signalled_rise: int = 0
     tried_rise: int = 0
     pending: bool = False
-    answered_ns: int | None = None
+    answered: bool = False
     told_ns: int | None = None
     opener_tid: int = 0
     user_tid: int = 0
     announced: bool = False
     place: int = 0
     signal: int = 0
+    read_change: int = 0
     _queue: bytes = b""
     _partial_bytes: int = 0
 
@@ -77,7 +81,7 @@ class OpenFile:
     @property
     def awaits_answer(self) -> bool:
         """Whether a notification is pending that the program has not been told of by an answer."""
-        return self.pending and self.answered_ns is None
+        return self.pending and not self.answered
 
     @property
     def queued_bytes(self) -> int:
@@ -85,8 +89,13 @@ class OpenFile:
 
     @property
     def half_read(self) -> bool:
-        """Whether a record was read in part, so that the file stays readable until its rest is read."""
-        return self._partial_bytes > 0
+        """Whether a text was read in part, so that the file stays readable until its rest is read."""
+        return self._partial_bytes > 0 or (self.topic is Special.STATE and bool(self._queue))
+
+    @property
+    def has_whole_record(self) -> bool:
+        """Whether there is a record of which nothing was read yet."""
+        return len(self._queue) > self._partial_bytes
 
     @property
     def queue(self) -> bytes:
@@ -122,7 +131,6 @@ class OpenFile:
             self._partial_bytes = 0 if taken.endswith(b"\n") else self._queue.find(b"\n") + 1
         if not self._queue:
             self.pending = False
-            self.answered_ns = None
         return taken
 
 
@@ -136,7 +144,7 @@ class Signalled:
     signal: int
     awaited_answer: bool
     pending: bool
-    answered_ns: int | None
+    answered: bool
     told_ns: int | None
     told_rise: int
     signalled_rise: int

@@ -9,10 +9,10 @@ from memnotify_cuse.device.accounts import Bounds
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """Guard time, hold time, herd control and bounds.
+    """Guard time, herd control and bounds.
 
     `guard_step_ns` × the user's open files, at most `guard_max_ns`, is how long an open file is left alone after it
-    was told. `hold_ns` is how long POLLIN is repeated after its first answer. A notification wakes
+    was told. A notification wakes
     watchers / `herd_divisor` + 1 of each user's watchers, at most `herd_max` in all, or one of each user;
     `herd_divisor` None wakes all of them (for measurements). Opens beyond `max_open_per_user` or `max_open` are
     refused; `root_reserve` of the latter are for root alone.
@@ -20,7 +20,6 @@ class Policy:
 
     guard_step_ns: int = 200_000_000
     guard_max_ns: int = 10_000_000_000
-    hold_ns: int = 50_000_000
     herd_divisor: int | None = 16
     herd_max: int = 100
     max_open_per_user: int = 4096

@@ -89,7 +89,7 @@ _LENGTHS_AT: Final = 36
 _FLAGS_AT: Final = 43
 
 Zone = tuple[int, str]
-"""A zone's node and name."""
+"""A zone's node and name, or what an open file is about instead, where the node is below that of no zone."""
 
 
 class StateError(ValueError):
@@ -122,7 +122,7 @@ class KnownFile:
     number: int
     connection: int
     uid: int
-    zone: Zone | None
+    topic: Zone | None
     opener_tid: int
     user_tid: int
     kh: int
@@ -235,10 +235,10 @@ class StateFile:
     # Open files.
 
     def note_file(
-        self, number: int, connection: int, uid: int, zone: Zone | None, opener_tid: int, user_tid: int
+        self, number: int, connection: int, uid: int, topic: Zone | None, opener_tid: int, user_tid: int
     ) -> None:
         """Open file `number` was opened."""
-        node, name = zone or (NEVER, "")
+        node, name = topic or (NEVER, "")
         raw = name.encode()[:NAME_BYTES]
         _FILE.pack_into(
             self._map, _slot(number), number, 0, NEVER, uid, opener_tid, user_tid, 0, 0, node, connection, 0, raw
@@ -286,8 +286,8 @@ class StateFile:
                 continue
             start = _record(number)
             told = Told(told_ns, FileFlag(flags & 15), self._map[start : start + length], partial)
-            zone = None if node < 0 else (node, _decode(name))
-            yield KnownFile(number, on, uid, zone, opener, user, kh, told)
+            topic = None if node == NEVER else (node, _decode(name))
+            yield KnownFile(number, on, uid, topic, opener, user, kh, told)
 
     def journal(self, connection: int) -> RequestJournal:
         """The requests of a connection that were not answered."""

@@ -62,6 +62,10 @@ class CuseTransport:
         self._connection.resume()
         self._endpoint.ends_unknown = self._connection.journals
 
+    async def end(self) -> None:
+        """Tell whoever waits that the device ends, before it does; `serve` must go on meanwhile."""
+        await self._endpoint.end()
+
     async def serve(self) -> None:
         """Serve requests; returns when the kernel has ended the connection."""
         try:

@@ -16,16 +16,19 @@ import time
 from collections.abc import Callable, Collection
 from typing import NamedTuple
 
+import trio
+
 from memnotify_cuse.device.accounts import Account, Bounds, OverBoundError, Users
 from memnotify_cuse.device.device import Device
 from memnotify_cuse.device.openfile import OpenFile
-from memnotify_cuse.kernel.zoneinfo import ZoneId
+from memnotify_cuse.device.topics import Topic
 from memnotify_cuse.transport import wire
 from memnotify_cuse.transport.holdings import Holdings
 from memnotify_cuse.transport.identify import IDENTIFY, NUMBER_BYTES
 from memnotify_cuse.transport.notes import FileNotes
 
 READABLE = select.POLLIN | select.POLLRDNORM
+ENDED = READABLE | select.POLLHUP | select.POLLERR
 OPEN_REPLY = (
     wire.OpenReply.DIRECT_IO
     | wire.OpenReply.NONSEEKABLE
@@ -35,6 +38,8 @@ OPEN_REPLY = (
     | wire.OpenReply.NOFLUSH
 )
 
+END_S = 0.2
+"""How long programs may take to ask, once they were woken to be told that the device ends."""
 
 HELD_READ_BOUNDS = Bounds(total=32768, per_user=4096, root_reserve=1024)
 
@@ -52,7 +57,7 @@ class DeviceEndpoint:
     `send` writes one message to the kernel; it must not block and must not raise for a request or an open file
     that is gone by now. `identifiers` are the threads that may learn which open file a descriptor belongs to
     (`identify`); others may come and go in it. `users` says whom a held read is counted to. `notes` keeps what the next
-    server has to know; `zone_of` an inode is asked for files that the server before had no time to note.
+    server has to know; `topic_of` an inode is asked for files that the server before had no time to note.
     """
 
     def __init__(
@@ -64,10 +69,12 @@ class DeviceEndpoint:
         users: Users | None = None,
         held_read_bounds: Bounds = HELD_READ_BOUNDS,
         notes: FileNotes | None = None,
-        zone_of: Callable[[int], ZoneId | None] = lambda _inode: None,
+        topic_of: Callable[[int], Topic] = lambda _inode: None,
     ) -> None:
         self._notes = notes or FileNotes(None, 0, device)
-        self._zone_of = zone_of
+        self._topic_of = topic_of
+        self._ending = False
+        self._all_have_looked = trio.Event()
         self._takes_in = False
         self.ends_unknown = False
         """Whether the INTERRUPT of a request that is not known ends it: it is of the server before, and lost. Not where
@@ -109,14 +116,14 @@ class DeviceEndpoint:
                     # It may have been killed before it could say so.
                     self._send(wire.encode_notify_poll(kh))
 
-    def open(self, header: wire.Header, message: wire.Buffer, zone: ZoneId | None) -> None:
-        """Open the device of `zone` (None: of all zones) for reading; for writing it is EACCES, whoever asks."""
+    def open(self, header: wire.Header, message: wire.Buffer, topic: Topic) -> None:
+        """Open the device about `topic` for reading; for writing it is EACCES, whoever asks."""
         flags = wire.decode_open(message)
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
             self._send(wire.encode_error(header.unique, errno.EACCES))
             return
         try:
-            file = self._device.open(header.uid, zone, self._wake)
+            file = self._device.open(header.uid, topic, self._wake)
         except OverBoundError as error:
             code = errno.EMFILE if error.per_user else errno.ENFILE
             self._send(wire.encode_error(header.unique, code))
@@ -145,6 +152,20 @@ class DeviceEndpoint:
                 return False
         return True
 
+    async def end(self) -> None:
+        """Answer every poll from now on that the device has ended, and wake those who wait, so that they ask.
+
+        Returns once they have, after a moment in any case. POLLIN is in the answer, because there are programs that
+        wake up for nothing else. A blocked read is ended by the end of the connection.
+        """
+        self._ending = True
+        self._asked_to_look = set(self._kh)
+        for kh in self._kh.values():
+            self._send(wire.encode_notify_poll(kh))
+        self._look_is_over()
+        with trio.move_on_after(END_S):
+            await self._all_have_looked.wait()
+
     def close(self) -> None:
         """Forget every open file: the connection is gone."""
         for file in self._files.values():
@@ -157,7 +178,7 @@ class DeviceEndpoint:
         file = self._files.get(fh)
         if file is None and self._takes_in:
             # Whose it is, is not known any more; whoever uses it first will do.
-            file = self._device.adopt(fh, header.uid, self._zone_of(header.inode), self._wake)
+            file = self._device.adopt(fh, header.uid, self._topic_of(header.inode), self._wake)
             file.opener_tid = file.user_tid = header.pid
             self._files[fh] = file
             self._notes.taken_in(file)
@@ -169,7 +190,11 @@ class DeviceEndpoint:
             self._send(wire.encode_error(header.unique, errno.EBADF))
             return
         self._asked_to_look.discard(request.fh)
+        self._look_is_over()
         file.user_tid = header.pid or file.user_tid
+        if self._ending:
+            self._send(wire.encode_poll(header.unique, ENDED))
+            return
         readable = self._device.poll(file, self._clock_ns())
         if request.waiting:
             self._kh[file.number] = request.kh
@@ -183,6 +208,9 @@ class DeviceEndpoint:
         file = self._file(header, request.fh)
         if file is None:
             self._send(wire.encode_error(header.unique, errno.EBADF))
+            return
+        if self._ending:
+            self._send(wire.encode_error(header.unique, errno.ENOTCONN))
             return
         data = self._device.read(file, request.size_bytes, self._clock_ns())
         if data is not None:
@@ -217,6 +245,10 @@ class DeviceEndpoint:
             del self._held_on[fh]
         self._holdings.give_back(unique)
 
+    def _look_is_over(self) -> None:
+        if self._ending and not self._asked_to_look:
+            self._all_have_looked.set()
+
     def _ioctl(self, header: wire.Header, request: wire.IoctlRequest) -> None:
         asked = request.command == IDENTIFY and request.out_bytes >= NUMBER_BYTES
         if asked and header.pid in self._identifiers and request.fh in self._files:
@@ -247,6 +279,7 @@ class DeviceEndpoint:
                 self._let_go(unique)
             self._kh.pop(fh, None)
             self._asked_to_look.discard(fh)
+            self._look_is_over()
             self._device.close(file)
             self._notes.closed(file)
         self._send(wire.encode_error(header.unique, 0))

@@ -79,7 +79,7 @@ class FuseTransport:
             identifiers=identifiers,
             users=users,
             notes=FileNotes(state, FUSE, device),
-            zone_of=self._tree.device_inodes.get,
+            topic_of=self._tree.device_inodes.get,
         )
         device.on_notified.append(partial(self._connection.serve_who_was_told, self._endpoint))
         self._control_fs = ControlFs(control, self._tree, holdings)
@@ -99,6 +99,10 @@ class FuseTransport:
             self._endpoint.resume()
         self._connection.resume()
         self._endpoint.ends_unknown = self._connection.journals
+
+    async def end(self) -> None:
+        """Tell whoever waits that the device ends, before it does; `serve` must go on meanwhile."""
+        await self._endpoint.end()
 
     def _note_zone(self, zone: ZoneId) -> None:
         if self._state is not None:

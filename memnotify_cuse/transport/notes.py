@@ -8,13 +8,18 @@ from typing import NamedTuple
 
 from memnotify_cuse.device.device import Device
 from memnotify_cuse.device.openfile import OpenFile
-from memnotify_cuse.keeper.statefile import NEVER, FileFlag, KnownFile, StateFile, Told
+from memnotify_cuse.device.topics import Special, Topic
+from memnotify_cuse.keeper.statefile import NEVER, FileFlag, KnownFile, StateFile, Told, Zone
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 
 log = logging.getLogger(__name__)
 
 FUSE, CUSE = 0, 1
 """The connections."""
+
+
+SPECIAL = -2
+"""In place of a node: the name is that of a `Special`."""
 
 
 class Resumed(NamedTuple):
@@ -35,8 +40,8 @@ class FileNotes:
     def opened(self, file: OpenFile) -> None:
         """Call it after the reply: a file that was never opened would stay for good."""
         if self._state is not None:
-            zone = (file.zone.node, file.zone.name) if file.zone is not None else None
-            self._state.note_file(file.number, self._connection, file.uid, zone, file.opener_tid, file.user_tid)
+            topic = _note_of(file.topic)
+            self._state.note_file(file.number, self._connection, file.uid, topic, file.opener_tid, file.user_tid)
 
     def taken_in(self, file: OpenFile) -> None:
         """A file that the server before had opened, and had no time to note."""
@@ -55,7 +60,7 @@ class FileNotes:
         flags = (
             (FileFlag.WAITING if self._device.is_watched(file) else 0)
             | (FileFlag.PENDING if file.pending else 0)
-            | (FileFlag.ANSWERED if file.answered_ns is not None else 0)
+            | (FileFlag.ANSWERED if file.answered else 0)
             | (FileFlag.ANNOUNCED if file.announced else 0)
         )
         told_ns = file.told_ns if file.told_ns is not None else NEVER
@@ -79,17 +84,29 @@ class FileNotes:
             yield Resumed(file, known.kh)
 
     def _adopt(self, known: KnownFile, wake: Callable[[OpenFile], None]) -> OpenFile:
-        zone = ZoneId(*known.zone) if known.zone is not None else None
-        file = self._device.adopt(known.number, known.uid, zone, wake)
+        file = self._device.adopt(known.number, known.uid, _topic_of(known.topic), wake)
         file.opener_tid, file.user_tid = known.opener_tid, known.user_tid
         told = known.told
         file.told_ns = told.told_ns if told.told_ns != NEVER else None
         file.pending = bool(told.flags & FileFlag.PENDING)
-        # The hold time and the guard time both begin with the answer.
-        file.answered_ns = file.told_ns if told.flags & FileFlag.ANSWERED else None
+        file.answered = bool(told.flags & FileFlag.ANSWERED)
         file.announced = bool(told.flags & FileFlag.ANNOUNCED)
         file.restore(told.queue, told.partial_bytes)
         self._device.restored(file)
         if told.flags & FileFlag.WAITING:
             self._device.watch(file)
         return file
+
+
+def _note_of(topic: Topic) -> Zone | None:
+    if isinstance(topic, Special):
+        return SPECIAL, topic.value
+    return (topic.node, topic.name) if topic is not None else None
+
+
+def _topic_of(note: Zone | None) -> Topic:
+    """What an open file is about; ValueError if there is no such thing."""
+    if note is None:
+        return None
+    node, name = note
+    return Special(name) if node == SPECIAL else ZoneId(node, name)

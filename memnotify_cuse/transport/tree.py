@@ -2,6 +2,8 @@
 
 mem_notify           the device, any zone              0444
 zones/nodeN-NAME     the device of one zone            0444
+levels/LEVEL         the device from that level up     0444
+state                the device that tells the end too 0444
 status               one key=value line per zone       0444
 server               one key=value line                0444
 zoneinfo             /proc/zoneinfo and the status     0444
@@ -18,6 +20,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from memnotify_cuse.device.topics import Special, Topic
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 
 ROOT: Final = 1
@@ -27,6 +30,10 @@ STATUS: Final = 4
 SERVER: Final = 5
 ZONEINFO: Final = 6
 SIMULATE: Final = 7
+STATE: Final = 8
+LEVELS: Final = 9
+MEDIUM: Final = 10
+CRITICAL: Final = 11
 FIRST_ZONE: Final = 16
 
 ATTR_TIMEOUT_S: Final = 60
@@ -58,13 +65,27 @@ _READABLE: Final = stat.S_IFREG | 0o444
 
 _FIXED: Final = {
     b"mem_notify": (DEVICE, _READABLE),
+    b"state": (STATE, _READABLE),
     b"zones": (ZONES, _DIRECTORY),
+    b"levels": (LEVELS, _DIRECTORY),
     b"status": (STATUS, _READABLE),
     b"server": (SERVER, _READABLE),
     b"zoneinfo": (ZONEINFO, _READABLE),
     b"simulate": (SIMULATE, stat.S_IFREG | 0o200),
 }
 """Name, kind and mode. A kind is an inode less the first one of the tree."""
+
+_LEVELS: Final = {
+    Special.MEDIUM.value.encode(): (MEDIUM, _READABLE),
+    Special.CRITICAL.value.encode(): (CRITICAL, _READABLE),
+}
+_TOPICS: Final[dict[int, Topic]] = {
+    DEVICE: None,
+    STATE: Special.STATE,
+    MEDIUM: Special.MEDIUM,
+    CRITICAL: Special.CRITICAL,
+}
+"""What the device files are about that are always there."""
 
 
 class Tree:
@@ -73,7 +94,7 @@ class Tree:
     All inodes but the root's are above `first_inode`, by which a descriptor of ours can be told from others without
     asking the file system (`fasync.look`).
 
-    `device_inodes` maps the inode of each device file to its zone (None: of all zones). Everything belongs to
+    `device_inodes` maps the inode of each device file to what it is about. Everything belongs to
     `owner` (user and group, this process's unless given) and dates from `born_ns`. `on_zone` is told of each zone that
     is given an inode.
     """
@@ -89,9 +110,11 @@ class Tree:
         self._first_inode = first_inode
         self.owner = owner or (os.geteuid(), os.getegid())
         self.born_ns = time.time_ns()
-        self.device_inodes: dict[int, ZoneId | None] = {first_inode + DEVICE: None}
+        self.device_inodes = {first_inode + kind: topic for kind, topic in _TOPICS.items()}
         self._fixed = {name: Node(first_inode + kind, mode) for name, (kind, mode) in _FIXED.items()}
-        self._nodes = {node.inode: node for node in (Node(ROOT, _DIRECTORY), *self._fixed.values())}
+        self._levels = {name: Node(first_inode + kind, mode) for name, (kind, mode) in _LEVELS.items()}
+        fixed = (Node(ROOT, _DIRECTORY), *self._fixed.values(), *self._levels.values())
+        self._nodes = {node.inode: node for node in fixed}
         self._zone_nodes: dict[ZoneId, Node] = {}
         self._on_zone = on_zone
 
@@ -118,6 +141,8 @@ class Tree:
         kind = self.kind(inode)
         if kind == ROOT:
             return self._fixed
+        if kind == LEVELS:
+            return self._levels
         if kind == ZONES:
             return {str(zone).encode(): self._zone_node(zone) for zone in self._zones()}
         raise TreeError(errno.ENOTDIR)

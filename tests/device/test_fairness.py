@@ -32,14 +32,14 @@ class TestGuardTime:
             bench.open(ALICE)
         file = bench.open(BOB)
         bench.notify(1000)
-        assert bench.polls(file, 1000)
+        bench.answer([file], 1000)
         assert not bench.polls(file, 1199)
         assert bench.polls(file, 1200), "200 ms for the one file that Bob has"
 
     def test_counts_all_files_of_the_user(self, bench: UserBench) -> None:
         files = [bench.open(ALICE) for _ in range(10)]
         bench.notify(1000)
-        assert bench.polls(files[0], 1000)
+        bench.answer([files[0]], 1000)
         assert not bench.polls(files[0], 2999)
         assert bench.polls(files[0], 3000)
 
@@ -50,7 +50,7 @@ class TestGuardTime:
             bench.device.users.count_to(uid, ALICE)
         assert bench.device.open_files_of(ALICE) == 10
         bench.notify(1000)
-        assert bench.polls(file, 1000)
+        bench.answer([file], 1000)
         assert not bench.polls(file, 2999)
         assert bench.polls(file, 3000)
 

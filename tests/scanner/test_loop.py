@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 
-from memnotify_cuse.board import Board, ZoneState
+from memnotify_cuse.board import Board, BoardListener, ZoneState
 from memnotify_cuse.kernel import files
 from memnotify_cuse.kernel.errors import KernelFileError, KernelFileGoneError, NoKernelMemoryError
 from memnotify_cuse.kernel.trace import TraceEvent
@@ -33,7 +33,7 @@ DAY_S = 86_400
 """The limit on a clock that leaps."""
 
 
-class Listener:
+class Listener(BoardListener):
     def __init__(self) -> None:
         self.told = trio.Event()
         self.ended = trio.Event()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from memnotify_cuse.board import Board, ZoneState
+from memnotify_cuse.board import Board, BoardListener, ZoneState
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 from memnotify_cuse.scanner.machine import Machine
 from memnotify_cuse.scanner.recordfile import Recording
@@ -48,7 +48,7 @@ class End:
 
 
 @dataclass(slots=True)
-class Playback:
+class Playback(BoardListener):
     """The listener of the board: what a device would have been told, in its order."""
 
     notices: list[Notice] = field(default_factory=list)

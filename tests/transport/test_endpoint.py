@@ -410,7 +410,7 @@ def test_an_open_file_takes_little_memory_in_the_endpoint() -> None:
     for file in files:
         bench.device.close(file)
     ready = iter(files)
-    bench.device.open = lambda uid, zone, wake: next(ready)  # type: ignore[method-assign]
+    bench.device.open = lambda uid, topic, wake: next(ready)  # type: ignore[method-assign]
     tracemalloc.start()
     try:
         for _ in range(count):

@@ -51,7 +51,7 @@ class Server:
         notes = FileNotes(self.state, FUSE, self.device)
         self.device.on_changed = notes.told
         self.connection = OldKernel(fd, self._dispatch, open_journal=lambda: self.state.journal(FUSE))
-        self.endpoint = DeviceEndpoint(self.device, self.connection.send, notes=notes, zone_of=lambda _inode: ZONE)
+        self.endpoint = DeviceEndpoint(self.device, self.connection.send, notes=notes, topic_of=lambda _inode: ZONE)
         if self.state.has_begun:
             self.endpoint.resume()
         self.connection.resume()
@@ -241,7 +241,7 @@ def test_a_file_that_was_not_noted_is_taken_in_when_it_is_used(bench: Bench) -> 
     assert bench.ask(poll_request(lost, kh=5, waiting=True)).number(0, 4) == 0
     file = bench.server.device.file(lost)
     assert file is not None
-    assert file.zone == ZONE
+    assert file.topic == ZONE
     bench.server.device.notified((PRESSURE,), 1)
     assert [reply.error for reply in bench.replies()] == [wire.NOTIFY_POLL]
     bench.next()

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from memnotify_cuse.board import ZoneState
+from memnotify_cuse.device.device import Device
+from memnotify_cuse.device.told import Told
 from memnotify_cuse.kernel.zoneinfo import ZoneId
-from memnotify_cuse.pressurelog import Told
-from memnotify_cuse.told import CountingDevice
 
 UNDER_PRESSURE = ZoneState(ZoneId(0, "Normal"), 1, 50, 60, 0, "anon_scan")
 
 
 def test_woken_and_signalled_programs_are_counted() -> None:
-    device = CountingDevice(page_kb=4)
+    device = Device(page_kb=4)
     files = [device.open(1000, None, lambda _file: None) for _ in range(20)]
     for file in files:
         device.watch(file)
