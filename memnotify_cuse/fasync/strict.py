@@ -36,6 +36,9 @@ _LINE: Final = re.compile(
 _LOST: Final = re.compile(rb"^CPU:[0-9]+ \[LOST (?:[0-9]+ )?EVENTS\]$", re.MULTILINE)
 
 
+MAX_DESCRIPTOR: Final = 2**31 - 1
+
+
 class SetFlags(NamedTuple):
     """Thread `tid` asked for the file status flags `flags` on its `descriptor`."""
 
@@ -48,8 +51,9 @@ def parse_set_flags(data: bytes) -> Iterator[SetFlags]:
     """The requests in whole lines of trace_pipe; lines that are something else are skipped."""
     for line in data.split(b"\n"):
         match = _LINE.fullmatch(line, _COMM_BYTES) if len(line) > _COMM_BYTES else None
-        if match is not None:
-            yield SetFlags(int(match[1]), int(match[2], 16), int(match[3], 16))
+        # A call may name any number; what is none of a descriptor fails, and sets nothing.
+        if match is not None and (descriptor := int(match[2], 16)) <= MAX_DESCRIPTOR:
+            yield SetFlags(int(match[1]), descriptor, int(match[3], 16))
 
 
 class AsyncFlags:

@@ -6,7 +6,7 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,6 +65,7 @@ class Arena:
         self._long = long
         self._stack = ExitStack()
         self._silent: SilentMount | None = None
+        self.show_zoneinfo: Callable[[], None] = lambda: None
         self.attacker: Program | None = None
         self.descriptors_worst = 0
         """Of one process of the server, looked at all along: those that are held for a notification are gone after."""
@@ -108,7 +109,7 @@ class Arena:
             os.chmod(victim, 0o4755)
             values["victim"] = victim
         if scenario.no_zoneinfo:
-            _hide_zoneinfo(self.target, self._directory)
+            self.show_zoneinfo = _hide_zoneinfo(self.target, self._directory)
         arguments = [argument.format(**values) for argument in scenario.arguments]
         command = [self.programs("users"), scenario.users.value, self.programs(scenario.program), *arguments]
         self.attacker = Program(command, pass_fds=pass_fds)
@@ -154,12 +155,20 @@ class Arena:
 _NEVER = type("_Never", (), {"at_ns": 0})()
 
 
-def _hide_zoneinfo(target: Target, directory: Path) -> None:
-    kept = directory / "kept"
+def _hide_zoneinfo(target: Target, directory: Path) -> Callable[[], None]:
+    """The server's zoneinfo cannot be opened by path any more; the answer undoes that."""
+    machine, kept = target.machine, directory / "kept"
+    before = machine.path
     kept.mkdir()
-    os.link(target.machine.path / "zoneinfo", kept / "zoneinfo")
-    (target.machine.path / "zoneinfo").unlink()
-    target.machine.path = kept
+    os.link(before / "zoneinfo", kept / "zoneinfo")
+    (before / "zoneinfo").unlink()
+    machine.path = kept
+
+    def show() -> None:
+        os.link(kept / "zoneinfo", before / "zoneinfo")
+        machine.path = before
+
+    return show
 
 
 def withstand(
@@ -230,6 +239,7 @@ def killed(
 
 def _start_again(arena: Arena) -> None:
     target = arena.target
+    arena.show_zoneinfo()
     target.start()
     with Honest(arena.programs, "poll", target.device) as honest:
         honest.wait_for("ready")

@@ -115,7 +115,7 @@ def test_a_program_that_is_late_still_gets_the_record_that_was_announced(server:
         poll = select.poll()
         poll.register(memory, select.POLLIN)
         assert poll.poll(LIMIT_S * 1000)
-        # The hold time is over when poll, asked again, is silent (or a next notification is pending).
+        # All was answered when poll, asked again, is silent.
         server.simulate(seconds=0)
         while poll.poll(0):
             pass

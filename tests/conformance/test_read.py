@@ -44,9 +44,9 @@ def set_nonblocking(fd: int, on: bool) -> None:
 
 
 def announced(fd: int) -> None:
-    """Take a POLLIN answer, and wait until its hold time is over."""
+    """Take the POLLIN answers that there are."""
     assert revents(fd, LIMIT_S) == READABLE
-    wait_until(lambda: revents(fd) == 0, "the hold time over")
+    wait_until(lambda: revents(fd) == 0, "the last answer")
 
 
 def test_a_blocked_read_gets_one_whole_record(server: Server) -> None:
@@ -134,7 +134,7 @@ def test_a_half_read_record_keeps_the_file_readable(server: Server) -> None:
         assert revents(fd) == 0
 
 
-def test_a_read_after_pollin_never_blocks_even_after_hold_time_and_pressure(server: Server) -> None:
+def test_a_read_after_pollin_never_blocks_even_after_the_pressure(server: Server) -> None:
     with many_opened(server.device, 20) as (fd, *_):
         server.simulate(seconds=LONG_S)
         announced(fd)

@@ -30,6 +30,13 @@ def test_descriptors_and_flags_are_hexadecimal() -> None:
     assert list(parse_set_flags(line + b"\n")) == [SetFlags(22268, 0x1F, os.O_NONBLOCK)]
 
 
+def test_a_call_on_what_is_no_descriptor_is_skipped() -> None:
+    """Any program may make it, and nothing is set by it."""
+    line = LINE.replace(b"fd: ", b"fd: ffffffff", 1) if b"fd: 0x" not in LINE else LINE.replace(b"fd: 0x", b"fd: 0xffffff", 1)
+    assert line != LINE
+    assert list(parse_set_flags(line + b"\n")) == []
+
+
 def test_other_commands_and_other_lines_are_skipped() -> None:
     others = [
         LINE.replace(b"cmd: 4,", b"cmd: 3,"),

@@ -132,6 +132,10 @@ class Lines:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._stdout, selectors.EVENT_READ)
 
+    def waiting(self, limit_s: float) -> bool:
+        """Whether a line, or the end, can be had within `limit_s`."""
+        return b"\n" in self._rest or bool(self._selector.select(limit_s))
+
     def next(self) -> str:
         """The next line, without its end; AssertionError if none comes within the limit."""
         deadline = time.monotonic() + self._limit_s

@@ -1,0 +1,240 @@
+"""Each way to wait, and one notification: a program that does not read is told of it once or twice, and never not."""
+
+from __future__ import annotations
+
+import select
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import pytest
+
+from tests.support.mounted import (
+    LIMIT_S,
+    Blocking,
+    Machine,
+    many_opened,
+    notifications,
+    opened,
+    revents,
+    wait_for_watchers,
+    wait_until,
+    watchers,
+)
+from tests.support.programs import Programs
+from tests.support.server import Lines, Server
+
+pytestmark = pytest.mark.mount
+
+FILES = 20
+"""With so many open files nobody is told of pressure that lasts for the next 4 s."""
+MORE_S = 0.05
+"""How long a program waits for more. It asks at the beginning of that, and there is no other notification."""
+NO_IO_URING = 77
+
+Wait = Callable[[float], int]
+"""Waits for so many seconds, and says how many events were reported."""
+
+
+def by_poll(fd: int) -> Wait:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return lambda limit_s: len(poll.poll(limit_s * 1000))
+
+
+def by_select(fd: int) -> Wait:
+    return lambda limit_s: len(select.select([fd], [], [], limit_s)[0])
+
+
+def by_epoll(fd: int, mode: int = 0) -> Wait:
+    epoll = select.epoll()
+    epoll.register(fd, select.EPOLLIN | mode)
+    return lambda limit_s: len(epoll.poll(limit_s))
+
+
+def by_edge(fd: int) -> Wait:
+    return by_epoll(fd, select.EPOLLET)
+
+
+def by_oneshot(fd: int) -> Wait:
+    epoll = select.epoll()
+    epoll.register(fd, select.EPOLLIN | select.EPOLLONESHOT)
+
+    def wait(limit_s: float) -> int:
+        told = len(epoll.poll(limit_s))
+        if told:
+            epoll.modify(fd, select.EPOLLIN | select.EPOLLONESHOT)
+        return told
+
+    return wait
+
+
+def by_epoll_in_epoll(fd: int, mode: int = 0) -> Wait:
+    inner, outer = select.epoll(), select.epoll()
+    inner.register(fd, select.EPOLLIN | mode)
+    outer.register(inner, select.EPOLLIN)
+    return lambda limit_s: len(inner.poll(0)) if outer.poll(limit_s) else 0
+
+
+def by_edge_in_epoll(fd: int) -> Wait:
+    return by_epoll_in_epoll(fd, select.EPOLLET)
+
+
+def by_poll_of_epoll(fd: int) -> Wait:
+    epoll = select.epoll()
+    epoll.register(fd, select.EPOLLIN)
+    poll = by_poll(epoll.fileno())
+    return lambda limit_s: len(epoll.poll(0)) if poll(limit_s) else 0
+
+
+def by_poll_that_looks_twice(fd: int) -> Wait:
+    """As libraries do that make sure before they read."""
+    poll = by_poll(fd)
+    return lambda limit_s: poll(0) if poll(limit_s) else 0
+
+
+WAYS = {
+    "poll": by_poll,
+    "select": by_select,
+    "epoll": by_epoll,
+    "edge-triggered": by_edge,
+    "oneshot": by_oneshot,
+    "epoll in epoll": by_epoll_in_epoll,
+    "edge-triggered in epoll": by_edge_in_epoll,
+    "poll of epoll": by_poll_of_epoll,
+    "poll that looks twice": by_poll_that_looks_twice,
+}
+
+
+NESTED = ("epoll in epoll", "edge-triggered in epoll", "poll of epoll")
+
+
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest) -> Callable[[int], Wait]:
+    return WAYS[str(request.param)]
+
+
+@contextmanager
+def file_with_long_guard_time(server: Server) -> Iterator[int]:
+    with many_opened(server.device, FILES) as (fd, *_):
+        yield fd
+
+
+def and_more(wait: Wait) -> int:
+    """How often a program is told that has been told once, and goes on waiting."""
+    told = 0
+    while wait(MORE_S):
+        told += 1
+        assert told < 100, "it spins"
+    return told
+
+
+def test_who_waits_is_told_of_one_notification_once_or_twice(
+    way: Callable[[int], Wait], server: Server, machine: Machine
+) -> None:
+    with file_with_long_guard_time(server) as fd:
+        wait = way(fd)
+        first = Blocking(lambda: wait(LIMIT_S))
+        wait_for_watchers(server, 1)
+        machine.tighten()
+        assert first.result() == 1
+        assert and_more(wait) <= 1
+
+
+@pytest.mark.parametrize("name", [name for name in WAYS if name not in NESTED])
+def test_who_begins_to_wait_under_pressure_is_told_of_it_once_or_twice(
+    name: str, server: Server, machine: Machine
+) -> None:
+    with file_with_long_guard_time(server) as fd:
+        before = notifications(server)
+        machine.tighten()
+        wait_until(lambda: notifications(server) > before, "the notification")
+        wait = WAYS[name](fd)
+        assert wait(LIMIT_S) == 1
+        assert and_more(wait) <= 1
+
+
+@pytest.mark.parametrize("name", NESTED)
+def test_who_begins_to_wait_under_pressure_through_two_descriptors_is_told_by_the_next_notification(
+    name: str, server: Server
+) -> None:
+    """Setting that up takes up to four questions, before the one of which the program gets the answer."""
+    with opened(server.device) as fd:
+        server.simulate(seconds=LIMIT_S)
+        wait = WAYS[name](fd)
+        wait_until(lambda: wait(LIMIT_S) == 1, "an event")
+
+
+def test_each_of_three_notifications_is_told(way: Callable[[int], Wait], server: Server) -> None:
+    with opened(server.device) as fd:
+        wait = way(fd)
+        for _ in range(3):
+            first = Blocking(lambda: wait(LIMIT_S))
+            wait_for_watchers(server, 1)
+            server.simulate(seconds=LIMIT_S)
+            assert first.result() == 1
+            server.simulate(seconds=0)
+            assert and_more(wait) <= 1
+
+
+def test_who_polls_without_waiting_is_told_once_or_twice(server: Server, machine: Machine) -> None:
+    with file_with_long_guard_time(server) as fd:
+        before = notifications(server)
+        machine.tighten()
+        wait_until(lambda: notifications(server) > before, "the notification")
+        assert sum(revents(fd) != 0 for _ in range(100)) in (1, 2)
+
+
+def test_of_two_threads_that_share_an_open_file_one_is_told_or_both(server: Server, machine: Machine) -> None:
+    with file_with_long_guard_time(server) as fd, select.epoll() as epoll:
+        epoll.register(fd, select.EPOLLIN)
+        poll = by_poll(fd)
+        first = [Blocking(lambda: poll(1.0)), Blocking(lambda: len(epoll.poll(1.0)))]
+        wait_for_watchers(server, 1)
+        machine.tighten()
+        assert sum(each.result() for each in first) in (1, 2)
+
+
+SHARING = """
+import select, sys
+poll = select.poll()
+poll.register(int(sys.argv[1]), select.POLLIN)
+print("ready", flush=True)
+print(len(poll.poll(1000)))
+"""
+
+
+def test_of_two_processes_that_share_an_open_file_one_is_told_or_both(server: Server, machine: Machine) -> None:
+    with file_with_long_guard_time(server) as fd, ExitStack() as stack:
+        processes = [
+            stack.enter_context(
+                subprocess.Popen([sys.executable, "-c", SHARING, str(fd)], stdout=subprocess.PIPE, pass_fds=[fd])
+            )
+            for _ in range(2)
+        ]
+        lines = [Lines(process) for process in processes]
+        assert [each.next() for each in lines] == ["ready", "ready"]
+        wait_for_watchers(server, 1)
+        machine.tighten()
+        assert sum(int(each.next()) for each in lines) in (1, 2)
+
+
+def test_io_uring_is_told_of_each_of_three_notifications_once_or_twice(server: Server, programs: Programs) -> None:
+    with subprocess.Popen([programs("uring"), server.device], stdout=subprocess.PIPE) as process:
+        try:
+            wait_until(lambda: process.poll() is not None or watchers(server) == 1, "a watcher")
+            if process.poll() == NO_IO_URING:
+                pytest.skip("io_uring is not to be had here")
+            lines = Lines(process)
+            for _ in range(3):
+                server.simulate(seconds=LIMIT_S)
+                assert lines.next() == f"told {select.POLLIN}"
+                server.simulate(seconds=0)
+                more = 0
+                while lines.waiting(MORE_S):
+                    assert lines.next() == f"told {select.POLLIN}"
+                    more += 1
+                assert more <= 1
+        finally:
+            process.kill()
