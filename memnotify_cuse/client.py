@@ -1,10 +1,13 @@
 """Wait for memory notifications from a Python program: in a thread, under asyncio or under trio.
 
-How the device behaves, and why this is not three lines: poll says POLLIN from the moment a notification is
-pending until 50 ms after the first such answer, or until the record is read. The record itself stays
-readable for longer. So a program that is late, as programs are under memory pressure, may find poll silent
-and a record waiting; everything here therefore reads first and waits second. The device is a byte stream of
-lines (see :mod:`memnotify_cuse.record`), and one read may return part of a record or several.
+How the device behaves, and why this is not three lines: poll says POLLIN twice at most for each notification, and not
+once the record was read. The record itself stays readable for longer. So a program that polls elsewhere as well may
+find poll silent and a record waiting; everything here therefore reads first and waits second. The device is a byte
+stream of lines (see :mod:`memnotify_cuse.record`), and one read may return part of a record or several.
+
+With ``end=True`` everything here reads another device, ``state`` in the server's mount, which tells of each change of
+a zone: that it comes under pressure, that its level changes, and that its pressure has ended (``pressure`` is 0 then).
+The first records of it say how each zone is now.
 
 Only the standard library is imported, and asyncio or trio only by the program that already runs it.
 
@@ -21,6 +24,9 @@ Examples::
 
     async for record in notifications():
         await free_caches(record.reclaim_target_kb)
+
+    async for record in notifications(end=True):
+        set_cache_limit(SMALL if record.pressure else LARGE)
 """
 
 from __future__ import annotations
@@ -37,6 +43,7 @@ from typing import Self
 from memnotify_cuse.record import Record, RecordError
 
 DEFAULT_DEVICE = "/dev/mem_notify"
+DEFAULT_STATE = "/run/mem_notify/state"
 
 _READ_BYTES = 4096
 _LONGEST_RECORD_BYTES = 4096
@@ -80,15 +87,16 @@ class MemNotify:
     """One open file of the device, with the records that were read from it and not yet handed out.
 
     A context manager; ``close()`` may be called more than once. Not for use by several threads or tasks at
-    once. ``device`` may also be one zone's file, such as ``/run/mem_notify/zones/node0-Normal``.
+    once. ``device`` may also be one zone's file, such as ``/run/mem_notify/zones/node0-Normal``, or
+    ``/run/mem_notify/levels/critical``. None: DEFAULT_DEVICE, or DEFAULT_STATE if ``end``.
 
     Raises DeviceNotFoundError if there is no such file, DeviceGoneError if its server is dead, and the plain
     OSError (PermissionError and so on) for anything else that keeps it from being opened.
     """
 
-    def __init__(self, device: str | os.PathLike[str] = DEFAULT_DEVICE) -> None:
+    def __init__(self, device: str | os.PathLike[str] | None = None, *, end: bool = False) -> None:
         self._fd = -1
-        self.device = os.fspath(device)
+        self.device = os.fspath(device or (DEFAULT_STATE if end else DEFAULT_DEVICE))
         self._buffer = bytearray()
         try:
             self._fd = os.open(self.device, os.O_RDONLY | os.O_NONBLOCK)
@@ -206,13 +214,16 @@ class MemNotify:
         return Record.parse(line)
 
 
-def wait(timeout: float | None = None, *, device: str | os.PathLike[str] = DEFAULT_DEVICE) -> Record | None:
+def wait(
+    timeout: float | None = None, *, device: str | os.PathLike[str] | None = None, end: bool = False
+) -> Record | None:
     """Open ``device``, wait up to ``timeout`` seconds (None: for ever) for one record, and close it again.
 
     Returns None when none came in time. Raises what :class:`MemNotify` and its ``wait`` raise. In a loop use
-    MemNotify: between two calls of this function nobody is listening.
+    MemNotify: between two calls of this function nobody is listening. With ``end`` it does not wait: the first record
+    says how a zone is now.
     """
-    with MemNotify(device) as memory:
+    with MemNotify(device, end=end) as memory:
         return memory.wait(timeout)
 
 
@@ -224,8 +235,9 @@ class Notifications:
     it is exhausted. To give up waiting without giving up the device, use :meth:`MemNotify.wait_async`.
     """
 
-    def __init__(self, device: str | os.PathLike[str] = DEFAULT_DEVICE) -> None:
+    def __init__(self, device: str | os.PathLike[str] | None = None, *, end: bool = False) -> None:
         self._device = device
+        self._end = end
         self._memory: MemNotify | None = None
         self._finished = False
 
@@ -256,7 +268,7 @@ class Notifications:
 
     def _open(self) -> MemNotify:
         if self._memory is None:
-            self._memory = MemNotify(self._device)
+            self._memory = MemNotify(self._device, end=self._end)
         return self._memory
 
     def _close(self) -> None:
@@ -265,12 +277,12 @@ class Notifications:
             self._memory.close()
 
 
-def notifications(device: str | os.PathLike[str] = DEFAULT_DEVICE) -> Notifications:
+def notifications(device: str | os.PathLike[str] | None = None, *, end: bool = False) -> Notifications:
     """Return an asynchronous iterator over the records of ``device``, for trio and asyncio alike.
 
-    ``async for`` raises what :class:`MemNotify` and its ``wait`` raise.
+    ``device`` and ``end`` are those of :class:`MemNotify`. ``async for`` raises what it and its ``wait`` raise.
     """
-    return Notifications(device)
+    return Notifications(device, end=end)
 
 
 def _running_library() -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from memnotify_cuse import client
 from memnotify_cuse.cli.common import DEFAULT_DEVICE, EXIT_NEGATIVE, EXIT_OK, CommandError, seconds
-from memnotify_cuse.record import RecordError
+from memnotify_cuse.record import Record, RecordError
 
 if TYPE_CHECKING:
     from memnotify_cuse.cli.main import Subparsers
@@ -20,6 +20,8 @@ examples:
   memnotify wait && systemctl reload my-cache
   memnotify wait --timeout 60 || echo "no memory pressure for a minute"
   memnotify wait --device /run/mem_notify/zones/node0-Normal
+  memnotify wait --device /run/mem_notify/levels/critical
+  memnotify wait --state                     until a zone comes under pressure, or its level changes, or it is over
 
 In a loop, open the device once and read it line by line instead: between two runs of this command
 nobody is listening. In a shell: while read -r line; do ...; done < /dev/mem_notify
@@ -40,8 +42,12 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--device",
         metavar="PATH",
-        default=DEFAULT_DEVICE,
-        help="the device, or one zone's file in the mount (default: %(default)s)",
+        help=f"the device, or another in the mount (default: {DEFAULT_DEVICE}; with --state {client.DEFAULT_STATE})",
+    )
+    parser.add_argument(
+        "--state",
+        action="store_true",
+        help="wait for the next change of a zone's state, the end of pressure included, and print each that changed",
     )
     parser.add_argument(
         "--timeout",
@@ -53,16 +59,35 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Wait as ``args`` says. Return 0 when told, 1 when timed out; raise CommandError for the rest."""
-    device: str = args.device
+    device: str = args.device or (client.DEFAULT_STATE if args.state else DEFAULT_DEVICE)
     try:
-        record = client.wait(args.timeout, device=device)
+        if args.state:
+            records = _next_changes(device, args.timeout)
+        else:
+            record = client.wait(args.timeout, device=device)
+            records = [record] if record is not None else []
     except client.DeviceError as error:
         raise CommandError(str(error)) from None
     except RecordError as error:
         raise CommandError(f"{device} does not send memory notifications: {error}") from None
     except OSError as error:
         raise CommandError(f"cannot wait on {device}: {error.strerror}") from None
-    if record is None:
+    if not records:
         return EXIT_NEGATIVE
-    sys.stdout.write(record.format().decode("ascii"))
+    for each in records:
+        sys.stdout.write(each.format().decode("ascii"))
     return EXIT_OK
+
+
+def _next_changes(device: str, timeout: float | None) -> list[Record]:
+    """The records of what changes next, none if nothing does within ``timeout``. Raises what the client raises."""
+    with client.MemNotify(device) as memory:
+        # How it is now, which is no change.
+        while memory.wait(0) is not None:
+            pass
+        records = []
+        record = memory.wait(timeout)
+        while record is not None:
+            records.append(record)
+            record = memory.wait(0)
+    return records

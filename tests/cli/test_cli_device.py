@@ -16,7 +16,7 @@ from memnotify_cuse.cli import checks_serving
 from memnotify_cuse.cli.machine import Machine
 from memnotify_cuse.cli.main import main
 from memnotify_cuse.record import Record
-from tests.support.mounted import facts, state_of, wait_until
+from tests.support.mounted import Blocking, facts, state_of, wait_for_watchers, wait_until
 from tests.support.server import Lines, Server
 
 pytestmark = pytest.mark.mount
@@ -37,6 +37,20 @@ def test_wait_prints_the_record(server: Server, capsys: pytest.CaptureFixture[st
 def test_wait_times_out(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["wait", "--device", str(server.device), "--timeout", "0.05"]) == 1
     assert capsys.readouterr() == ("", "")
+
+
+def test_wait_for_the_next_change_prints_the_end_of_pressure(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.simulate(seconds=LIMIT_S)
+    argv = ["wait", "--state", "--device", str(server.mount / "state"), "--timeout", str(LIMIT_S)]
+    waiting = Blocking(lambda: main(argv))
+    wait_for_watchers(server, 1)
+    server.simulate(seconds=0)
+    assert waiting.result() == 0
+    records = list(map(Record.parse, capsys.readouterr().out.splitlines()))
+    assert {each.zone for each in records} <= {zone.split("-")[1] for zone in server.zones}
+    assert {(each.pressure, each.reason) for each in records} == {(0, "ended")}
 
 
 def test_wait_on_a_killed_server(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,6 +106,13 @@ def test_simulate_one_zone(server: Server, capsys: pytest.CaptureFixture[str]) -
     assert main(["wait", "--device", str(server.mount / "zones" / zone), "--timeout", str(LIMIT_S)]) == 0
     record = Record.parse(capsys.readouterr().out.splitlines()[-1])
     assert f"node{record.node}-{record.zone}" == zone
+
+
+def test_simulate_a_level(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["simulate", "--mount", str(server.mount), "--level", "critical", "--for", str(LIMIT_S)]
+    assert main(argv) == 0
+    assert main(["wait", "--device", str(server.mount / "levels" / "critical"), "--timeout", str(LIMIT_S)]) == 0
+    assert Record.parse(capsys.readouterr().out.splitlines()[-1]).level == "critical"
 
 
 def test_simulate_a_zone_that_does_not_exist_lists_those_that_do(

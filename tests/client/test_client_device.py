@@ -6,7 +6,7 @@ import asyncio
 import os
 import select
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -231,3 +231,26 @@ def test_a_record_read_in_pieces_by_the_program_is_whole(server: Server) -> None
         while not line.endswith(b"\n"):
             line += os.read(memory.fileno(), 1)
         assert_simulated(Record.parse(line), server.zones)
+
+
+@both
+def test_the_end_of_pressure(run: Callable[[Main], None], server: Server) -> None:
+    """The first records say how each zone is, the next ones what has changed."""
+
+    async def main() -> None:
+        state = server.mount / "state"
+        async with notifications(state, end=True) as records:
+            first = {record.zone: record.pressure async for record in _some(records, len(server.zones))}
+            assert set(first.values()) == {0}
+            server.simulate(server.zones[0], LONG_S)
+            assert (await anext(records)).pressure == 1
+            server.simulate(server.zones[0], 0)
+            ended = await anext(records)
+            assert (ended.pressure, ended.reason) == (0, "ended")
+
+    run(main)
+
+
+async def _some(records: AsyncIterator[Record], count: int) -> AsyncIterator[Record]:
+    for _ in range(count):
+        yield await anext(records)

@@ -32,7 +32,11 @@ def test_descriptors_and_flags_are_hexadecimal() -> None:
 
 def test_a_call_on_what_is_no_descriptor_is_skipped() -> None:
     """Any program may make it, and nothing is set by it."""
-    line = LINE.replace(b"fd: ", b"fd: ffffffff", 1) if b"fd: 0x" not in LINE else LINE.replace(b"fd: 0x", b"fd: 0xffffff", 1)
+    line = (
+        LINE.replace(b"fd: ", b"fd: ffffffff", 1)
+        if b"fd: 0x" not in LINE
+        else LINE.replace(b"fd: 0x", b"fd: 0xffffff", 1)
+    )
     assert line != LINE
     assert list(parse_set_flags(line + b"\n")) == []
 

@@ -65,9 +65,9 @@ class Server:
     def status(self) -> str:
         return (self.mount / "status").read_text()
 
-    def simulate(self, zone: str = "all", seconds: float = 1.0) -> None:
+    def simulate(self, zone: str = "all", seconds: float = 1.0, level: str = "low") -> None:
         """Put a zone under simulated pressure, as the control file system takes it."""
-        (self.mount / "simulate").write_text(f"{zone} {seconds}\n")
+        (self.mount / "simulate").write_text(f"{zone} {seconds} {level}\n")
 
     def stop(self) -> int:
         """SIGTERM, and the exit code."""
