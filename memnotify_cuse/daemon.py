@@ -50,6 +50,7 @@ from memnotify_cuse.scanner.recording import Decoder, SampleEncoder
 from memnotify_cuse.scanner.sample import Sample, Sampler
 from memnotify_cuse.transport.cuse import CuseTransport
 from memnotify_cuse.transport.fuse import FuseTransport
+from memnotify_cuse.transport.idle import IdleServing
 from memnotify_cuse.transport.notes import FUSE, FileNotes
 
 if TYPE_CHECKING:
@@ -319,6 +320,7 @@ class _Server:
         self._go_on_scanning()
         for transport, _ in self._transports:
             transport.resume()
+        IdleServing([transport.connection for transport, _ in self._transports]).begin()
         for transport, what in self._transports:
             nursery.start_soon(self._serve_transport, transport, what, nursery.cancel_scope)
         nursery.start_soon(self._clock.run, self._board)

@@ -108,6 +108,13 @@ class Connection:
         self._first = True
         self._gauge = FloodGauge(on_flood)
         self._errors = errors or ErrorLog(log)
+        self._ended = False
+        self._to_go_on = trio.Event()
+        self.is_served_idle = False
+        """Whether requests are served while the event loop is idle (`idle`): then the loop does not wait for them."""
+
+    def fileno(self) -> int:
+        return self._fd
 
     @property
     def queued(self) -> int:
@@ -165,23 +172,34 @@ class Connection:
 
     async def serve(self) -> None:
         """Serve requests until the kernel ends the connection."""
-        clock_s = self._clock_s
-        got = _Got.NOTHING
-        while got is not _Got.END:
+        while not self._ended:
             await self._wait()
+            self.serve_turn()
+
+    def serve_turn(self) -> bool:
+        """Serve what there is, for no longer than a turn; False if `serve` is to go on at once."""
+        clock_s = self._clock_s
+        now_s = clock_s()
+        self._gauge.update(now_s)
+        end_s = now_s + SERVING_S
+        busy_s = 0.0
+        while now_s < end_s:
+            began_s, got = now_s, self._step()
             now_s = clock_s()
-            self._gauge.update(now_s)
-            end_s = now_s + SERVING_S
-            busy_s = 0.0
-            while now_s < end_s:
-                began_s, got = now_s, self._step()
-                now_s = clock_s()
-                if got is _Got.REQUEST:
-                    busy_s += now_s - began_s
-                elif got is _Got.END or not select.select([self._fd], [], [], LINGER_S)[0]:
-                    break
-            self._gauge.add(busy_s)
-            self._gauge.update(now_s)
+            if got is _Got.REQUEST:
+                busy_s += now_s - began_s
+            elif got is _Got.END:
+                self._ended = True
+                break
+            elif self.is_served_idle or not select.select([self._fd], [], [], LINGER_S)[0]:
+                break
+        self._gauge.add(busy_s)
+        self._gauge.update(now_s)
+        return not (self._ended or self._queued.count or self._gauge.flooded)
+
+    def go_on(self) -> None:
+        """Have `serve` go on."""
+        self._to_go_on.set()
 
     def serve_who_was_told(self, endpoint: DeviceEndpoint) -> None:
         """Serve what comes until all whom `endpoint` has woken have asked, but for a moment at most.
@@ -204,7 +222,14 @@ class Connection:
             await trio.lowlevel.checkpoint()
         elif self._gauge.flooded:
             with trio.move_on_after(WINDOW_S):
-                await trio.lowlevel.wait_readable(self._fd)
+                await self._wait_readable()
+        else:
+            await self._wait_readable()
+
+    async def _wait_readable(self) -> None:
+        if self.is_served_idle:
+            self._to_go_on = trio.Event()
+            await self._to_go_on.wait()
         else:
             await trio.lowlevel.wait_readable(self._fd)
 

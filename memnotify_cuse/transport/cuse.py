@@ -55,6 +55,10 @@ class CuseTransport:
         )
         device.on_notified.append(partial(self._connection.serve_who_was_told, self._endpoint))
 
+    @property
+    def connection(self) -> Connection:
+        return self._connection
+
     def resume(self) -> None:
         """Go on where the server before was killed, or has stopped; on a new connection there is nothing to do."""
         if self._state is not None and self._state.has_begun:

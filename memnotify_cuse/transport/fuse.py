@@ -88,6 +88,10 @@ class FuseTransport:
         # libfuse closes the descriptor that it is given.
         pyfuse3.init(self._control_fs, f"/dev/fd/{self._forwarder.theirs.detach()}", set())
 
+    @property
+    def connection(self) -> Connection:
+        return self._connection
+
     def resume(self) -> None:
         """Go on where the server before was killed, or has stopped; on a new connection there is nothing to go on with.
 

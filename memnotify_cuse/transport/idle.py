@@ -1,0 +1,97 @@
+"""Serving requests where the event loop would only wait: a turn of it takes several times as long as a request.
+
+Before it waits, trio calls `before_io_wait` of its instruments, when no task can run. From there requests are served
+until there is something else for the loop to do: its own epoll descriptor is watched beside the connections.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import time
+from collections.abc import Sequence
+from typing import Final
+
+import trio
+
+from memnotify_cuse.transport.connection import Connection
+
+log = logging.getLogger(__name__)
+
+LONGEST_WAIT_S: Final = 3600.0
+
+
+class IdleServing(trio.abc.Instrument):
+    """Serves `connections` while the event loop, which must be running, has nothing to do."""
+
+    def __init__(self, connections: Sequence[Connection]) -> None:
+        self._connections = {connection.fileno(): connection for connection in connections}
+        self._loop_fd = _epoll_of_this_loop()
+        self._task_can_run = False
+        self._poll = select.poll()
+        for connection in connections:
+            self._poll.register(connection, select.POLLIN)
+        if self._loop_fd is not None:
+            self._poll.register(self._loop_fd, select.POLLIN)
+
+    def begin(self) -> None:
+        """Serve from now on; nothing is done where the loop's descriptor is not known."""
+        if self._loop_fd is None:
+            log.info("requests are served by the event loop: which descriptor it waits on is not known")
+            return
+        for connection in self._connections.values():
+            connection.is_served_idle = True
+        trio.lowlevel.add_instrument(self)
+
+    def task_scheduled(self, task: trio.lowlevel.Task) -> None:
+        """Some task can run."""
+        self._task_can_run = True
+
+    def before_io_wait(self, timeout: float) -> None:
+        """The event loop is about to wait for `timeout` seconds."""
+        try:
+            self._serve(time.monotonic() + min(timeout, LONGEST_WAIT_S))
+        except Exception:
+            log.exception("unexpected error; requests are served by the event loop from now on")
+            trio.lowlevel.remove_instrument(self)
+            for connection in self._connections.values():
+                connection.is_served_idle = False
+                connection.go_on()
+
+    def _serve(self, deadline_s: float) -> None:
+        connections = self._connections
+        self._task_can_run = False
+        left_s = deadline_s - time.monotonic()
+        while True:
+            ready = self._poll.poll(max(0.0, left_s) * 1000)
+            served = False
+            for fd, _ in ready:
+                connection = connections.get(fd)
+                if connection is not None:
+                    served = True
+                    if not connection.serve_turn():
+                        # The rest is for its task.
+                        connection.go_on()
+                        return
+            if not served or self._task_can_run:
+                return
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0:
+                return
+
+
+def _epoll_of_this_loop() -> int | None:
+    """The descriptor of the only epoll instance of this process; None if there are several, or it cannot be told."""
+    found = []
+    try:
+        for name in os.listdir("/proc/self/fd"):
+            try:
+                if os.readlink(f"/proc/self/fd/{name}") == "anon_inode:[eventpoll]":
+                    found.append(int(name))
+            except FileNotFoundError:
+                # That of the listing itself.
+                continue
+    except OSError:
+        return None
+    return found[0] if len(found) == 1 else None
