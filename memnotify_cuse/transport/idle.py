@@ -29,6 +29,7 @@ class IdleServing(trio.abc.Instrument):
         self._connections = {connection.fileno(): connection for connection in connections}
         self._loop_fd = _epoll_of_this_loop()
         self._task_can_run = False
+        self._token = trio.lowlevel.current_trio_token()
         self._poll = select.poll()
         for connection in connections:
             self._poll.register(connection, select.POLLIN)
@@ -58,6 +59,10 @@ class IdleServing(trio.abc.Instrument):
             for connection in self._connections.values():
                 connection.is_served_idle = False
                 connection.go_on()
+            self._task_can_run = True
+        if self._task_can_run:
+            # How long it waits is settled by now. This makes it not wait at all.
+            self._token.run_sync_soon(_nothing, idempotent=True)
 
     def _serve(self, deadline_s: float) -> None:
         connections = self._connections
@@ -79,6 +84,10 @@ class IdleServing(trio.abc.Instrument):
             left_s = deadline_s - time.monotonic()
             if left_s <= 0:
                 return
+
+
+def _nothing() -> None:
+    pass
 
 
 def _epoll_of_this_loop() -> int | None:

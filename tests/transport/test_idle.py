@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
+import trio.testing
 
 from memnotify_cuse.transport import wire
 from memnotify_cuse.transport.connection import Connection
@@ -112,6 +113,30 @@ def test_who_sleeps_and_who_reads_have_their_turn_while_questions_come_without_a
 
     with ours, theirs:
         trio.run(main)
+
+
+def test_a_task_that_a_question_wakes_runs_at_once(client: Client) -> None:
+    """There is nothing else that would end the wait of the event loop."""
+
+    async def main() -> None:
+        asked = trio.Event()
+        serve_turn = client.connection.serve_turn
+
+        def serve_and_wake() -> bool:
+            goes_on = serve_turn()
+            asked.set()
+            return goes_on
+
+        client.connection.serve_turn = serve_and_wake  # type: ignore[method-assign]
+        async with serving(client):
+            # A thread of the test's own: one of trio's would wake the loop.
+            asking = threading.Thread(target=client.ask, args=(1,))
+            await trio.testing.wait_all_tasks_blocked()
+            asking.start()
+            await asked.wait()
+            asking.join()
+
+    trio.run(main)
 
 
 def test_where_it_cannot_be_told_what_the_loop_waits_on_the_loop_serves(client: Client) -> None:
