@@ -55,6 +55,9 @@ class Tally:
     problems: list[str] = field(default_factory=list)
 
 
+LOGGED_CHARS = 400
+
+
 def kill_often(count: int, directory: Path, programs: Programs, seed: int, *, verbose: bool = False) -> Tally:
     """Start a server and kill it, `count` times."""
     tally = Tally()
@@ -67,7 +70,10 @@ def kill_often(count: int, directory: Path, programs: Programs, seed: int, *, ve
                 except AssertionError as error:
                     tally.problems.append(f"kill {number}: next start: {error}")
                     return tally
-            problem = _kill_once(target, programs, chance, tally, near_open=number % 2 == 0)
+            try:
+                problem = _kill_once(target, programs, chance, tally, near_open=number % 2 == 0)
+            except AssertionError as error:
+                problem = f"{error}; the server said: {target.log[-LOGGED_CHARS:]}"
             tally.kills += 1
             if problem:
                 tally.problems.append(f"kill {number}: {problem}")
