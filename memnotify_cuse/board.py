@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
+from memnotify_cuse.carried import Carried, CarriedZone, ToldLevels
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 from memnotify_cuse.record import LEVEL_CRITICAL, LEVEL_LOW, LEVELS, Record
 
@@ -122,6 +123,16 @@ class _ToldLevel:
     def __init__(self, level: int) -> None:
         self.highest = self._now = level
         self._below_since_ns: int | None = None
+
+    @property
+    def carried(self) -> ToldLevels:
+        return ToldLevels(self.highest, self._now, self._below_since_ns)
+
+    @classmethod
+    def of(cls, carried: ToldLevels) -> _ToldLevel:
+        told = cls(carried.highest)
+        _, told._now, told._below_since_ns = carried
+        return told
 
     def follow(self, level: int, now_ns: int) -> None:
         """Take in the zone's present level."""
@@ -247,9 +258,7 @@ class Board:
 
     def _tell_changes(self, now_ns: int) -> None:
         """Tell of changes of status and level; while there are many, as often as of pressure."""
-        shown = {
-            zone: (state.status, state.level if state.under_pressure else "") for zone, state in self._effective.items()
-        }
+        shown = self._to_be_shown()
         if shown == self._shown and not self._more_to_show:
             return
         self._more_to_show = True
@@ -261,6 +270,54 @@ class Board:
         self._more_to_show = told.more
         if told.files:
             self._next_change_ns = now_ns + NOTIFY_INTERVAL_NS
+
+    def _to_be_shown(self) -> dict[ZoneId, tuple[int, str]]:
+        return {
+            zone: (state.status, state.level if state.under_pressure else "") for zone, state in self._effective.items()
+        }
+
+    def snapshot(self) -> Carried:
+        """What the board of the next server must know: of zones that were ever under pressure."""
+        zones = (
+            CarriedZone(
+                zone,
+                state.under_pressure,
+                state.reason,
+                state.time_ns,
+                state.raised,
+                self._simulated.get(zone, 0),
+                self._simulated_until_ns.get(zone),
+                zone in self._due,
+                self._told[zone].carried if zone in self._told else None,
+                simulated_level=self._simulated_level.get(zone, LEVEL_LOW),
+            )
+            for zone, state in self._scanned.items()
+            if state.raised or state.under_pressure or zone in self._simulated
+        )
+        return Carried(self.notifications, self._last_notified_ns, tuple(zones))
+
+    def restore(self, states: Iterable[ZoneState], carried: Carried, now_ns: int) -> tuple[ZoneState, ...]:
+        """Go on where the board of the server before has ended, with `states` as they were then.
+
+        The zones under pressure that it has told of, which the listener does not know yet. Those of them that are gone,
+        or ignored by now, end with the next `tick`, as do simulations whose time is over.
+        """
+        self._scanned = {state.zone: state for state in states}
+        self.notifications = carried.notifications
+        self._last_notified_ns = carried.last_notified_ns
+        known = {each.zone: each for each in carried.zones}
+        self._simulated = {zone: each.simulations for zone, each in known.items() if each.simulations}
+        until_ns = {zone: each.simulated_until_ns for zone, each in known.items()}
+        self._simulated_until_ns = {zone: ns for zone, ns in until_ns.items() if ns is not None}
+        self._simulated_level = {zone: known[zone].simulated_level for zone in self._simulated_until_ns}
+        self._due = {zone: None for zone, each in known.items() if each.due}
+        self._told = {zone: _ToldLevel.of(each.told) for zone, each in known.items() if each.told}
+        self._effective = {zone: self._overlay(state, now_ns) for zone, state in self._scanned.items()}
+        for zone in self._told:
+            if zone not in self._effective or not self._effective[zone].under_pressure:
+                self._effective[zone] = ZoneState(zone, STATUS_PRESSURE, 0, 0, 0)
+        self._shown = self._to_be_shown()
+        return tuple(self._effective[zone] for zone in self._told)
 
     def _notify(self, zones: tuple[ZoneState, ...], now_ns: int) -> None:
         self._last_notified_ns = now_ns

@@ -12,7 +12,6 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -46,8 +45,8 @@ from memnotify_cuse.scanner.health import TRACE, Health
 from memnotify_cuse.scanner.late import LateDoorbell
 from memnotify_cuse.scanner.loop import Scanner
 from memnotify_cuse.scanner.machine import Machine
-from memnotify_cuse.scanner.recording import Decoder, SampleEncoder
 from memnotify_cuse.scanner.sample import Sample, Sampler
+from memnotify_cuse.succession import Succession
 from memnotify_cuse.transport.cuse import CuseTransport
 from memnotify_cuse.transport.fuse import FuseTransport
 from memnotify_cuse.transport.idle import IdleServing
@@ -119,6 +118,13 @@ class _Hurrying(BoardListener):
             # The scanner must go on, and with it the next notification.
             log.exception("unexpected error in a notification")
 
+    def resumed(self, zones: tuple[ZoneState, ...]) -> None:
+        """The server before has told of these."""
+        if zones:
+            self._pressed.update(state.zone for state in zones)
+            self._realtime.pressed(True)
+            self._device.resumed(zones)
+
     def pressure_ended(self, zones: tuple[ZoneId, ...], now_ns: int) -> None:
         self._device.pressure_ended(zones, now_ns)
         self._pressed.difference_update(zones)
@@ -154,10 +160,10 @@ class _Server:
         self.refusals: list[str | None] = []
         self._status = ""
         self._begun = False
-        self._last_sample: Sample | None = None
         self._sampled = trio.Event()
         self._alive_s = 0.0
         self._state = StateFile(given.state_fd)
+        self._succession = Succession(self._state)
         # While the server before still serves.
         self._state.check()
         self._restarts = 0
@@ -245,6 +251,7 @@ class _Server:
             stack.callback(scanner.close)
             self._scanner = scanner
             self._zoneinfo = sampler.zoneinfo_text
+        self._succession.of(self._board, self._scanner, self._pressure_log)
         self._scanner.first_scan()
 
     def _make_board(self, config: Config) -> None:
@@ -255,9 +262,12 @@ class _Server:
         def watch(states: Mapping[ZoneId, ZoneState], now_ns: int) -> None:
             pressure_log.told(device.told, now_ns)
             pressure_log.changed(states, now_ns)
+            self._succession.note()
 
         self._device = device
-        self._board = Board(_Hurrying(device, self.realtime), self._clock.poke, watch)
+        self._hurrying = _Hurrying(device, self.realtime)
+        self._board = Board(self._hurrying, self._clock.poke, watch)
+        self._pressure_log = pressure_log
 
     def _late_doorbell(self) -> LateDoorbell | None:
         """What asks the keeper for another trace, where there was one, or is to be one."""
@@ -317,9 +327,11 @@ class _Server:
             warn_of_refusals(self.refusals)
         self._state.begin()
         self._begun = True
-        self._go_on_scanning()
+        # Before the files are open that were told of it.
+        self._hurrying.resumed(self._succession.go_on(time.monotonic_ns()))
         for transport, _ in self._transports:
             transport.resume()
+        self._board.tick(time.monotonic_ns())
         IdleServing([transport.connection for transport, _ in self._transports]).begin()
         for transport, what in self._transports:
             nursery.start_soon(self._serve_transport, transport, what, nursery.cancel_scope)
@@ -328,22 +340,9 @@ class _Server:
         nursery.start_soon(self._prove_alive)
 
     def _note_sample(self, sample: Sample) -> None:
-        self._last_sample = sample
-        if self._begun:
-            if trio.current_time() - self._alive_s >= ALIVE_S:
-                self._sampled.set()
-            self._state.note_sample(SampleEncoder().encode(replace(sample, events=None)))
-
-    def _go_on_scanning(self) -> None:
-        """What has changed since the last sample of the server before is seen by the first one of this."""
-        line = self._state.sample
-        if not line and self._last_sample is not None:
-            self._note_sample(self._last_sample)
-        if line and isinstance(self._scanner, Scanner):
-            try:
-                self._scanner.go_on_from(Decoder("the state file").sample(line))
-            except RecordingError as error:
-                log.warning("the scanner begins anew: %s", error)
+        self._succession.note_sample(sample)
+        if self._begun and trio.current_time() - self._alive_s >= ALIVE_S:
+            self._sampled.set()
 
     async def _prove_alive(self) -> None:
         """Tell the keeper, by and by, that this process does its work."""

@@ -50,6 +50,17 @@ class PressureLog:
         self._sum_ns = FIRST_SUM_NS
         self._sum_began_ns: int | None = None
 
+    @property
+    def since_ns(self) -> dict[ZoneId, int]:
+        """Since when each zone under pressure is that."""
+        return {zone: each.since_ns for zone, each in self._zones.items() if each.pressed}
+
+    def go_on(self, states: Mapping[ZoneId, ZoneState], since_ns: Mapping[ZoneId, int]) -> None:
+        """The zones under pressure since then were logged by the server before, with the levels that they have."""
+        for zone, began_ns in since_ns.items():
+            if zone in states:
+                self._zones[zone] = _Zone(True, LEVELS.index(states[zone].level), began_ns)
+
     def told(self, told: Told, now_ns: int) -> None:
         """So many programs were told by now, since the start."""
         self._told = told

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from memnotify_cuse.board import NOTIFY_INTERVAL_NS, Board, BoardListener, UnknownZoneError, ZoneState
+from memnotify_cuse.carried import Carried
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 from memnotify_cuse.record import LEVEL_CRITICAL, LEVEL_LOW, LEVEL_MEDIUM
 
@@ -195,6 +196,110 @@ def test_the_record_of_a_state() -> None:
         b"node=0 zone=Normal pressure=1 free_pages=1000 high_pages=600 reserve_pages=50 reclaim_target_kb=4800 "
         b"reason=anon_scan time_ns=7 level=low\n"
     )
+
+
+class TestTakenOver:
+    """The board of the next server goes on where that of the one before has ended."""
+
+    def succeed(self, board: Board, states: list[ZoneState], now_ms: int) -> tuple[Board, Listener, set[ZoneId]]:
+        """The next board, who listens to it, and which zones it says were told of. The first scan was calm."""
+        listener = Listener()
+        following = Board(listener)
+        following.publish(calm(), [], 0)
+        told = following.restore(states, board.snapshot(), now_ms * MS)
+        following.tick(now_ms * MS)
+        return following, listener, {state.zone for state in told}
+
+    def test_at_rest_there_is_nothing_to_be_said(self, board: Board) -> None:
+        assert board.snapshot() == Carried()
+        board.publish(calm(), [], 50 * MS)
+        assert board.snapshot() == Carried()
+
+    def test_pressure_that_was_told_is_not_told_again(self, board: Board) -> None:
+        board.publish(pressed(NORMAL), [NORMAL], 5 * MS)
+        following, listener, told = self.succeed(board, pressed(NORMAL), 900)
+        assert told == {NORMAL}
+        assert following.states[NORMAL].under_pressure
+        assert following.notifications == 1
+        following.publish(pressed(NORMAL), [], 950 * MS)
+        assert listener.times_ms == []
+        following.publish(calm(), [], 1000 * MS)
+        assert listener.ended == [(1000, (NORMAL,))]
+
+    def test_pressure_that_nobody_was_told_of_yet_is_told(self, board: Board) -> None:
+        board.publish(pressed(NORMAL), [NORMAL], 0)
+        board.publish(pressed(NORMAL, DMA32), [DMA32], 30 * MS)
+        following, listener, told = self.succeed(board, pressed(NORMAL, DMA32), 90)
+        assert told == {NORMAL}
+        assert listener.times_ms == []
+        drive(following, 90, 1000)
+        assert listener.notified_zones == [(200, {DMA32: "anon_scan"})]
+
+    def test_the_rate_of_notifications_holds_across_both(self, board: Board) -> None:
+        board.publish(pressed(NORMAL), [NORMAL], 100 * MS)
+        following, listener, _ = self.succeed(board, pressed(NORMAL), 150)
+        following.publish(pressed(NORMAL), [NORMAL], 160 * MS)
+        drive(following, 160, 1000)
+        assert listener.times_ms == [300]
+
+    def test_a_simulation_goes_on_for_the_rest_of_its_time(self, board: Board) -> None:
+        board.simulate(NORMAL, 500 * MS, 10 * MS)
+        following, listener, told = self.succeed(board, calm(), 300)
+        assert told == {NORMAL}
+        assert (following.states[NORMAL].reason, following.states[NORMAL].raised) == ("simulated", 1)
+        drive(following, 300, 5000)
+        assert listener.notified_zones == [(300, {NORMAL: "simulated"}), (500, {NORMAL: "simulated"})]
+        assert listener.ended == [(510, (NORMAL,))]
+        assert following.notifications == 3
+
+    def test_a_simulation_whose_time_is_over_ends_at_once(self, board: Board) -> None:
+        board.simulate(NORMAL, 500 * MS, 10 * MS)
+        following, listener, told = self.succeed(board, calm(), 700)
+        assert told == {NORMAL}
+        assert (listener.ended, listener.times_ms) == ([(700, (NORMAL,))], [])
+        assert following.deadline_ns is None
+        assert following.states[NORMAL].raised == 1, "it still says how often"
+
+    def test_a_simulation_can_be_ended(self, board: Board) -> None:
+        board.simulate(None, 600_000 * MS, 0)
+        following, listener, _ = self.succeed(board, calm(), 100)
+        following.simulate(None, 0, 150 * MS)
+        assert listener.ended == [(150, (DMA32, NORMAL))]
+        assert following.deadline_ns is None
+
+    @pytest.mark.parametrize("now", [[], [state(NORMAL, -1)]], ids=["gone", "ignored"])
+    def test_a_zone_that_is_none_any_more_has_ended(self, board: Board, now: list[ZoneState]) -> None:
+        board.publish(pressed(NORMAL), [NORMAL], 0)
+        board.simulate(NORMAL, 600_000 * MS, 0)
+        following, listener, _ = self.succeed(board, [*calm()[:2], *now], 100)
+        assert listener.ended == [(100, (NORMAL,))]
+        assert [each.status for each in following.states.values()] == [-1, 0, *(each.status for each in now)]
+        assert following.deadline_ns is None
+
+    def test_a_level_that_was_told_does_not_rise_again(self, board: Board) -> None:
+        board.publish(pressed(NORMAL, level=LEVEL_CRITICAL), [NORMAL], 0)
+        board.publish(pressed(NORMAL, level=LEVEL_MEDIUM), [], 1000 * MS)
+        following, listener, _ = self.succeed(board, pressed(NORMAL, level=LEVEL_MEDIUM), 2000)
+        following.publish(pressed(NORMAL, level=LEVEL_CRITICAL), [], 3000 * MS)
+        assert listener.rises == []
+        following.publish(pressed(NORMAL, level=LEVEL_LOW), [], 4000 * MS)
+        following.publish(pressed(NORMAL, level=LEVEL_CRITICAL), [], 14_000 * MS)
+        assert listener.rises == [(14_000, NORMAL, LEVEL_CRITICAL)]
+
+    def test_a_level_that_has_risen_meanwhile_is_told_to_everybody(self, board: Board) -> None:
+        board.publish(pressed(NORMAL), [NORMAL], 0)
+        _, listener, _ = self.succeed(board, pressed(NORMAL, level=LEVEL_CRITICAL), 900)
+        assert listener.rises == [(900, NORMAL, LEVEL_CRITICAL)]
+
+    def test_it_is_the_same_for_the_one_after_that(self, board: Board) -> None:
+        board.publish(pressed(NORMAL, level=LEVEL_MEDIUM), [NORMAL], 0)
+        board.simulate(DMA32, 600_000 * MS, 10 * MS)
+        drive(board, 10, 210)
+        states = [replace(each, raised=each.status) for each in pressed(NORMAL, level=LEVEL_MEDIUM)]
+        board.publish(states, [], 220 * MS)
+        following = Board(Listener())
+        following.restore(states, board.snapshot(), 300 * MS)
+        assert following.snapshot() == board.snapshot()
 
 
 class TestRise:

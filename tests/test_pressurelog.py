@@ -125,3 +125,13 @@ def test_a_zone_that_vanishes_is_said(bench: Bench) -> None:
     bench.at(0, state(NORMAL, True), state(DMA32, False))
     assert bench.at(10, state(DMA32, False)) == ["node0-Normal is no longer in zoneinfo"]
     assert bench.at(20, state(DMA32, False)) == []
+
+
+def test_pressure_that_the_server_before_has_logged_is_not_logged_again(bench: Bench) -> None:
+    bench.log.go_on({NORMAL: state(NORMAL, True)}, {NORMAL: 1000 * MS, DMA32: 1000 * MS})
+    assert bench.at(3000, state(NORMAL, True)) == []
+    assert bench.log.since_ns == {NORMAL: 1000 * MS}
+    assert bench.at(3500, state(NORMAL, True, LEVEL_MEDIUM)) != []
+    (line,) = bench.at(5000, state(NORMAL, False))
+    assert "clear after 4.0 s" in line
+    assert bench.log.since_ns == {}

@@ -225,6 +225,10 @@ class Device(BoardListener):
         self._pressure.end(zones)
         self._withdraw_what_is_over()
 
+    def resumed(self, zones: tuple[ZoneState, ...]) -> None:
+        """`zones` are under pressure, and the server before has told of that: before its files are open here."""
+        self._pressure.update(zones)
+
     def follow(self, states: Mapping[ZoneId, ZoneState]) -> None:
         """Take in the states of all zones: what is read from now on says this."""
         self._changes.follow(states)

@@ -5,6 +5,7 @@
     records    what is left to read of each
     requests   requests that were received and not answered, as the kernel sent them (`RequestJournal`)
     sample     the scanner's last sample, from which the next server sees what has changed since
+    pressure   the zones under pressure, what programs were told of them, and simulations (`carried`)
 
 The server notes each change down when it makes it, so that nothing has to be saved when it is killed. A change and its
 reply to the kernel cannot be made at once. So the order is chosen such that a server killed in between repeats a thing
@@ -30,7 +31,7 @@ from enum import IntFlag
 from typing import Final, NamedTuple
 
 MAGIC: Final = b"memnotify state\0"
-LAYOUT: Final = 1
+LAYOUT: Final = 2
 """Goes up with every change of the layout. A server that finds another one does not go on with it: `reload` refuses,
 and a restart of the service makes the device anew."""
 
@@ -56,7 +57,12 @@ _SAMPLE: Final = _REQUESTS + CONNECTIONS * REQUESTS * REQUEST_BYTES
 SAMPLE_BYTES: Final = 256 * 1024
 """Longer than a sample of a machine with a hundred nodes."""
 
-STATE_BYTES: Final = _SAMPLE + SAMPLE_BYTES
+_SAMPLE_END: Final = _SAMPLE + 2 * SAMPLE_BYTES
+PRESSURE_BYTES: Final = 32 * 1024
+"""Longer than what is to be said of a machine with a hundred nodes."""
+_PRESSURE: Final = _SAMPLE_END
+
+STATE_BYTES: Final = _PRESSURE + 2 * PRESSURE_BYTES
 
 NUMBERS_AHEAD: Final = 1024
 """How many numbers are given out for each write of the header. Some are never used after a restart."""
@@ -73,6 +79,8 @@ _HEADER: Final = struct.Struct("=16sIIQ")
 _NUMBERS: Final = struct.Struct("=Q")
 _NUMBERS_AT: Final = 24
 _COUNT: Final = struct.Struct("=I")
+_SAMPLE_NOW_AT: Final = 32
+_PRESSURE_NOW_AT: Final = 33
 _INIT_AT: Final = 64
 _ZONES_AT: Final = 512
 _ZONE: Final = struct.Struct(f"=h{NAME_BYTES}s")
@@ -154,6 +162,8 @@ class StateFile:
         """Take it up where the server before has left it. Raises StateError."""
         self.check()
         self._map = mmap.mmap(self._fd, STATE_BYTES)
+        self._sample = _Newest(self._map, _SAMPLE_NOW_AT, _SAMPLE, SAMPLE_BYTES)
+        self._pressure = _Newest(self._map, _PRESSURE_NOW_AT, _PRESSURE, PRESSURE_BYTES)
         _, _, _, serial = _HEADER.unpack_from(self._map, 0)
         self._last_serial: int = serial
         self._serials_until: int = serial
@@ -219,18 +229,20 @@ class StateFile:
     @property
     def sample(self) -> bytes:
         """The last sample that was noted, empty if there is none."""
-        (length,) = _COUNT.unpack_from(self._map, _SAMPLE)
-        start = _SAMPLE + _COUNT.size
-        return self._map[start : start + length] if length <= SAMPLE_BYTES - _COUNT.size else b""
+        return self._sample.read()
 
     def note_sample(self, data: bytes) -> None:
         """Take note of a sample. One that is too long is not kept."""
-        start = _SAMPLE + _COUNT.size
-        # None rather than a part of it, if it ends here.
-        _COUNT.pack_into(self._map, _SAMPLE, 0)
-        if len(data) <= SAMPLE_BYTES - _COUNT.size:
-            self._map[start : start + len(data)] = data
-            _COUNT.pack_into(self._map, _SAMPLE, len(data))
+        self._sample.write(data)
+
+    @property
+    def pressure(self) -> bytes:
+        """What was noted of the pressure last, empty if nothing was."""
+        return self._pressure.read()
+
+    def note_pressure(self, data: bytes) -> None:
+        """Take note of the pressure. What is too long is not kept."""
+        self._pressure.write(data)
 
     # Open files.
 
@@ -292,6 +304,41 @@ class StateFile:
     def journal(self, connection: int) -> RequestJournal:
         """The requests of a connection that were not answered."""
         return RequestJournal(self._fd, self._map, _REQUESTS + connection * REQUESTS * REQUEST_BYTES)
+
+
+class _Newest:
+    """Bytes that replace those before as a whole: they are written beside them, and a single byte says which holds.
+
+    That byte is at `now_at`: 0 where nothing was written. Of the two places of `size` bytes each the first is `at`.
+    """
+
+    def __init__(self, shared: mmap.mmap, now_at: int, at: int, size: int) -> None:
+        self._map = shared
+        self._now_at = now_at
+        self._places = (at, at + size)
+        self._size = size - _COUNT.size
+
+    def read(self) -> bytes:
+        """What was written last, empty if there is nothing, or it cannot be that."""
+        now = self._map[self._now_at]
+        if now not in (1, 2):
+            return b""
+        at = self._places[now - 1]
+        (length,) = _COUNT.unpack_from(self._map, at)
+        start = at + _COUNT.size
+        return self._map[start : start + length] if length <= self._size else b""
+
+    def write(self, data: bytes) -> None:
+        """Put `data` in place of it; nothing if it is too long."""
+        if len(data) > self._size:
+            self._map[self._now_at] = 0
+            return
+        other = 2 if self._map[self._now_at] == 1 else 1
+        at = self._places[other - 1]
+        start = at + _COUNT.size
+        _COUNT.pack_into(self._map, at, len(data))
+        self._map[start : start + len(data)] = data
+        self._map[self._now_at] = other
 
 
 class _Slots:

@@ -10,7 +10,8 @@ from typing import Final
 
 import trio
 
-from memnotify_cuse.board import Board
+from memnotify_cuse.board import Board, ZoneState
+from memnotify_cuse.carried import Carried, CarriedNode
 from memnotify_cuse.kernel.errors import KernelFileError
 from memnotify_cuse.kernel.trace import TraceEvent
 from memnotify_cuse.scanner.cadence import FASTEST_FILL_KB_PER_S, WATCHFUL_S, Cadence
@@ -48,7 +49,8 @@ class Scanner:
 
     `doorbell`, and `late` if there is to be a better one, are closed by `close`, as is `spare`, which stands in for a
     trace that fails; `open_spare` opens another one. `on_active` is called with whether the kernel reclaims, or a zone
-    is under pressure. `health` is told of what fails, `on_sample` of each sample.
+    is under pressure. `health` is told of what fails, `on_sample` of each sample,
+    once it was published.
     """
 
     def __init__(
@@ -108,11 +110,24 @@ class Scanner:
         """The first sample, from which all zones are known. Raises KernelFileError."""
         self._scan(self._wakeup.drain())
 
-    def go_on_from(self, sample: Sample) -> None:
-        """Take `sample`, of a scanner before this one, for the last one: what has changed since is seen by the next."""
-        self._tracker = self._new_tracker()
-        self._tracker.update(sample)
+    @property
+    def outlook(self) -> tuple[CarriedNode, ...]:
+        """What the next scanner is to know of the nodes."""
+        return self._tracker.outlook
+
+    def go_on_from(self, sample: Sample | None, carried: Carried) -> tuple[ZoneState, ...]:
+        """Take over from a scanner before this one; the zones as it saw them.
+
+        `sample` is taken for the last one, so that what has changed since is seen by the next. Without it, what was
+        carried holds of the sample that this scanner began with.
+        """
+        if sample is not None:
+            self._tracker = self._new_tracker()
+            self._tracker.go_on(sample, carried)
+        else:
+            self._tracker.go_on_with(carried.zones)
         self._delay_s = 0.0
+        return self._tracker.states
 
     async def run(self) -> None:
         """Scan until cancelled. A kernel file that is gone or malformed is tried again."""
@@ -187,10 +202,11 @@ class Scanner:
         self._health.worked(ZONEINFO)
         self._rang_since_ns = 0
         self.samples += 1
-        self._on_sample(sample)
         self._follow_lru(sample)
         scan = self._tracker.update(sample)
         self._board.publish(scan.states, scan.moved, time.monotonic_ns())
+        # A scanner that goes on from it does not see again what it shows: so all of that must have been told.
+        self._on_sample(sample)
         if rang:
             self._cadence.rang(sample.time_ns)
         self._raised = any(state.under_pressure for state in scan.states)

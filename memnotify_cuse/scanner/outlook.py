@@ -22,10 +22,12 @@ is still there.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
+from memnotify_cuse.carried import CarriedNode
 from memnotify_cuse.kernel.zoneinfo import Node, Zone
 from memnotify_cuse.record import LEVEL_CRITICAL, LEVEL_LOW, LEVEL_MEDIUM
 from memnotify_cuse.scanner.machine import Machine
@@ -158,8 +160,16 @@ class Responses:
         """The time to allow for, by the slowest of the last minute."""
         while self._seen and self._seen[0][0] < now_ns - RESPONSE_KEPT_NS:
             self._seen.popleft()
-        slowest_s = max((seen_s for _, seen_s in self._seen), default=0.0)
-        return min(max(LEAST_REACTION_S, NOTICE_S + 2 * slowest_s), MOST_REACTION_S)
+        return min(max(LEAST_REACTION_S, NOTICE_S + 2 * self.slowest_s), MOST_REACTION_S)
+
+    @property
+    def slowest_s(self) -> float:
+        """The slowest of those that are kept, 0 without any."""
+        return max((seen_s for _, seen_s in self._seen), default=0.0)
+
+    def saw(self, now_ns: int, seen_s: float) -> None:
+        """Another tracker has seen it take so long."""
+        self._seen.append((now_ns, seen_s))
 
 
 class OutlookTracker:
@@ -183,6 +193,25 @@ class OutlookTracker:
             for node in sample.zoneinfo.nodes
             if (zones := zones_of(sample, node.node))
         }
+
+    def carried(self) -> tuple[CarriedNode, ...]:
+        """What the next tracker cannot see by itself: rates that are kept, and how slow programs were."""
+        return tuple(
+            CarriedNode(
+                node,
+                round(max(rate for _, rate in self._peaks[node])),
+                round(self._responses[node].slowest_s * 1000),
+            )
+            for node in self._history
+        )
+
+    def go_on(self, nodes: Iterable[CarriedNode], time_ns: int) -> None:
+        """Take over what a tracker knew at `time_ns`, before the first sample of this one."""
+        for each in nodes:
+            self._peaks[each.node] = deque([(time_ns, float(each.decline_pages_s))])
+            self._responses[each.node] = responses = Responses()
+            if each.response_ms:
+                responses.saw(time_ns, each.response_ms / 1000)
 
     def _node(self, node: Node, zones: list[Zone], sample: Sample) -> Outlook:
         now_ns = sample.time_ns

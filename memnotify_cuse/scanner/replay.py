@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
+from itertools import chain, islice
 from typing import Final
 
 import trio
 
-from memnotify_cuse.board import STATUS_CLEAR, Board
+from memnotify_cuse.board import STATUS_CLEAR, Board, ZoneState
+from memnotify_cuse.carried import CarriedZone, Played
 from memnotify_cuse.kernel.zoneinfo import format_zoneinfo
 from memnotify_cuse.scanner.errors import RecordingError
 from memnotify_cuse.scanner.machine import Machine
 from memnotify_cuse.scanner.recordfile import Recording
 from memnotify_cuse.scanner.sample import Sample
-from memnotify_cuse.scanner.zones import ZoneTracker
+from memnotify_cuse.scanner.zones import Scan, ZoneTracker
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +35,19 @@ class Player:
 
     def feed(self, sample: Sample, now_ns: int) -> None:
         """Play one sample."""
+        scan = self.pass_over(sample)
+        self._board.publish(scan.states, scan.moved, now_ns)
+
+    def pass_over(self, sample: Sample) -> Scan:
+        """Take in a sample that another board was told of."""
         self.samples += 1
         self.last = sample
-        scan = self._tracker.update(sample)
-        self._board.publish(scan.states, scan.moved, now_ns)
+        return self._tracker.update(sample)
+
+    def go_on_with(self, zones: Iterable[CarriedZone]) -> tuple[ZoneState, ...]:
+        """Take zones for what they were; all of them."""
+        self._tracker.go_on_with(zones)
+        return self._tracker.states
 
     def end(self, now_ns: int) -> None:
         """There is nothing more: no zone is under pressure any longer."""
@@ -57,7 +69,10 @@ class Replay:
 
     def __init__(self, board: Board, recording: Recording, headroom_kb: int | None = None) -> None:
         self._recording = recording
-        self._player = Player(board, recording.header.machine, headroom_kb)
+        self._new_player = partial(Player, board, recording.header.machine, headroom_kb)
+        self._player = self._new_player()
+        self._began_ns: int | None = None
+        self._first: list[Sample] = []
         times_ns = [sample.time_ns for sample in recording.samples()]
         if not times_ns:
             raise RecordingError(str(recording.path), 0, "holds no sample")
@@ -83,14 +98,36 @@ class Replay:
     def first_scan(self) -> None:
         """Play the first sample, from which all zones are known."""
         now_ns = time.monotonic_ns()
-        self._player.feed(shifted(next(self._rest), now_ns - self._first_ns), now_ns)
+        self._first = [next(self._rest)]
+        self._player.feed(shifted(self._first[0], now_ns - self._first_ns), now_ns)
+
+    @property
+    def played(self) -> Played | None:
+        """How far it is, for a server that takes over; None before it was begun."""
+        return Played(self._began_ns, self.samples) if self._began_ns is not None else None
+
+    def go_on_from(self, played: Played, zones: Iterable[CarriedZone]) -> tuple[ZoneState, ...]:
+        """Go on where another server was, after `first_scan`; the zones as they were then."""
+        self._began_ns = played.began_ns
+        self._player = self._new_player()
+        # The file was opened with rights that are given up by now, and its first sample was played.
+        for sample in chain(self._first, islice(self._rest, max(0, played.samples - len(self._first)))):
+            self._player.pass_over(shifted(sample, played.began_ns - self._first_ns))
+        return self._player.go_on_with(zones)
 
     async def run(self) -> None:
-        """Play the others, each as long after now as it came after the first one; then all zones are clear."""
-        log.warning(
-            "replaying %s (%.1f s); nobody is told of this machine's own memory", self._recording.path, self.length_s
-        )
-        shift_ns = time.monotonic_ns() - self._first_ns
+        """Play the others, each as long after the beginning as it came after the first one; then all zones are clear.
+
+        What was missed between two servers is played at once.
+        """
+        if self._began_ns is None:
+            log.warning(
+                "replaying %s (%.1f s); nobody is told of this machine's own memory",
+                self._recording.path,
+                self.length_s,
+            )
+            self._began_ns = time.monotonic_ns()
+        shift_ns = self._began_ns - self._first_ns
         for recorded in self._rest:
             sample = shifted(recorded, shift_ns)
             await trio.sleep(max(0.0, (sample.time_ns - time.monotonic_ns()) / 1e9))

@@ -15,10 +15,11 @@ Zones with fewer present pages than a tenth of their node's are ignored (rules o
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from memnotify_cuse.board import STATUS_CLEAR, STATUS_IGNORED, STATUS_PRESSURE, ZoneState
+from memnotify_cuse.carried import Carried, CarriedNode, CarriedZone
 from memnotify_cuse.kernel.zoneinfo import Zone, ZoneId
 from memnotify_cuse.scanner.evidence import (
     FILE_EXHAUSTED,
@@ -63,6 +64,28 @@ class ZoneTracker:
     @property
     def states(self) -> tuple[ZoneState, ...]:
         return tuple(self._states.values())
+
+    @property
+    def outlook(self) -> tuple[CarriedNode, ...]:
+        """What the next scanner is to know of the nodes."""
+        return self._outlook.carried()
+
+    def go_on(self, sample: Sample, carried: Carried) -> None:
+        """Begin with the last sample of another tracker, and what was known then."""
+        self._outlook.go_on(carried.nodes, sample.time_ns)
+        self.update(sample)
+        self.go_on_with(carried.zones)
+
+    def go_on_with(self, zones: Iterable[CarriedZone]) -> None:
+        """Take zones for what they were, unless they are gone by now, or ignored."""
+        for each in zones:
+            state = self._states.get(each.zone)
+            if state is not None:
+                was = STATUS_PRESSURE if each.pressed else STATUS_CLEAR
+                status = STATUS_IGNORED if state.status == STATUS_IGNORED else was
+                self._states[each.zone] = replace(
+                    state, status=status, reason=each.reason, time_ns=each.time_ns, raised=each.raised
+                )
 
     def update(self, sample: Sample) -> Scan:
         """Take in the next sample; the first one raises nothing, since there is nothing to compare it with."""

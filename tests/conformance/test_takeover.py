@@ -7,11 +7,14 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from memnotify_cuse.device.policy import Policy
+from memnotify_cuse.keeper.statefile import PRESSURE_BYTES, STATE_BYTES
 from tests.support.mounted import (
     LIMIT_S,
     LONG_S,
@@ -21,6 +24,8 @@ from tests.support.mounted import (
     complaints,
     error_of,
     facts,
+    many_opened,
+    notifications,
     open_files,
     opened,
     read_record,
@@ -28,11 +33,12 @@ from tests.support.mounted import (
     wait_for_watchers,
     wait_until,
     watchdog,
+    zone_of,
 )
 from tests.support.server import Lines, Server
 from tests.support.sigio import NewPuppet, as_root
 from tests.support.stage import Stages
-from tests.support.takeover import REPLACED, replace, server_pid, wait_for_another
+from tests.support.takeover import REPLACED, replace, server_pid, wait_for_another, zone_line
 from tests.support.transport import Transport
 
 pytestmark = [pytest.mark.mount, as_root]
@@ -52,7 +58,8 @@ def mortal(stages: Stages, transport: Transport, tmp_path: Path) -> Iterator[Ser
     ):
         yield server
         assert server.stop() == 0, server.log
-        assert [line for line in complaints(server) if not any(word in line for word in REPLACED)] == []
+        expected = (*REPLACED, "begins anew: ")
+        assert [line for line in complaints(server) if not any(word in line for word in expected)] == []
         assert not server.device.exists()
         assert not server.mount.exists()
 
@@ -165,6 +172,120 @@ def test_memory_that_becomes_tight_between_two_servers_is_told_of_by_the_next(
         assert read_record(fd).reason != "simulated"
         machine.make_room()
         assert server.stop() == 0
+
+
+def test_pressure_lasts_over_a_takeover_and_ends_by_the_threshold(
+    stages: Stages, transport: Transport, tmp_path: Path
+) -> None:
+    """There is no new evidence of it, and no program is told a second time."""
+    machine = Machine(tmp_path)
+    options = ("--log-level", "info", *machine.options)
+    with (
+        stages.server(transport, tmp_path, *options) as server,
+        watchdog(server),
+        opened(server.device, os.O_NONBLOCK) as fd,
+    ):
+        poller = Blocking(lambda: revents(fd, LIMIT_S))
+        wait_for_watchers(server, 1)
+        machine.tighten()
+        assert poller.result() == READABLE
+        assert zone_of(read_record(fd)) == machine.ZONE
+        wait_until(lambda: "told 1 programs" in server.log, "it logged")
+        before = zone_line(server, machine.ZONE)
+        assert (before["status"], before["raised"], notifications(server)) == ("1", "1", 1)
+        for _ in range(2):
+            replace(server)
+            samples = int(facts(server)["samples"])
+            wait_until(lambda: int(facts(server)["samples"]) > samples, "a sample")  # noqa: B023
+            assert (zone_line(server, machine.ZONE), notifications(server)) == (before, 1)
+        # A program that was not told yet is due.
+        with opened(server.device, os.O_NONBLOCK) as other:
+            assert revents(other) == READABLE
+            assert read_record(other).time_ns == int(before["time_ns"])
+        machine.make_room()
+        wait_until(lambda: zone_line(server, machine.ZONE) == before | {"status": "0"}, "the end")
+        assert revents(fd) == 0
+        machine.tighten()
+        assert revents(fd, LIMIT_S) == READABLE
+        assert zone_line(server, machine.ZONE)["raised"] == "2"
+        log = [line for line in server.log.splitlines() if f"INFO: {machine.ZONE}: " in line]
+        assert ["clear" in line for line in log] == [False, True, False], log
+        assert server.stop() == 0
+
+
+def test_who_was_told_is_not_told_again_by_the_next_server(mortal: Server) -> None:
+    """With so many open files the guard time is ten seconds."""
+    with many_opened(mortal.device, 51) as fds:
+        mortal.simulate(seconds=LONG_S)
+        told_s = time.monotonic()
+        assert [revents(fd, LIMIT_S) for fd in fds[:50]] == [READABLE] * 50
+        for fd in fds[:50]:
+            read_record(fd)
+        replace(mortal)
+        again = [fd for fd in fds[:50] if revents(fd)]
+        assert not again or time.monotonic() - told_s > Policy().guard_max_ns / 1e9
+        assert revents(fds[50]) == READABLE
+
+
+def test_a_simulation_goes_on_in_the_next_server(mortal: Server) -> None:
+    zone = mortal.zones[-1]
+    for restart in range(1, 3):
+        mortal.simulate(zone, LONG_S)
+        wait_until(lambda: notifications(mortal) > restart, "a repetition")  # noqa: B023
+        told = notifications(mortal)
+        replace(mortal)
+        assert zone_line(mortal, zone).items() >= {"status": "1", "raised": str(restart), "reason": "simulated"}.items()
+        assert notifications(mortal) >= told
+        with opened(mortal.device) as fd:
+            assert zone_of(read_record(fd)) == zone
+        wait_until(lambda: notifications(mortal) > told, "the next repetition")  # noqa: B023
+        assert sum("status=1" in line for line in mortal.status().splitlines()) == 1
+        mortal.simulate(seconds=0)
+        wait_until(lambda: "status=1" not in mortal.status(), "the end of the simulation")
+
+
+def test_a_simulation_that_ends_between_two_servers_is_over(mortal: Server) -> None:
+    with opened(mortal.device, os.O_NONBLOCK) as fd:
+        mortal.simulate(seconds=2.0)
+        before = server_pid(mortal)
+        os.kill(before, signal.SIGSTOP)
+        end_s = time.monotonic() + 2.0
+        while time.monotonic() < end_s:
+            time.sleep(0.01)
+        os.kill(before, signal.SIGKILL)
+        wait_for_another(mortal, before)
+        wait_until(lambda: "status=1" not in mortal.status(), "the end of the simulation")
+        assert revents(fd) == 0
+        mortal.simulate(seconds=LONG_S)
+        assert revents(fd, LIMIT_S) == READABLE
+
+
+def state_file(server: Server) -> Path:
+    """The state file, by a descriptor of the keeper's."""
+    for path in Path(f"/proc/{server.process.pid}/fd").iterdir():
+        if "memfd:memnotify-state" in os.readlink(path):
+            return path
+    raise AssertionError("the keeper has no state file")
+
+
+def test_what_cannot_be_gone_on_with_is_left_out(mortal: Server) -> None:
+    """The server that wrote it may have been taken over."""
+    with opened(mortal.device) as fd, state_file(mortal).open("r+b", 0) as state:
+        mortal.simulate(seconds=LONG_S)
+        wait_until(lambda: notifications(mortal) > 0, "a notification")
+        os.kill(before := server_pid(mortal), signal.SIGSTOP)
+        for place in range(STATE_BYTES - 2 * PRESSURE_BYTES, STATE_BYTES, PRESSURE_BYTES):
+            os.pwrite(state.fileno(), b"\xff" * 200, place + 4)
+        os.kill(before, signal.SIGKILL)
+        wait_for_another(mortal, before)
+        assert "status=1" not in mortal.status()
+        assert mortal.log.count("what programs were told of memory begins anew: ") == 1
+        mortal.simulate(seconds=LONG_S)
+        assert revents(fd, LIMIT_S) == READABLE
+        # What the next one leaves is sound again.
+        replace(mortal)
+        assert "status=1" in mortal.status()
+        assert mortal.log.count("begins anew") == 1
 
 
 def test_a_text_that_is_open_can_be_read_on(mortal: Server) -> None:

@@ -19,6 +19,7 @@ from memnotify_cuse.keeper.statefile import (
     MAX_ZONES,
     NEVER,
     NUMBERS_AHEAD,
+    PRESSURE_BYTES,
     RECORD_BYTES,
     REQUEST_BYTES,
     SAMPLE_BYTES,
@@ -232,6 +233,49 @@ class TestSample:
         assert begun(fd).sample == b"the last"
         state.note_sample(bytes(SAMPLE_BYTES))
         assert begun(fd).sample == b""
+
+
+class TestPressure:
+    def test_the_last_one(self, fd: int) -> None:
+        state = begun(fd)
+        assert state.pressure == b""
+        for data in (b"one", b"another", b"a longer one", b"the last"):
+            state.note_pressure(data)
+            assert begun(fd).pressure == data
+        assert begun(fd).sample == b"", "the sample has a place of its own"
+        state.note_pressure(bytes(PRESSURE_BYTES))
+        assert begun(fd).pressure == b""
+
+    def test_a_server_that_is_killed_while_it_writes_leaves_what_was_there_before(self, fd: int) -> None:
+        state = begun(fd)
+        state.note_sample(b"sample")
+        state.note_pressure(b"before")
+        before = os.pread(fd, STATE_BYTES, 0)
+        state.note_pressure(b"after!")
+        after = os.pread(fd, STATE_BYTES, 0)
+        changed = [at for at, (old, new) in enumerate(zip(before, after, strict=True)) if old != new]
+        # In the order in which they are written: what says which of the two holds comes last.
+        which, *rest = changed
+        for count in range(len(rest) + 1):
+            os.pwrite(fd, before, 0)
+            for at in rest[:count]:
+                os.pwrite(fd, after[at : at + 1], at)
+            assert begun(fd).pressure == b"before"
+            assert begun(fd).sample == b"sample"
+        os.pwrite(fd, after[which : which + 1], which)
+        assert begun(fd).pressure == b"after!"
+
+    @given(st.binary(min_size=1, max_size=16), st.integers(0, 40))
+    @settings(max_examples=50)
+    def test_whatever_is_in_it_it_can_be_read(self, junk: bytes, at: int) -> None:
+        fd = create_state()
+        try:
+            begun(fd).note_pressure(b"sound")
+            os.pwrite(fd, junk, 24 + at)
+            os.pwrite(fd, junk, STATE_BYTES - 2 * PRESSURE_BYTES)
+            assert len(begun(fd).pressure) <= PRESSURE_BYTES
+        finally:
+            os.close(fd)
 
 
 class TestJournal:

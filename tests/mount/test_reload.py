@@ -21,9 +21,11 @@ from tests.support.mounted import (
     LONG_S,
     READABLE,
     Blocking,
+    Machine,
     calm_proc,
     complaints,
     facts,
+    notifications,
     opened,
     read_record,
     revents,
@@ -34,7 +36,7 @@ from tests.support.mounted import (
     watchdog,
 )
 from tests.support.server import Server
-from tests.support.takeover import replace, server_pid
+from tests.support.takeover import replace, server_pid, zone_line
 
 pytestmark = [
     pytest.mark.mount,
@@ -73,6 +75,25 @@ def test_the_code_that_is_installed_now_takes_over_and_no_program_notices(tmp_pa
             assert read_record(fd).pressure == 1
             server.simulate(seconds=0)
             wait_until(lambda: revents(fd) == 0, "the end of the simulation")
+
+
+def test_the_code_that_takes_over_goes_on_with_pressure_and_simulations(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    with serving(tmp_path, *machine.options, node=tmp_path / "node") as server, opened(server.device) as fd:
+        machine.tighten()
+        assert read_record(fd).pressure == 1
+        server.simulate("node0-Normal", LONG_S)
+        wait_until(lambda: notifications(server) > 2, "a repetition")
+        before, told = zone_line(server, machine.ZONE), notifications(server)
+        assert before["status"] == "1"
+        done = reload(server)
+        assert done.returncode == 0, done.stderr
+        assert zone_line(server, machine.ZONE) == before
+        assert zone_line(server, "node0-Normal").items() >= {"status": "1", "raised": "1"}.items()
+        assert notifications(server) >= told
+        server.simulate(seconds=0)
+        machine.make_room()
+        wait_until(lambda: "status=1" not in server.status(), "the end of both")
 
 
 @contextmanager
@@ -121,7 +142,7 @@ def test_code_that_does_not_start_is_not_used(broken: str, tmp_path: Path, proc:
 def test_code_that_cannot_go_on_with_the_state_is_not_used(tmp_path: Path, proc: str) -> None:
     with breakable(tmp_path, proc) as (server, copy), opened(server.device) as fd:
         statefile = copy / "keeper" / "statefile.py"
-        statefile.write_text(statefile.read_text().replace("LAYOUT: Final = 1", "LAYOUT: Final = 2"))
+        statefile.write_text(statefile.read_text().replace("LAYOUT: Final = 2", "LAYOUT: Final = 3"))
         refuses_to_reload(server, fd, "the new code cannot take over from this version")
         assert server.stop() == 0
 

@@ -18,6 +18,8 @@ from tests.support.mounted import LIMIT_S, complaints, facts, notifications, ope
 from tests.support.programs import compiler_problem
 from tests.support.replay import TRACES, capture, play
 from tests.support.server import Server
+from tests.support.takeover import replace as replace_server
+from tests.support.takeover import zone_line
 
 pytestmark = pytest.mark.mount
 
@@ -79,6 +81,26 @@ def test_programs_are_told_what_was_recorded(tmp_path: Path, episode: Path) -> N
         assert len(said) == 2
         assert f"replaying {episode} (" in said[0]
         assert "the recording has ended, after " in said[1]
+        assert server.stop() == 0
+
+
+def test_a_server_that_takes_over_plays_on(tmp_path: Path, episode: Path) -> None:
+    """It is killed during the recorded pressure: that goes on, and ends, as it was recorded."""
+    recorded = play(Recording(episode))
+    with Server(tmp_path, "--replay", str(episode), "--no-herd-control") as server, opened(server.device) as fd:
+        assert revents(fd, LIMIT_S)
+        assert RAISED in server.status()
+        told, samples = notifications(server), int(facts(server)["samples"])
+        replace_server(server)
+        assert facts(server)["doorbell"] == "replay"
+        assert notifications(server) >= told
+        assert int(facts(server)["samples"]) >= samples
+        wait_until(lambda: "the recording has ended" in server.log, "the end of the recording")
+        assert server.log.count("replaying ") == 1
+        assert int(facts(server)["samples"]) == len(list(Recording(episode).samples()))
+        assert zone_line(server, "node0-Normal").items() >= {"status": "0", "raised": str(len(recorded.ends))}.items()
+        replace_server(server)
+        assert zone_line(server, "node0-Normal").items() >= {"status": "0", "raised": str(len(recorded.ends))}.items()
         assert server.stop() == 0
 
 

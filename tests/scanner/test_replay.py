@@ -9,6 +9,7 @@ import pytest
 import trio
 
 from memnotify_cuse.board import Board
+from memnotify_cuse.carried import Played
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 from memnotify_cuse.scanner import replay
 from memnotify_cuse.scanner.errors import RecordingError
@@ -98,6 +99,54 @@ def test_pressure_that_the_recording_left_is_ended(
         "nobody is told of this machine's own memory",
         "the recording has ended, after 60 samples; no zone is under pressure any more",
     ]
+
+
+@pytest.mark.parametrize("name", ["episode", "fill-swapless"])
+@pytest.mark.parametrize("part", [0.0, 0.3, 0.6, 1.0])
+def test_another_server_goes_on_where_the_first_one_was(name: str, part: float, clock: Clock) -> None:
+    """It is killed after a part of the samples: what they both tell is what one would have told."""
+    recording = capture(name)
+    expected = play(recording)
+    shift_ns = START_NS - next(recording.samples()).time_ns
+    first = Replay(clock.board, recording)
+    first.first_scan()
+    until = max(1, round(part * len(list(recording.samples()))))
+
+    class Killed(BaseException):
+        pass
+
+    class Kernel:
+        """Kills it between two samples."""
+
+        @staticmethod
+        async def sleep(seconds: float) -> None:
+            if first.samples >= until:
+                raise Killed
+            await clock.sleep(seconds)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trio, "sleep", Kernel.sleep)
+        if part < 1.0:
+            with pytest.raises(Killed):
+                trio.run(first.run)
+        else:
+            trio.run(first.run)
+    assert first.played == Played(START_NS, until)
+    carried = clock.board.snapshot()
+    # Programs are told by the next one of what comes while there is none.
+    clock.now_ns += DELAY_NS
+    clock.board = Board(clock.playback)
+    following = Replay(clock.board, recording)
+    following.first_scan()
+    states = following.go_on_from(Played(START_NS, until), carried.zones)
+    clock.board.restore(states, carried, clock.now_ns)
+    clock.board.tick(clock.now_ns)
+    trio.run(following.run)
+    assert following.samples == first.samples if part == 1.0 else len(list(recording.samples()))
+    ends = [(each.zone, each.time_ns) for each in clock.playback.ends]
+    assert [zone for zone, _ in ends] == [each.zone for each in expected.ends]
+    assert all(time_ns >= each.time_ns + shift_ns for (_, time_ns), each in zip(ends, expected.ends, strict=True))
+    assert clock.board.states[NORMAL].raised == len(expected.ends)
 
 
 @pytest.mark.parametrize("damaged", [False, True])

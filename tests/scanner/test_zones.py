@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 
+from memnotify_cuse.carried import Carried, CarriedZone
 from memnotify_cuse.kernel.zoneinfo import Zone, ZoneId
 from memnotify_cuse.scanner.sample import Sample
 from memnotify_cuse.scanner.zones import Scan, ZoneTracker
@@ -25,9 +27,9 @@ class Kernel:
     def step(self, *zones: Zone, scanned: int = 0, swap_kb: int = 1_000_000) -> Scan:
         self._scanned += scanned
         self._time_ms += 50
-        return self.tracker.update(self._sample(*zones, swap_kb=swap_kb))
+        return self.tracker.update(self.sample(*zones, swap_kb=swap_kb))
 
-    def _sample(self, *zones: Zone, swap_kb: int) -> Sample:
+    def sample(self, *zones: Zone, swap_kb: int = 1_000_000) -> Sample:
         return sample(
             *zones,
             time_ms=self._time_ms,
@@ -160,3 +162,64 @@ def test_the_kind_of_lru_is_followed_and_its_switch_is_no_evidence() -> None:
     assert step(150, little, mglru=False, refilled=300) == 0
     assert step(200, much, mglru=False, refilled=400) == 0
     assert step(250, little, mglru=False, refilled=500) == 1
+
+
+class TestTakenOver:
+    """The next scanner goes on from the last sample, and from what the zones were then."""
+
+    def succeed(self, kernel: Kernel, *zones: Zone, now: tuple[Zone, ...] = ()) -> Kernel:
+        """The same counters with another tracker, which was left `now`, or all of `zones`, in the last sample."""
+        known = [
+            CarriedZone(state.zone, state.under_pressure, state.reason, state.time_ns, state.raised)
+            for state in kernel.tracker.states
+        ]
+        following = copy(kernel)
+        following.tracker = ZoneTracker(CLASSIC)
+        following.tracker.go_on(following.sample(*(now or zones)), Carried(zones=tuple(known)))
+        return following
+
+    def test_pressure_stays_without_further_evidence_and_is_cleared_by_the_threshold(self) -> None:
+        kernel = Kernel()
+        kernel.step(zone(free=1500))
+        kernel.step(zone(free=1500), scanned=BATCH)
+        kernel = self.succeed(kernel, zone(free=1500))
+        scan = kernel.step(zone(free=2000))
+        (state,) = scan.states
+        assert scan.moved == ()
+        assert (state.status, state.reason, state.time_ns, state.raised) == (1, "anon_scan", 100 * MS, 1)
+        assert status(kernel.step(zone(free=2001))) == 0
+        assert kernel.step(zone(free=1500), scanned=BATCH).states[0].raised == 2
+
+    def test_evidence_between_two_scanners_is_seen(self) -> None:
+        kernel = Kernel()
+        kernel.step(zone(free=1500))
+        kernel = self.succeed(kernel, zone(free=1500))
+        scan = kernel.step(zone(free=1500), scanned=BATCH)
+        assert scan.moved == (NORMAL,)
+        assert scan.states[0].raised == 1
+
+    def test_zones_that_are_gone_or_ignored_by_now_are_not_under_pressure(self) -> None:
+        kernel = Kernel()
+        both = zone(free=1500), zone("DMA32", free=1500)
+        kernel.step(*both)
+        assert kernel.step(*both, scanned=BATCH).moved == (NORMAL, ZoneId(0, "DMA32"))
+        now = (zone("DMA32", free=1500, present=1000), zone("Movable"))
+        kernel = self.succeed(kernel, now=now)
+        assert [state.status for state in kernel.step(*now).states] == [-1, 0]
+
+    def test_the_headroom_is_still_what_the_decline_asks_for(self) -> None:
+        """Else pressure would end for a moment while memory is taken as fast as before."""
+        kernel = Kernel()
+        # Without swap, 20,000 pages are taken in each 50 ms.
+        amounts = [zone(free=5000, file=amount, active_anon=500_000) for amount in range(260_000, 30_000, -20_000)]
+        for each in amounts:
+            scan = kernel.step(each, swap_kb=0)
+        assert status(scan) == 1
+        known = scan.states[0]
+        carried = CarriedZone(known.zone, True, known.reason, known.time_ns, known.raised)
+        last = kernel.sample(amounts[-1], swap_kb=0)
+        for nodes, expected in ((kernel.tracker.outlook, 1), ((), 0)):
+            following = ZoneTracker(CLASSIC)
+            following.go_on(last, Carried(zones=(carried,), nodes=nodes))
+            scan = following.update(replace(last, time_ns=last.time_ns + 400 * MS))
+            assert status(scan) == expected

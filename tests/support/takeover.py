@@ -28,3 +28,11 @@ def wait_for_another(server: Server, before: int) -> int:
     """Return once another process answers than `before`: its id. Asking waits until somebody answers."""
     wait_until(lambda: server_pid(server) != before, "another server", limit_s=LIMIT_S)
     return server_pid(server)
+
+
+def zone_line(server: Server, zone: str) -> dict[str, str]:
+    """What `status` says of a zone, but for its amounts and its level, which are those of this moment."""
+    node, name = zone.removeprefix("node").split("-")
+    line = next(line for line in server.status().splitlines() if line.startswith(f"node={node} zone={name} "))
+    words = dict(word.split("=") for word in line.split())
+    return {key: words[key] for key in ("status", "raised", "reason", "time_ns")}
