@@ -12,7 +12,7 @@ from memnotify_cuse.cli.common import DEFAULT_DEVICE, DEFAULT_MOUNT, device_path
 from memnotify_cuse.cli.machine import Finding, Machine
 from memnotify_cuse.keeper.chardev import cuse_problem, is_served
 from memnotify_cuse.keeper.children import ApartError, apart
-from memnotify_cuse.keeper.mount import FSTYPE, Occupant, is_dead, occupant_of
+from memnotify_cuse.keeper.mount import FSTYPE, PROBE_S, Occupant, occupant_of, occupant_of_mount
 from memnotify_cuse.keeper.rights import (
     BY_DEVICE,
     HELPER,
@@ -33,6 +33,7 @@ _MIB = 1024 * 1024
 # has 32 MiB mapped.
 _ENOUGH_MEMLOCK_BYTES = 48 * _MIB
 _CHECK_S = 5.0
+_SILENT = "a server that hangs, or was killed, is replaced within seconds: try again"
 
 
 def fuse(machine: Machine) -> Finding:
@@ -114,6 +115,8 @@ def device(machine: Machine) -> Finding:
         return Finding("warn", "device", f"{path}: {error}", "serve another path with --device")
     if occupant is Occupant.LIVE_MOUNT:
         return Finding("ok", "device", f"{path} is served (fuse)", "a second server needs another path")
+    if occupant is Occupant.SILENT_MOUNT:
+        return Finding("warn", "device", f"{path} is ours, and does not answer within {PROBE_S:g} s", _SILENT)
     if occupant in (Occupant.DEAD_MOUNT, Occupant.PLACEHOLDER):
         return Finding(
             "ok", "device", f"{path} is left from a server that was killed", "the next 'memnotify serve' cleans it up"
@@ -139,13 +142,16 @@ def device(machine: Machine) -> Finding:
 
 def mount_point(machine: Machine) -> Finding:
     """Where the control file system is mounted, if nothing else is said."""
-    path = _path_on(machine, mount_path(DEFAULT_MOUNT))
+    path = _path_on(machine, _resolved(DEFAULT_MOUNT))
     elsewhere = "serve another directory with --mount"
     try:
         mounted = mount_at(path, machine.proc)
         if mounted is not None and mounted.fstype == FSTYPE:
-            if is_dead(path):
+            occupant = occupant_of_mount(path)
+            if occupant is Occupant.DEAD_MOUNT:
                 return Finding("ok", "mount", f"{path} is left from a server that was killed", "'serve' cleans it up")
+            if occupant is Occupant.SILENT_MOUNT:
+                return Finding("warn", "mount", f"{path} is ours, and does not answer within {PROBE_S:g} s", _SILENT)
             return Finding("ok", "mount", f"{path} is served", f"for a second server, {elsewhere}")
         if path.is_dir():
             return Finding("ok", "mount", f"{path} is a directory", "the server mounts over it, and leaves it")
@@ -265,6 +271,14 @@ def pidfd_getfd_error() -> str | None:
     finally:
         os.close(pidfd)
     return None
+
+
+def _resolved(path: str) -> Path:
+    """As the server takes it. The last step asks a mount there, which may not answer: then without that."""
+    try:
+        return Path(apart(lambda: str(mount_path(path)), PROBE_S, path))
+    except ApartError:
+        return device_path(path)
 
 
 def _path_on(machine: Machine, path: Path) -> Path:

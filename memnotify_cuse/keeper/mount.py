@@ -42,6 +42,7 @@ DEV_FUSE = "/dev/fuse"
 PROBE_S = 3.0
 ABORTED_PAUSE_S = 0.01
 PLACEHOLDER = stat.S_IFSOCK | 0o444
+_NO_SERVER = errno.errorcode[errno.ENOTCONN]
 
 
 class MountError(Exception):
@@ -113,6 +114,7 @@ class Occupant(Enum):
     EMPTY_FILE = "an empty file"
     DEAD_MOUNT = "a mount of ours whose server was killed"
     LIVE_MOUNT = "a mount of ours that is served"
+    SILENT_MOUNT = "a mount of ours that does not answer"
     OTHER_MOUNT = "a mount that is not ours"
     OTHER_FILE = "a file that is not ours"
 
@@ -123,8 +125,16 @@ def occupant_of(path: Path, proc: Path = Path("/proc")) -> Occupant:
     if mounted is not None:
         if mounted.fstype != FSTYPE:
             return Occupant.OTHER_MOUNT
-        return Occupant.DEAD_MOUNT if is_dead(path) else Occupant.LIVE_MOUNT
+        return occupant_of_mount(path)
     return _file_at(path)
+
+
+def occupant_of_mount(path: Path) -> Occupant:
+    """What the mount of ours at `path` is. Asks it."""
+    answer = _answer_of(path)
+    if answer is None:
+        return Occupant.SILENT_MOUNT
+    return Occupant.DEAD_MOUNT if answer == _NO_SERVER else Occupant.LIVE_MOUNT
 
 
 def _file_at(path: Path) -> Occupant:
@@ -149,7 +159,7 @@ def why_not_at(path: Path, proc: Path = Path("/proc")) -> str | None:
         occupant = occupant_of(path, proc)
     except OSError as error:
         return f"{path}: cannot make the device there: {error.strerror}"
-    if occupant is Occupant.LIVE_MOUNT:
+    if occupant in (Occupant.LIVE_MOUNT, Occupant.SILENT_MOUNT):
         return f"{path}: memnotify is already serving there"
     if occupant is Occupant.OTHER_MOUNT:
         mounted = mount_at(path, proc)
@@ -216,12 +226,16 @@ def clear_placeholder(path: Path) -> None:
 
 
 def is_dead(path: Path) -> bool:
-    """Whether the mount at `path` has lost its server."""
+    """Whether the mount at `path` has lost its server. One that does not answer may get another."""
+    return _answer_of(path) == _NO_SERVER
+
+
+def _answer_of(path: Path) -> str | None:
+    """The name of the error that the mount at `path` answers with, "" for none; None if it does not answer in time."""
     try:
-        answer = apart(partial(_statfs_error, path), PROBE_S, str(path))
+        return apart(partial(_statfs_error, path), PROBE_S, str(path))
     except ApartError:
-        return False
-    return answer == errno.errorcode[errno.ENOTCONN]
+        return None
 
 
 def _statfs_error(path: Path) -> str:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,8 +21,9 @@ from memnotify_cuse.keeper.statefile import STATE_BYTES
 from memnotify_cuse.kernel.capabilities import Capability
 from memnotify_cuse.kernel.errors import MalformedKernelFileError
 from memnotify_cuse.kernel.trace import KNOWN_EVENTS
-from tests.support.mounted import facts
+from tests.support.mounted import LIMIT_S, calm_proc, facts, watchdog
 from tests.support.server import Server
+from tests.support.takeover import server_pid
 
 LINE = re.compile(r"(ok|warn|fail) +[a-z0-9_]+: .+ — .+")
 ALL = (1 << 41) - 1
@@ -205,6 +209,41 @@ def test_as_much_memory_may_be_locked_as_the_server_has_mapped(server: Server) -
     mapped_kb -= STATE_BYTES // 1024
     assert checks_serving.memlock(Machine(memlock_bytes=mapped_kb * 1024)).level == "warn"
     assert checks_serving.memlock(Machine(memlock_bytes=mapped_kb * 2048)).level == "ok"
+
+
+DOCTOR_OF = """
+import sys
+from memnotify_cuse.cli import checks_serving, main
+checks_serving.DEFAULT_MOUNT, checks_serving.DEFAULT_DEVICE = sys.argv[1:]
+sys.exit(main.main(["doctor"]))
+"""
+
+
+@pytest.mark.mount
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can show the device outside the mount")
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+def test_a_server_that_does_not_answer_keeps_it_no_longer_than_another(number: int, tmp_path: Path) -> None:
+    """It is asked of default paths alone, which a test must not take, so it is told of others."""
+    arguments = ("--proc", str(calm_proc(tmp_path).path))
+    with Server(tmp_path, *arguments, node=tmp_path / "node") as server, watchdog(server):
+        argv = [sys.executable, "-c", DOCTOR_OF, str(server.mount), str(server.device)]
+        before = server_pid(server)
+        # After a look into the root folder, who asks for its times has to wait for the server.
+        os.listdir(server.mount)
+        # None takes its place.
+        os.kill(server.process.pid, signal.SIGSTOP)
+        os.kill(before, number)
+        try:
+            said = subprocess.run(argv, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+        finally:
+            os.kill(before, signal.SIGCONT)
+            os.kill(server.process.pid, signal.SIGCONT)
+        assert said.stderr == ""
+        lines = [line for line in said.stdout.splitlines() if "does not answer within 3 s" in line]
+        assert [line.split(":")[0] for line in lines] == ["warn  device", "warn  mount"], said.stdout
+        said = subprocess.run(argv, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+        assert f"ok    mount: {server.mount} is served" in said.stdout
+        assert server.stop() == 0
 
 
 def test_mounting_needs_a_right_that_a_container_may_lack(machine: Machine) -> None:
