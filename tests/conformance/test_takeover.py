@@ -40,6 +40,7 @@ from tests.support.sigio import NewPuppet, as_root
 from tests.support.stage import Stages
 from tests.support.takeover import REPLACED, replace, server_pid, wait_for_another, zone_line
 from tests.support.transport import Transport
+from tests.support.uring import Ring, uring_problem
 
 pytestmark = [pytest.mark.mount, as_root]
 
@@ -86,6 +87,23 @@ def test_whoever_sleeps_is_told_by_the_next_server(mortal: Server) -> None:
         assert waiting.result() == [(edge, select.EPOLLIN)]
         assert reader.result().endswith(b"\n")
         assert read_record(polled).reason == "simulated"
+
+
+def test_who_polls_through_io_uring_is_told_by_the_next_server(mortal: Server) -> None:
+    if problem := uring_problem():
+        pytest.skip(problem)
+    with opened(mortal.device) as fd, Ring() as ring:
+        for _ in range(2):
+            poller = Blocking(lambda: ring.poll(fd, READABLE))
+            wait_for_watchers(mortal, 1)
+            replace(mortal)
+            wait_for_watchers(mortal, 1)
+            assert not poller.returned, "nobody was told of the end"
+            mortal.simulate(seconds=LONG_S)
+            assert poller.result() == READABLE
+            assert read_record(fd).reason == "simulated"
+            mortal.simulate(seconds=0)
+            wait_until(lambda: "status=1" not in mortal.status(), "the end of the simulation")
 
 
 def test_an_owner_gets_the_signal_of_the_next_server(mortal: Server, new_puppet: NewPuppet) -> None:

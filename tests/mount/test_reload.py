@@ -96,6 +96,27 @@ def test_the_code_that_takes_over_goes_on_with_pressure_and_simulations(tmp_path
         wait_until(lambda: "status=1" not in server.status(), "the end of both")
 
 
+def test_without_a_node_of_its_own_the_device_in_the_mount_lives_on(tmp_path: Path, proc: str) -> None:
+    with Server(tmp_path, "--log-level", "info", "--proc", proc, "--node", "none") as server, watchdog(server):
+        assert server.device == server.mount / "mem_notify"
+        with opened(server.device) as fd:
+            for _ in range(2):
+                poller = Blocking(lambda: revents(fd, LIMIT_S))
+                wait_for_watchers(server, 1)
+                replace(server)
+                done = reload(server)
+                assert done.returncode == 0, done.stderr
+                wait_for_watchers(server, 1)
+                server.simulate(seconds=LONG_S)
+                assert poller.result() == READABLE
+                assert read_record(fd).pressure == 1
+                server.simulate(seconds=0)
+                wait_until(lambda: revents(fd) == 0, "the end of the simulation")
+        assert facts(server)["node"] == "none"
+        assert server.stop() == 0
+    assert not server.mount.exists()
+
+
 @contextmanager
 def breakable(tmp_path: Path, proc: str) -> Iterator[tuple[Server, Path]]:
     """A server of a copy of the code, and the copy."""

@@ -2,8 +2,9 @@
 
     python -m tests.support.guest.vm [NAME …] [--if-possible] [--within MINUTES]
 
-NAME chooses among the boots (`--list` shows them). With --within, a boot that would not be over by then is not begun,
-and one that is not over is ended, and counts for what it had come to; a line of its own says so.
+NAME chooses among the boots (`--list` shows them); some are run only when they are named. With --within, a boot that
+would not be over by then is not begun, and one that is not over is ended, and counts for what it had come to; a line of
+its own says so.
 
 Results: build/results/test-vm.xml (JUnit), what each guest said under build/guest/results. Exit code 0: all passed; 1:
 something failed; 2: no guest can be had, unless --if-possible was given, for which saying so is enough.
@@ -40,13 +41,17 @@ TESTS_FAILED: Final = 1
 
 @dataclass(frozen=True)
 class Boot:
-    """One guest and the tests that run in it; with `systemd`, one that boots systemd, and tests here that drive it."""
+    """One guest and the tests that run in it; with `systemd`, one that boots systemd, and tests here that drive it.
+
+    One that is `long` is run only when it is named.
+    """
 
     name: str
     shape: Shape
     arguments: tuple[str, ...]
     expected_s: float
     systemd: bool = False
+    long: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,11 +94,21 @@ def boots() -> list[Boot]:
         )
         for transport in ("cuse", "fuse")
     ]
-    kills = Boot("kills", Shape(memory_mib=1024), ("tests/guest/test_kills.py",), 400)
+    kills = Boot("kills", Shape(memory_mib=1024), ("tests/guest/test_kills.py", "-k", "not hundred"), 400)
+    many_kills = [
+        Boot(
+            f"kills-100-{node}",
+            Shape(memory_mib=2048),
+            ("tests/guest/test_kills.py", "-s", "-k", f"hundred and {node}"),
+            1500,
+            long=True,
+        )
+        for node in ("fuse", "cuse")
+    ]
     nodes = Boot("two-nodes", Shape(memory_mib=1024, swap="zram", numa_nodes=2), ("tests/guest/test_nodes.py",), 150)
     suspend = Boot("suspend", Shape(memory_mib=1024), ("tests/guest/test_suspend.py",), 300)
     service = Boot("service", Shape(memory_mib=1024), ("tests/guest/test_service.py",), 900, systemd=True)
-    return [service, conformance[0], *oom, nodes, kills, suspend, conformance[1]]
+    return [service, conformance[0], *oom, nodes, kills, suspend, conformance[1], *many_kills]
 
 
 def run(guest: Guest, boot: Boot, end_s: float = float("inf")) -> Outcome:
@@ -225,7 +240,7 @@ def main(arguments: list[str] | None = None) -> int:
     except GuestUnavailableError as error:
         print(f"guest tier not run: {error}")
         return 0 if options.if_possible else 2
-    chosen = [wanted[name] for name in options.boot] or list(wanted.values())
+    chosen = [wanted[name] for name in options.boot] or [boot for boot in wanted.values() if not boot.long]
     end_s = began_s + 60 * options.within
     left_out: list[str] = []
 
