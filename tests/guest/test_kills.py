@@ -26,6 +26,7 @@ def test_kills_under_a_crowd(node: str, tmp_path: Path) -> None:
     kill_under_a_crowd(node, tmp_path, KILLS, SHARE)
 
 
+@pytest.mark.timeout(0)
 @pytest.mark.parametrize("node", ["fuse", "cuse"])
 def test_a_hundred_kills_under_the_whole_crowd(node: str, tmp_path: Path) -> None:
     """It takes long: the boots `kills-100-fuse` and `kills-100-cuse`, which are run when they are asked for."""

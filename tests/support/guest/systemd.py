@@ -23,13 +23,17 @@ from typing import Any, Final, Self
 from tests.support.guest.disk import PROJECT
 from tests.support.guest.kernel import GuestUnavailableError
 
-SUITE: Final = "bookworm"
+BOOKWORM: Final = "bookworm"
+TRIXIE: Final = "trixie"
+"""Debian 12 with systemd 252, and 13 with 257. Each test has one of them."""
 PACKAGES: Final = (
     *("systemd-sysv", "udev", "dbus", "kmod", "fuse3", "python3", "python3-venv", "procps"),
     *("linux-image-amd64", "initramfs-tools", "zstd"),
 )
-PYTHON: Final = (3, 11)
+PYTHON: Final = {BOOKWORM: (3, 11), TRIXIE: (3, 13)}
 """That suite's: the compiled packages have to be for it."""
+COMPILERS: Final = ("python3-pip", "python3-dev", "gcc", "pkg-config", "libfuse3-dev", "ca-certificates")
+CERTIFICATES: Final = Path("/etc/ssl/certs/ca-certificates.crt")
 PARTS: Final = ("memnotify_cuse", "packaging", "examples", "pyproject.toml", "README.md", "LICENSE", "Makefile")
 REQUIREMENTS: Final = ("pyfuse3>=3.5", "trio>=0.25", "psutil>=5.9", "setuptools>=68")
 AGENT: Final = Path(__file__).parent / "agent.py"
@@ -67,8 +71,8 @@ class Result:
     output: str
 
 
-def make_image(directory: Path) -> SystemdImage:
-    """The image, from `directory` if it is there already. Raises GuestUnavailableError."""
+def make_image(directory: Path, suite: str = BOOKWORM) -> SystemdImage:
+    """The image of a suite of Debian, from `directory` if it is there already. Raises GuestUnavailableError."""
     missing = [name for name in ("mmdebstrap", "qemu-system-x86_64") if shutil.which(name) is None]
     if missing:
         raise GuestUnavailableError(f"not installed: {', '.join(missing)}")
@@ -80,7 +84,7 @@ def make_image(directory: Path) -> SystemdImage:
     root = directory / "root"
     shutil.rmtree(root, ignore_errors=True)
     directory.mkdir(parents=True, exist_ok=True)
-    _run(["mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", SUITE, str(root)])
+    _run(["mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", suite, str(root)])
     for name, target in (("vmlinuz-*", image.kernel), ("initrd.img-*", image.initrd)):
         shutil.copy(sorted((root / "boot").glob(name))[-1], target)
     (root / "usr/local/sbin/agent").write_text(AGENT.read_text())
@@ -95,16 +99,17 @@ def make_image(directory: Path) -> SystemdImage:
     return image
 
 
-def make_project_disk(directory: Path, programs: Path) -> Path:
+def make_project_disk(directory: Path, programs: Path, suite: str = BOOKWORM) -> Path:
     """A disk with the project as it is now, its packages as wheels, and `programs`. Raises GuestUnavailableError."""
-    if sys.version_info[:2] != PYTHON:
-        raise GuestUnavailableError(
-            f"{SUITE} has Python {PYTHON[0]}.{PYTHON[1]}, and the packages here are for {sys.version.split()[0]}"
-        )
     wheels = directory / "wheels"
     if not wheels.exists():
         fetched = directory / "wheels.new"
-        _run([sys.executable, "-m", "pip", "--quiet", "wheel", "--wheel-dir", str(fetched), *REQUIREMENTS])
+        shutil.rmtree(fetched, ignore_errors=True)
+        if suite == BOOKWORM and sys.version_info[:2] == PYTHON[suite]:
+            _run([sys.executable, "-m", "pip", "--quiet", "wheel", "--wheel-dir", str(fetched), *REQUIREMENTS])
+        else:
+            # The library that they are linked with has to be that suite's as well.
+            _compile_in(directory / "compilers", suite, fetched)
         fetched.rename(wheels)
     stage = directory / "project"
     shutil.rmtree(stage, ignore_errors=True)
@@ -120,6 +125,20 @@ def make_project_disk(directory: Path, programs: Path) -> Path:
     _make_disk(stage, directory / "project.img", SPARE_MIB // 10)
     shutil.rmtree(stage)
     return directory / "project.img"
+
+
+def _compile_in(root: Path, suite: str, wheels: Path) -> None:
+    """Have a root file system of `suite` make the wheels."""
+    shutil.rmtree(root, ignore_errors=True)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    _run(["mmdebstrap", "--variant=minbase", f"--include={','.join(COMPILERS)}", suite, str(root)])
+    shutil.copy(CERTIFICATES, root / CERTIFICATES.relative_to("/"))
+    shutil.copy("/etc/resolv.conf", root / "etc/resolv.conf")
+    environment = ("HOME=/root", "PATH=/usr/sbin:/usr/bin", f"PIP_CERT={CERTIFICATES}")
+    pip = ("python3", "-m", "pip", "--quiet", "wheel", "--wheel-dir", "/wheels", *REQUIREMENTS)
+    _run(["chroot", str(root), "env", "-i", *environment, *pip])
+    shutil.copytree(root / "wheels", wheels)
+    shutil.rmtree(root)
 
 
 def _make_disk(folder: Path, image: Path, spare_mib: int) -> None:

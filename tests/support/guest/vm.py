@@ -29,7 +29,7 @@ from tests.support.guest.boot import Guest, Shape
 from tests.support.guest.disk import PROJECT
 from tests.support.guest.kernel import GuestUnavailableError
 from tests.support.guest.prepare import BUILD, prepare, results_of
-from tests.support.guest.systemd import make_image, make_project_disk
+from tests.support.guest.systemd import BOOKWORM, TRIXIE, make_image, make_project_disk
 
 JUNIT: Final = PROJECT / "build" / "results" / "test-vm.xml"
 LIMIT_S: Final = 2400.0
@@ -41,7 +41,8 @@ TESTS_FAILED: Final = 1
 
 @dataclass(frozen=True)
 class Boot:
-    """One guest and the tests that run in it; with `systemd`, one that boots systemd, and tests here that drive it.
+    """One guest and the tests that run in it; with `systemd`, one that boots it from that suite of Debian, and tests
+    here that drive it.
 
     One that is `long` is run only when it is named.
     """
@@ -50,7 +51,7 @@ class Boot:
     shape: Shape
     arguments: tuple[str, ...]
     expected_s: float
-    systemd: bool = False
+    systemd: str | None = None
     long: bool = False
 
 
@@ -105,10 +106,18 @@ def boots() -> list[Boot]:
         )
         for node in ("fuse", "cuse")
     ]
-    nodes = Boot("two-nodes", Shape(memory_mib=1024, swap="zram", numa_nodes=2), ("tests/guest/test_nodes.py",), 150)
+    nodes = Boot(
+        "two-nodes",
+        Shape(memory_mib=1024, swap="zram", numa_nodes=2),
+        ("tests/guest/test_nodes.py", "tests/guest/test_lru.py"),
+        250,
+    )
     suspend = Boot("suspend", Shape(memory_mib=1024), ("tests/guest/test_suspend.py",), 300)
-    service = Boot("service", Shape(memory_mib=1024), ("tests/guest/test_service.py",), 900, systemd=True)
-    return [service, conformance[0], *oom, nodes, kills, suspend, conformance[1], *many_kills]
+    service, newer_service = (
+        Boot(name, Shape(memory_mib=1024), ("tests/guest/test_service.py",), 900, systemd=suite, long=suite == TRIXIE)
+        for name, suite in (("service", BOOKWORM), ("service-trixie", TRIXIE))
+    )
+    return [service, conformance[0], *oom, nodes, kills, suspend, conformance[1], *many_kills, newer_service]
 
 
 def run(guest: Guest, boot: Boot, end_s: float = float("inf")) -> Outcome:
@@ -123,7 +132,7 @@ def run(guest: Guest, boot: Boot, end_s: float = float("inf")) -> Outcome:
     limit_s = min(LIMIT_S, end_s - began)
     if boot.systemd:
         try:
-            code = _drive(guest, command, results, limit_s)
+            code = _drive(guest, boot.systemd, command, results, limit_s)
         except GuestUnavailableError as error:
             print(f"guest: {boot.name}: not run: {error}", flush=True)
             return Outcome(boot, [_left_out(boot.name, str(error))], time.monotonic() - began)
@@ -144,14 +153,14 @@ def run(guest: Guest, boot: Boot, end_s: float = float("inf")) -> Outcome:
     return outcome
 
 
-def _drive(guest: Guest, command: list[str], results: Path, limit_s: float) -> int | None:
+def _drive(guest: Guest, suite: str, command: list[str], results: Path, limit_s: float) -> int | None:
     """Run tests here that boot and drive a guest with systemd; the exit code, None if they took too long.
 
     Raises GuestUnavailableError.
     """
-    directory = BUILD / "systemd"
-    make_image(directory)
-    make_project_disk(directory, guest.programs)
+    directory = BUILD / ("systemd" if suite == BOOKWORM else f"systemd-{suite}")
+    make_image(directory, suite)
+    make_project_disk(directory, guest.programs, suite)
     results.mkdir(parents=True, exist_ok=True)
     here = {"MEMNOTIFY_SYSTEMD_IMAGE": str(directory), "MEMNOTIFY_RESULTS": str(results)}
     environment = {**os.environ, **here, "MEMNOTIFY_KVM": str(int(guest.kvm))}
