@@ -44,7 +44,7 @@ class Boot:
     """One guest and the tests that run in it; with `systemd`, one that boots it from that suite of Debian, and tests
     here that drive it.
 
-    One that is `long` is run only when it is named.
+    With `only_named` it is run only when it is named.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Boot:
     arguments: tuple[str, ...]
     expected_s: float
     systemd: str | None = None
-    long: bool = False
+    only_named: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,22 +102,27 @@ def boots() -> list[Boot]:
             Shape(memory_mib=2048),
             ("tests/guest/test_kills.py", "-s", "-k", f"hundred and {node}"),
             1500,
-            long=True,
+            only_named=True,
         )
         for node in ("fuse", "cuse")
     ]
-    nodes = Boot(
-        "two-nodes",
-        Shape(memory_mib=1024, swap="zram", numa_nodes=2),
-        ("tests/guest/test_nodes.py", "tests/guest/test_lru.py"),
-        250,
+    nodes = Boot("two-nodes", Shape(memory_mib=1024, swap="zram", numa_nodes=2), ("tests/guest/test_nodes.py",), 150)
+    switched = Boot(
+        "lru-switched", Shape(memory_mib=1024, swap="zram"), ("tests/guest/test_lru.py",), 200, only_named=True
     )
     suspend = Boot("suspend", Shape(memory_mib=1024), ("tests/guest/test_suspend.py",), 300)
     service, newer_service = (
-        Boot(name, Shape(memory_mib=1024), ("tests/guest/test_service.py",), 900, systemd=suite, long=suite == TRIXIE)
+        Boot(
+            name,
+            Shape(memory_mib=1024),
+            ("tests/guest/test_service.py",),
+            900,
+            systemd=suite,
+            only_named=suite == TRIXIE,
+        )
         for name, suite in (("service", BOOKWORM), ("service-trixie", TRIXIE))
     )
-    return [service, conformance[0], *oom, nodes, kills, suspend, conformance[1], *many_kills, newer_service]
+    return [service, conformance[0], *oom, nodes, kills, suspend, conformance[1], *many_kills, newer_service, switched]
 
 
 def run(guest: Guest, boot: Boot, end_s: float = float("inf")) -> Outcome:
@@ -249,7 +254,7 @@ def main(arguments: list[str] | None = None) -> int:
     except GuestUnavailableError as error:
         print(f"guest tier not run: {error}")
         return 0 if options.if_possible else 2
-    chosen = [wanted[name] for name in options.boot] or [boot for boot in wanted.values() if not boot.long]
+    chosen = [wanted[name] for name in options.boot] or [boot for boot in wanted.values() if not boot.only_named]
     end_s = began_s + 60 * options.within
     left_out: list[str] = []
 
