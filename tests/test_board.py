@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from memnotify_cuse.board import NOTIFY_INTERVAL_NS, Board, BoardListener, UnknownZoneError, ZoneState
+from memnotify_cuse.board import NOTIFY_INTERVAL_NS, Board, BoardListener, ChangesTold, UnknownZoneError, ZoneState
 from memnotify_cuse.carried import Carried
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 from memnotify_cuse.record import LEVEL_CRITICAL, LEVEL_LOW, LEVEL_MEDIUM
@@ -22,6 +22,11 @@ class Listener(BoardListener):
         self.notified_zones: list[tuple[int, dict[ZoneId, str | None]]] = []
         self.ended: list[tuple[int, tuple[ZoneId, ...]]] = []
         self.rises: list[tuple[int, ZoneId, str]] = []
+        self.changes: list[set[ZoneId]] = []
+
+    def changed(self, zones: tuple[ZoneId, ...]) -> ChangesTold:
+        self.changes.append(set(zones))
+        return ChangesTold(0, more=False)
 
     def notified(self, zones: tuple[ZoneState, ...], now_ns: int) -> None:
         assert all(state.under_pressure for state in zones)
@@ -234,6 +239,16 @@ class TestTakenOver:
         assert listener.times_ms == []
         drive(following, 90, 1000)
         assert listener.notified_zones == [(200, {DMA32: "anon_scan"})]
+
+    def test_a_simulation_keeps_its_level_and_is_no_change_to_who_follows_states(self, board: Board) -> None:
+        board.publish(calm(), [], 0)
+        board.simulate(NORMAL, 600_000 * MS, 5 * MS, LEVEL_CRITICAL)
+        following, listener, _ = self.succeed(board, calm(), 900)
+        assert following.states[NORMAL].level == LEVEL_CRITICAL
+        # What it told at first is what the first scan found.
+        assert listener.changes == [{state.zone for state in calm()}]
+        following.simulate(NORMAL, 0, 1000 * MS)
+        assert listener.changes[1:] == [{NORMAL}]
 
     def test_the_rate_of_notifications_holds_across_both(self, board: Board) -> None:
         board.publish(pressed(NORMAL), [NORMAL], 100 * MS)

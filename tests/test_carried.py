@@ -42,6 +42,7 @@ zones = st.builds(
     due=st.booleans(),
     told=st.none() | st.builds(ToldLevels, levels, levels, st.none() | past),
     since_ns=st.none() | past,
+    simulated_level=st.sampled_from(LEVELS),
 )
 all_of_it = st.builds(
     Carried,
