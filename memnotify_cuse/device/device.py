@@ -23,6 +23,10 @@ from memnotify_cuse.device.told import Told
 from memnotify_cuse.device.topics import Special, Topic
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 
+HAIR_NS: Final = 50_000_000
+"""A file that is told so soon after a notification counts as told at it, so that the next one is not missed by a hair.
+"""
+
 Wake = Callable[[OpenFile], None]
 
 _COMPACT_FROM: Final = 1024
@@ -70,12 +74,18 @@ class Device(BoardListener):
         self._pressure = Pressure(page_kb)
         self._changes = Changes(page_kb)
         self._notifications = self._woken = self._signalled = 0
+        self._notified_ns: int | None = None
         self._herd = Herd(self.policy, self._pressure, self._guard_ns)
         self.users.on_learned(self._count_to)
 
     @property
     def files(self) -> list[OpenFile]:
         return list(self._files.values())
+
+    @property
+    def newest(self) -> OpenFile | None:
+        """The file that was opened last, of those that are open."""
+        return next(reversed(self._files.values()), None)
 
     @property
     def subscribers(self) -> int:
@@ -212,6 +222,7 @@ class Device(BoardListener):
 
     def notified(self, zones: tuple[ZoneState, ...], now_ns: int) -> None:
         """Tell the watchers whose turn it is, all of them of a rise."""
+        self._notified_ns = now_ns
         notification = self._pressure.update(zones)
         self._notifications += 1
         # Of those that were told of another one.
@@ -283,7 +294,7 @@ class Device(BoardListener):
         # A program that was woken in poll and has taken the record by now is not given another.
         if file.awaits_answer or self._has_risen(file) or self._guard_passed(file, now_ns):
             self._tell(file)
-            file.told_ns = now_ns
+            file.told_ns = self._told_ns(now_ns)
         self._signalled += 1
         self._herd.took_place(file)
         file.signal = next(self._signals)
@@ -336,6 +347,11 @@ class Device(BoardListener):
     def _guard_passed(self, file: OpenFile, now_ns: int) -> bool:
         return file.told_ns is None or now_ns - file.told_ns >= self._guard_ns(file.user)
 
+    def _told_ns(self, now_ns: int) -> int:
+        """When a file was told that is told at `now_ns`: at the notification, so that none is missed by a hair."""
+        notified_ns = self._notified_ns
+        return now_ns if notified_ns is None or now_ns - notified_ns > HAIR_NS else notified_ns
+
     def _has_risen(self, file: OpenFile) -> bool:
         return self._pressure.rise_of(file.topic) > file.told_rise
 
@@ -362,7 +378,7 @@ class Device(BoardListener):
         self._unanswered[file.number] = file
 
     def _answered(self, file: OpenFile, now_ns: int) -> None:
-        file.answered, file.told_ns = True, now_ns
+        file.answered, file.told_ns = True, self._told_ns(now_ns)
         file.signal = 0
         self._unanswered.pop(file.number, None)
 

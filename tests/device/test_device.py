@@ -199,6 +199,14 @@ class TestGuardTime:
         assert bench.reads(file, 1100) is None
         assert bench.reads(file, 1200)
 
+    def test_an_answer_a_moment_after_a_notification_does_not_miss_the_next_one(self, bench: Bench) -> None:
+        file = bench.sleeper()
+        for at_ms in (1000, 1200, 1400):
+            bench.notify(at_ms)
+            assert bench.woken() == [file]
+            assert bench.polls(file, at_ms + 20)
+            bench.device.watch(file)
+
     def test_a_sleeper_is_not_woken_within_it(self, bench: Bench) -> None:
         file = bench.sleeper()
         bench.notify(1000)

@@ -251,6 +251,15 @@ class TestPollAndSigioOnOneFile:
         assert bench.device.poll(file, 1000 * MS), "told by poll"
         assert bench.device.pick_subscribers(1001 * MS) == []
 
+    def test_a_signal_a_moment_after_a_notification_does_not_miss_the_next_one(self, bench: Bench) -> None:
+        """Nor does a program that reads its record after the signal."""
+        file = bench.subscriber()
+        for at_ms in (1000, 1200, 1400):
+            bench.notify(at_ms)
+            assert bench.device.pick_subscribers((at_ms + 1) * MS) == [file]
+            bench.device.signalled(file, (at_ms + 2) * MS)
+            assert bench.device.read(file, 4096, (at_ms + 10) * MS)
+
     def test_one_who_polls_and_is_signalled_reads_one_record_for_a_notification(self, bench: Bench) -> None:
         file = bench.subscriber()
         bench.device.watch(file)
