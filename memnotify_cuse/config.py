@@ -22,8 +22,13 @@ class NodeKind(Enum):
 
 
 class SigioMode(Enum):
-    """When a file is armed: as soon as it has an owner, while O_ASYNC is set, or never."""
+    """When a file is armed.
 
+    While O_ASYNC is set, or as soon as it has an owner if O_ASYNC never was (auto); as soon as it has an owner (owner);
+    while O_ASYNC is set (strict); never (off).
+    """
+
+    AUTO = "auto"
     OWNER = "owner"
     STRICT = "strict"
     OFF = "off"
@@ -42,5 +47,5 @@ class Config:
     proc: Path = Path("/proc")
     replay: Path | None = None
     policy: Policy = field(default_factory=Policy)
-    sigio: SigioMode = SigioMode.OWNER
+    sigio: SigioMode = SigioMode.AUTO
     headroom_kb: int | None = None

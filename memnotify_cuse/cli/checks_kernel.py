@@ -10,6 +10,7 @@ from memnotify_cuse.cli.machine import Finding, Machine
 from memnotify_cuse.kernel.capabilities import Capability
 from memnotify_cuse.kernel.errors import KernelFileError
 from memnotify_cuse.kernel.files import read_kernel_text
+from memnotify_cuse.kernel.kprobes import EVENTS_FILE, kprobes_problem
 from memnotify_cuse.kernel.lru_gen import read_lru_gen
 from memnotify_cuse.kernel.pressure import open_memory_trigger, read_pressure
 from memnotify_cuse.kernel.swaps import parse_swaps
@@ -146,6 +147,20 @@ def tracefs(machine: Machine) -> Finding:
         "tracefs",
         f"{root}, all {len(events)} vmscan events",
         "used as doorbell: the server wakes within a millisecond, in a trace instance of its own",
+    )
+
+
+def kprobes(machine: Machine) -> Finding:
+    """Whether `--sigio auto` can see O_ASYNC."""
+    otherwise = "--sigio auto cannot see O_ASYNC: it works as owner, and signals whoever has set an owner"
+    root = find_tracefs([machine.sys / "kernel/tracing", machine.sys / "kernel/debug/tracing"])
+    problem = kprobes_problem(root) if root is not None else "tracefs is not mounted, or not for us to look into"
+    if problem is not None:
+        return Finding("ok", "kprobes", problem, otherwise)
+    if root is not None and not os.access(root / EVENTS_FILE, os.W_OK):
+        return Finding("ok", "kprobes", f"no permission for {root / EVENTS_FILE}", otherwise)
+    return Finding(
+        "ok", "kprobes", f"{root} has kprobe events", "--sigio auto sees O_ASYNC, at a cost for calls of fcntl alone"
     )
 
 

@@ -245,8 +245,8 @@ def sigio(machine: Machine) -> Finding:
         "ok",
         "sigio",
         "pidfd_getfd works",
-        "SIGIO goes to who sets an owner with F_SETOWN; --sigio strict also asks for O_ASYNC, and makes every system "
-        "call of the machine about 40 ns slower",
+        "SIGIO goes to programs that set an owner with F_SETOWN; whether O_ASYNC counts as well, see kprobes; "
+        "--sigio strict asks for O_ASYNC in any case, and makes every system call of the machine about 40 ns slower",
     )
 
 

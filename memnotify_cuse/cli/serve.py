@@ -77,10 +77,11 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.add_argument(
         "--sigio",
-        choices=("owner", "strict", "off"),
-        default="owner",
-        help="who gets SIGIO: programs that set an owner with F_SETOWN (owner), only those that set O_ASYNC as well "
-        "(strict; makes every system call of the machine a little slower), nobody (off); default: %(default)s",
+        choices=("auto", "owner", "strict", "off"),
+        default="auto",
+        help="who gets SIGIO: programs that set an owner with F_SETOWN, until they clear O_ASYNC, where the kernel has "
+        "kprobe events to see that (auto), or whatever they do with it (owner); only those that set O_ASYNC as well "
+        "(strict; makes every system call of the machine a little slower); nobody (off); default: %(default)s",
     )
     parser.add_argument(
         "--headroom",

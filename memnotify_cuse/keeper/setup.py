@@ -21,7 +21,7 @@ from memnotify_cuse.keeper.handover import Given, close_handed_over, hand_over
 from memnotify_cuse.keeper.mount import DeviceNode, MountError, check_paths, mount_control
 from memnotify_cuse.keeper.rights import Identity, choose_identity, oom_score_is_lowered, too_few_descriptors
 from memnotify_cuse.keeper.statefile import create_state
-from memnotify_cuse.keeper.traces import open_flags_trace
+from memnotify_cuse.keeper.traces import open_file_trace, open_flags_trace
 from memnotify_cuse.keeper.watch import watch_line
 from memnotify_cuse.kernel.capabilities import die_with_parent
 from memnotify_cuse.kernel.errors import KernelFileError
@@ -66,6 +66,8 @@ class _Setup:
         flags = None
         if config.sigio is SigioMode.STRICT:
             flags = open_flags_trace(self._keeper_pid, self._undo)
+        elif config.sigio is SigioMode.AUTO and identity is not None:
+            flags = open_file_trace(self._keeper_pid, self._undo)
         cuse_fd = open_cuse(config.device) if config.device is not None and takes_cuse(config) else None
         mount = mount_control(config.mount, self._undo)
         self._tell_device(mount.device)

@@ -4,6 +4,7 @@ umount PATH             a mount of ours
 unlink DEV INODE PATH   the placeholder of the device, or its node that was made, if it is still that file
 rmdir PATH              the mount point that was made
 instance PATH           a trace instance
+kprobe NAME PATH        a kprobe event, by the path of kprobe_events
 """
 
 from __future__ import annotations
@@ -53,6 +54,9 @@ def undo(line: str) -> str | None:
             os.rmdir(rest)
     elif what == "instance":
         return _remove_instance(rest)
+    elif what == "kprobe":
+        name, _, path = rest.partition(" ")
+        return _remove_kprobe(name, path)
     return None
 
 
@@ -68,6 +72,27 @@ def _remove_instance(path: str) -> str | None:
             # ENODEV: another removal of it has begun.
             if error.errno not in (errno.EBUSY, errno.ENODEV) or time.monotonic() > deadline_s:
                 return f"{path}: the trace instance stays behind: {error.strerror}"
+            time.sleep(PAUSE_S)
+        else:
+            return None
+
+
+def _remove_kprobe(name: str, path: str) -> str | None:
+    """Refused while the event is on in a trace instance, whose removal may take a moment."""
+    deadline_s = time.monotonic() + REMOVE_S
+    while True:
+        try:
+            # Opened with O_TRUNC, it would lose the events of all others.
+            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            try:
+                os.write(fd, f"-:{name}\n".encode())
+            finally:
+                os.close(fd)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline_s:
+                return f"{name}: the kprobe event stays behind: {error.strerror}"
             time.sleep(PAUSE_S)
         else:
             return None

@@ -305,7 +305,6 @@ def remove_stale_instances(
     once they are old enough to have been set up.
     """
     removed: list[str] = []
-    namespace = own_namespace()
     try:
         names = sorted(os.listdir(tracefs / "instances"))
     except OSError as error:
@@ -315,15 +314,20 @@ def remove_stale_instances(
         if match is None:
             continue
         path = tracefs / "instances" / name
-        of_ours = (int(match[2]) if match[2] else None) == namespace
-        if of_ours and int(match[1]) != (own_pid or os.getpid()) and _runs_memnotify(proc / match[1]):
-            continue
-        if not of_ours and _is_new(path):
+        namespace = int(match[2]) if match[2] else None
+        if not is_left_behind(int(match[1]), namespace, path, proc=proc, own_pid=own_pid or os.getpid()):
             continue
         with contextlib.suppress(KernelFileGoneError):
-            _remove(path, attempts=_REMOVE_ATTEMPTS if of_ours else 1)
+            _remove(path, attempts=_REMOVE_ATTEMPTS if namespace == own_namespace() else 1)
             removed.append(name)
     return removed
+
+
+def is_left_behind(pid: int, namespace: int | None, path: Path, *, proc: Path, own_pid: int) -> bool:
+    """Whether what process `pid` of pid namespace `namespace` made at `path` is of a server that no longer runs."""
+    if namespace == own_namespace():
+        return pid == own_pid or not _runs_memnotify(proc / str(pid))
+    return not _is_new(path)
 
 
 def _is_new(path: Path) -> bool:

@@ -309,6 +309,16 @@ def test_the_limit_of_locked_memory(limit: int | None, level: str, machine: Mach
     assert checks_serving.memlock(machine).level == level
 
 
+def test_kprobe_events(machine: Machine) -> None:
+    tracing = machine.sys / "kernel/tracing"
+    assert "works as owner" in checks_kernel.kprobes(machine).meaning
+    for folder in ("instances", "events"):
+        (tracing / folder).mkdir(parents=True, exist_ok=True)
+    assert "no kprobe events" in checks_kernel.kprobes(machine).found
+    (tracing / "kprobe_events").touch()
+    assert "sees O_ASYNC" in checks_kernel.kprobes(machine).meaning
+
+
 def test_the_conclusion_names_the_doorbell() -> None:
     tracefs = Finding("ok", "tracefs", "", "")
     psi = Finding("ok", "psi", "", "")

@@ -12,10 +12,11 @@ from memnotify_cuse.config import ServeError
 from memnotify_cuse.keeper import traces
 from memnotify_cuse.keeper.channel import Channel
 from memnotify_cuse.keeper.children import fork
-from memnotify_cuse.keeper.traces import STRICT_PAUSES_S, offer_trace, open_flags_trace
+from memnotify_cuse.keeper.traces import STRICT_PAUSES_S, offer_trace, open_file_trace, open_flags_trace
 from memnotify_cuse.keeper.undo import undo
 from memnotify_cuse.kernel.errors import KernelFileError, NoKernelMemoryError
-from memnotify_cuse.kernel.tracefs import TraceInstance, find_tracefs
+from memnotify_cuse.kernel.kprobes import event_name
+from memnotify_cuse.kernel.tracefs import TraceInstance, find_tracefs, instance_name
 from tests.support.mounted import LIMIT_S
 
 TRACEFS = Path("/sys/kernel/tracing")
@@ -120,3 +121,42 @@ def test_a_trace_that_can_be_had_is_handed_over_by_a_process_that_ends(there_was
         ours.close()
         theirs.close()
         assert undo(f"instance {path}") is None
+
+
+class TestAuto:
+    """A folder in place of tracefs: the development machine's kernel has no kprobe events."""
+
+    @pytest.fixture
+    def tracefs(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        (tmp_path / "kprobe_events").touch()
+        monkeypatch.setattr(traces, "find_tracefs", lambda: tmp_path)
+        return tmp_path
+
+    def test_what_is_made_is_noted_first(self, tracefs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        noted: list[str] = []
+        made: list[tuple[str, dict[str, str]]] = []
+
+        def create(_tracefs: Path, name: str, events: Mapping[str, str]) -> object:
+            assert len(noted) == 2
+            made.append((name, dict(events)))
+            return object()
+
+        monkeypatch.setattr(TraceInstance, "create", create)
+        assert open_file_trace(4711, noted.append) is not None
+        event = event_name(4711)
+        assert (tracefs / "kprobe_events").read_text().startswith(f"p:{event} security_file_fcntl ")
+        assert made == [(instance_name(4711, "kprobe"), {event: "cmd == 4 || cmd == 8 || cmd == 10 || cmd == 15"})]
+        # The instance is undone first: an event that is on cannot be removed.
+        assert noted == [
+            f"kprobe {event} {tracefs}/kprobe_events",
+            f"instance {tracefs}/instances/{instance_name(4711, 'kprobe')}",
+        ]
+
+    def test_without_kprobe_events_there_is_none(self, tracefs: Path) -> None:
+        (tracefs / "kprobe_events").unlink()
+        assert open_file_trace(4711, pytest.fail) is None
+
+    def test_a_kernel_that_refuses_is_done_without(self, tracefs: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """The folder has no `instances`, as if none could be made."""
+        assert open_file_trace(4711, lambda _line: None) is None
+        assert "works as owner" in caplog.text

@@ -154,3 +154,20 @@ class TestInstance:
 def test_what_is_not_known_is_not_done(tmp_path: Path) -> None:
     assert undo(f"rm {tmp_path}") is None
     assert tmp_path.exists()
+
+
+class TestKprobe:
+    """kprobe_events is a file here: the development machine's kernel has none; the guest's is in conformance."""
+
+    def test_one_line_is_added(self, tmp_path: Path) -> None:
+        events = tmp_path / "kprobe_events"
+        events.write_text("p:kprobes/others do_exit\n")
+        assert undo(f"kprobe memnotify_1/fcntl {events}") is None
+        assert events.read_text() == "p:kprobes/others do_exit\n-:memnotify_1/fcntl\n"
+
+    def test_one_that_is_gone(self, tmp_path: Path) -> None:
+        assert undo(f"kprobe memnotify_1/fcntl {tmp_path / 'kprobe_events'}") is None
+
+    def test_one_that_stays_is_said(self, tmp_path: Path) -> None:
+        complaint = undo(f"kprobe memnotify_1/fcntl {tmp_path}")
+        assert complaint == f"memnotify_1/fcntl: the kprobe event stays behind: {os.strerror(errno.EISDIR)}"
