@@ -24,6 +24,7 @@ from memnotify_cuse.config import Config, ServeError, SigioMode
 from memnotify_cuse.control import Control, ServerFacts
 from memnotify_cuse.device.accounts import Users
 from memnotify_cuse.device.device import Device
+from memnotify_cuse.fasync.exact import FileCalls
 from memnotify_cuse.fasync.pool import HelperPool
 from memnotify_cuse.fasync.service import SigioService
 from memnotify_cuse.fasync.strict import AsyncFlags
@@ -190,9 +191,15 @@ class _Server:
         self._pool = HelperPool(partial(self._channel.send, "helpers"), identifiers)
         self._service: SigioService | None = None
         self._flags: AsyncFlags | None = None
+        self._calls: FileCalls | None = None
         if config.sigio is not SigioMode.OFF:
-            self._flags = AsyncFlags(given.flags_trace) if given.flags_trace is not None else None
-            self._service = SigioService(self._device, self._pool, self._flags)
+            if given.flags_trace is not None and config.sigio is SigioMode.AUTO:
+                # While there is the right to.
+                given.flags_trace.watch_events()
+                self._calls = FileCalls(given.flags_trace, lambda number: self._device.file(number) is not None)
+            elif given.flags_trace is not None:
+                self._flags = AsyncFlags(given.flags_trace)
+            self._service = SigioService(self._device, self._pool, self._flags, self._calls)
         control = Control(
             self._board, self._device, self._facts(config), self._zoneinfo, version=lambda: self._scanner.samples
         )
@@ -301,6 +308,7 @@ class _Server:
                 "samples": str(scanner.samples),
                 "server_pid": str(os.getpid()),
                 "restarts": str(self._restarts),
+                "o_async": self._how_o_async_is_seen(),
                 "helpers": str(self._pool.helpers),
                 "realtime": str(int(self.realtime.held)),
             },
@@ -308,6 +316,15 @@ class _Server:
                 {"failing": each.source, "since_s": f"{self._health.age_s(each):.1f}", "reason": each.reason}
                 for each in self._health.failures
             ],
+        )
+
+    def _how_o_async_is_seen(self) -> str:
+        return (
+            "kprobe"
+            if self._calls is not None and self._calls.works
+            else "syscall"
+            if self._flags is not None
+            else "unseen"
         )
 
     async def run(self) -> None:
@@ -323,6 +340,8 @@ class _Server:
         await self._take.wait()
         if self._restarts and self._flags is not None:
             self._flags.assume_lost()
+        if self._restarts and self._calls is not None:
+            self._calls.assume_lost()
         if not self._restarts:
             warn_of_refusals(self.refusals)
         self._state.begin()

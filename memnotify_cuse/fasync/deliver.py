@@ -52,22 +52,25 @@ class NoOwnerError(Exception):
 
 @dataclass(slots=True)
 class Delivery:
-    """Signals the owner of the file behind `fd`, whose descriptor in the process that holds it is `descriptor`."""
+    """Signals the owner of the file behind `fd`, whose descriptor in the process that holds it is `descriptor`.
+
+    `fd` is None where the owner is known to be that of the file (`send_to_known`).
+    """
 
     looker: Looker
-    fd: int
+    fd: int | None
     descriptor: int
     opener_uid: int
     spare: bool
+    spared: bool = False
+    """Whether somebody was not signalled who would have died of it."""
 
     def send(self, *, after_pid: int, most: int) -> Sent:
         """Signal the owner; of a group at most `most` members, of those with ids above `after_pid`.
 
         Raises NoOwnerError.
         """
-        owner = file_owner(self.fd)
-        if owner is None:
-            raise NoOwnerError
+        owner = self._owner()
         if owner.kind is not OwnerKind.GROUP:
             return Sent(int(self._send_to(owner, owner.id)), 0)
         members = list(_members(self.looker.proc, owner.id, after_pid, most))
@@ -86,14 +89,29 @@ class Delivery:
 
         Raises NoOwnerError.
         """
-        owner = file_owner(self.fd)
-        if owner is None:
-            raise NoOwnerError
+        owner = self._owner()
         try:
             return Sent(int(self._checked_send(owner, pidfd, status, status.tgid, 0)), 0)
         except (KernelFileError, OSError) as error:
             _say(error, status.tgid)
             return Sent(0, 0)
+
+    def send_to_known(self, owner: FileOwner, pidfd: int) -> bool:
+        """Signal the process that is the owner, which `pidfd` holds. Nothing here waits for it."""
+        try:
+            if self.spare:
+                status = read_thread_status(owner.id, self.looker.proc)
+                return self._checked_send(owner, pidfd, status, owner.id, 0)
+            return self._send(owner, pidfd, owner.id, 0, None)
+        except (KernelFileError, OSError) as error:
+            _say(error, owner.id)
+            return False
+
+    def _owner(self) -> FileOwner:
+        owner = file_owner(self.fd) if self.fd is not None else None
+        if owner is None:
+            raise NoOwnerError
+        return owner
 
     def _send_to(self, owner: FileOwner, task: int) -> bool:
         try:
@@ -137,9 +155,15 @@ class Delivery:
         if not self._may(owner, Credentials(status.real_uid, status.effective_uid, status.saved_uid)):
             return False
         if self.spare and self._is_deadly(number, status, pid, tid):
+            self.spared = True
             return False
-        if file_owner(self.fd) != owner:
+        if self.fd is not None and file_owner(self.fd) != owner:
             raise NoOwnerError
+        return self._send(owner, pidfd, pid, tid, started)
+
+    def _send(self, owner: FileOwner, pidfd: int, pid: int, tid: int, started: int | None) -> bool:
+        """Send the owner's signal, or SIGIO where no more of those can be queued."""
+        number = effective_signal(owner)
         try:
             return self._send_now(owner, pidfd, pid, tid, number, started)
         except OSError as error:
@@ -187,7 +211,13 @@ class Delivery:
             status = status or read_thread_status(tid, proc)
         except KernelFileError:
             return False
-        return would_die(number, status) and would_die(number, status, waits_for_signals=waits_for_signals(tid, proc))
+        if not would_die(number, status) or waits_for_signals(tid, proc):
+            return False
+        try:
+            # While it waited in sigwaitinfo the signal was not blocked; it may have returned between the two looks.
+            return would_die(number, read_thread_status(tid, proc))
+        except KernelFileError:
+            return False
 
 
 def _say(error: Exception, task: int) -> None:

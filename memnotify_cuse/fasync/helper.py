@@ -6,6 +6,7 @@ moment. It is single-threaded and imports neither trio nor pyfuse3.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import math
 import os
@@ -20,6 +21,7 @@ from memnotify_cuse.fasync.jobs import (
     FANOUT_MEMBERS,
     FOUND_DESCRIPTORS,
     LISTED_PROCESSES,
+    MARK_COUNT,
     MAX_JOBS,
     MESSAGE_BYTES,
     OWNER_SEARCH_S,
@@ -36,7 +38,8 @@ from memnotify_cuse.fasync.jobs import (
 )
 from memnotify_cuse.fasync.look import Here, LeftOutError, Looker, RefusedError
 from memnotify_cuse.kernel.errors import KernelFileError
-from memnotify_cuse.kernel.fileowner import FileOwner, OwnerKind, file_owner
+from memnotify_cuse.kernel.fileowner import FileOwner, OwnerKind, file_owner, mark_file
+from memnotify_cuse.kernel.identity import Identities
 from memnotify_cuse.kernel.process import read_thread_status
 
 _NS_GET_PARENT: Final = 0xB702
@@ -50,10 +53,12 @@ class Helper:
     def __init__(self, looker: Looker, mount: str | None = None) -> None:
         self._looker = looker
         self._mount = mount
+        self._identities = Identities(looker.proc)
         self._until_s = math.inf
         self._done: dict[Kind, Callable[[Job], Iterator[Report]]] = {
             Kind.SEARCH: self._search,
             Kind.SIGNAL: self._signal,
+            Kind.SEND: self._send,
             Kind.PROCESSES: self._processes,
             Kind.OWNER: self._owner,
             Kind.ASK: self._ask,
@@ -108,12 +113,15 @@ class Helper:
                 found += 1
                 with view.at(descriptor) as here:
                     if here is not None:
-                        yield self._found(job, here, uid)
+                        yield self._found(job, here, uid, job.mark and job.mark + found)
         yield Report(Said.END, job.id, pid=pid, uid=uid, descriptor=more)
 
-    def _found(self, job: Job, here: Here, uid: int) -> Report:
+    def _found(self, job: Job, here: Here, uid: int, mark: int) -> Report:
+        if mark:
+            # Before the owner is asked for: what is changed after this is seen.
+            mark_file(here.fd, mark)
         owner = file_owner(here.fd)
-        return Report(
+        report = Report(
             Said.FOUND,
             job.id,
             owned=owner is not None,
@@ -121,8 +129,52 @@ class Helper:
             pid=here.pid,
             descriptor=here.descriptor,
             uid=uid,
-            owner_pid=self._owner_pid(owner),
+            owner_pid=here.pid if _is_process(owner, here.pid) else self._owner_pid(owner),
+            mark=mark,
         )
+        if not mark or owner is None or owner.uid is None or owner.euid is None or not _is_process(owner, here.pid):
+            return report
+        return report._replace(
+            identity=self._identity(owner, here.fd),
+            signal=owner.signal,
+            owner_uid=owner.uid,
+            owner_euid=owner.euid,
+        )
+
+    def _identity(self, owner: FileOwner, fd: int) -> int:
+        """The identity of the process that owns the file behind `fd`, 0 if it is not told."""
+        try:
+            pidfd = os.pidfd_open(owner.id)
+        except OSError:
+            return 0
+        try:
+            identity = self._identities.of(pidfd, owner.id)
+            # The kernel names an owner only while it lives, so it has been that process since.
+            return identity if file_owner(fd) == owner else 0
+        except (KernelFileError, OSError):
+            return 0
+        finally:
+            os.close(pidfd)
+
+    def _send(self, job: Job) -> Iterator[Report]:
+        try:
+            pidfd = os.pidfd_open(job.pid)
+        except OSError as error:
+            if error.errno in (errno.ESRCH, errno.EINVAL):
+                raise NoOwnerError from None
+            raise
+        try:
+            if self._identities.of(pidfd, job.pid) != job.identity:
+                raise NoOwnerError
+            owner = FileOwner(OwnerKind.PROCESS, job.pid, job.signal, job.owner_uid, job.owner_euid)
+            delivery = Delivery(self._looker, None, job.descriptor, job.opener_uid, job.spare)
+            signalled = delivery.send_to_known(owner, pidfd)
+        except KernelFileError:
+            raise NoOwnerError from None
+        finally:
+            os.close(pidfd)
+        status = Status.OK if signalled else Status.SPARED if delivery.spared else Status.NOBODY
+        yield Report(Said.END, job.id, status, owned=True, signalled=int(signalled))
 
     def _signal(self, job: Job) -> Iterator[Report]:
         with self._looker.into(job.pid) as view, view.at(job.descriptor) as here:
@@ -130,6 +182,8 @@ class Helper:
                 yield Report(Said.END, job.id, Status.GONE)
                 return
             holder = view.process
+            if job.mark:
+                yield self._found(job, here, holder.uid, job.mark)
             owner = file_owner(here.fd)
             owner_pid = holder.pid if _is_process(owner, holder.pid) else self._owner_pid(owner)
             if owner_pid not in (0, holder.pid) and not job.elsewhere:
@@ -161,8 +215,9 @@ class Helper:
         """
         turn_until_s, self._until_s = self._until_s, time.monotonic() + OWNER_SEARCH_S
         try:
-            for descriptor, count in ((job.descriptor, 1), (0, SEARCH_DESCRIPTORS)):
-                search = Job(Kind.SEARCH, pid=pid, descriptor=descriptor, count=count)
+            for index, (descriptor, count) in enumerate(((job.descriptor, 1), (0, SEARCH_DESCRIPTORS))):
+                mark = job.mark and job.mark + index * (MARK_COUNT // 2)
+                search = Job(Kind.SEARCH, pid=pid, descriptor=descriptor, count=count, mark=mark)
                 found = next((each for each in self._search(search) if each.number == job.number), None)
                 if found is not None:
                     return found
@@ -259,19 +314,29 @@ def run(ours: socket.socket, looker: Looker, mount: str | None = None) -> int:
 
 
 def _do(helper: Helper, jobs: list[Job], ours: socket.socket) -> Iterator[bool]:
-    """Do the jobs of one message; for each report whether it could be sent."""
+    """Do the jobs of one message; for each message with reports whether it could be sent."""
     helper.begin_turn()
+    reports: list[Report] = []
     for index, job in enumerate(jobs):
         if index and helper.turn_is_over and job.kind is not Kind.LEAVE_OUT:
-            yield _send(ours, Report(Said.END, job.id, Status.PUT_OFF))
+            yield _send(ours, [*reports, Report(Said.END, job.id, Status.PUT_OFF)])
             return
+        if job.kind is Kind.SEND:
+            # It waits for nobody, so the server need not know at once which one is under way.
+            reports += helper.do(job)
+            continue
+        if reports:
+            yield _send(ours, reports)
+            reports = []
         for report in helper.do(job):
-            yield _send(ours, report)
+            yield _send(ours, [report])
+    if reports:
+        yield _send(ours, reports)
 
 
-def _send(ours: socket.socket, report: Report) -> bool:
+def _send(ours: socket.socket, reports: list[Report]) -> bool:
     try:
-        ours.send(encode_report(report))
+        ours.send(b"".join(map(encode_report, reports)))
     except OSError:
         return False
     return True

@@ -15,6 +15,7 @@ of these.
     PROCESSES  the processes with ids above `pid`, up to `count`: a PROCESS for each. END: `pid` is the last one, 0 at
                the end.
     OWNER      whose user namespace thread `pid` is in. END: `uid`, if `status` is OK.
+    SEND       the owner of open file `number` is process `pid`, of `identity`: signal it. END: `count` were signalled.
     LEAVE_OUT  no reports: from now on the processes of user `opener_uid` are not touched (`count` 1), or are again (0).
                Of root's processes it is `pid` alone.
 """
@@ -42,6 +43,11 @@ OWNER_SEARCH_S: Final = 0.05
 """How long an owner's own descriptor is looked for, within the job of signalling it."""
 
 
+MARK_FIRST: Final = 0xFF80 << 48
+MARK_COUNT: Final = 1 << 16
+"""A mark is the argument of a call of F_SETOWN_EX that fails: an address that no program has, on any architecture."""
+
+
 class Kind(IntEnum):
     """Kinds of job."""
 
@@ -50,6 +56,8 @@ class Kind(IntEnum):
     PROCESSES = 3
     OWNER = 4
     LEAVE_OUT = 5
+    SEND = 7
+    """Signal an owner of which all is known, with no look at the file."""
     ASK = 6
     """Ask our own mount something, to see that it is answered."""
 
@@ -80,12 +88,16 @@ class Status(IntEnum):
     PUT_OFF = 7
     """Nothing was done of this job, nor of those after it in the same message: the turn was over."""
 
+    SPARED = 8
+    """The owner would have died of the signal, of a job of kind SEND."""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """One thing to do.
 
-    `spare`: signal nobody who would die of it. `elsewhere`: the owner has no descriptor of its own.
+    `spare`: signal nobody who would die of it. `elsewhere`: the owner has no descriptor of its own. `mark`: the first
+    of `MARK_COUNT` numbers to mark files with that are found, 0: not to. Those from `identity` on are the `KnownOwner`.
     """
 
     kind: Kind
@@ -98,13 +110,34 @@ class Job:
     after_pid: int = 0
     spare: bool = True
     elsewhere: bool = False
+    mark: int = 0
+    identity: int = 0
+    signal: int = 0
+    owner_uid: int = 0
+    owner_euid: int = 0
+
+
+class KnownOwner(NamedTuple):
+    """A process that is a file's owner, and has the file as `descriptor`; all that takes to signal it.
+
+    `identity` tells it from others of the same id (`kernel.pidfd`); `signal` is 0 for plain SIGIO; `uid` and `euid` are
+    those of who set the owner.
+    """
+
+    pid: int
+    identity: int
+    descriptor: int
+    signal: int
+    uid: int
+    euid: int
 
 
 class Report(NamedTuple):
     """One thing that was found out, about job `id`.
 
     FOUND: open file `number` is `descriptor` of process `pid`; `owned`: it has an owner, which is process `owner_pid`
-    (0: a group, or not to be seen); `uid` is the real user of the process. PROCESS: `pid` and `uid`.
+    (0: a group, or not to be seen); `uid` is the real user of the process. `mark` is the number with which the file was
+    marked, and from `identity` on (0: not to be told) it is the `KnownOwner`. PROCESS: `pid` and `uid`.
     """
 
     said: Said
@@ -117,14 +150,29 @@ class Report(NamedTuple):
     uid: int = 0
     signalled: int = 0
     owner_pid: int = 0
+    mark: int = 0
+    identity: int = 0
+    signal: int = 0
+    owner_uid: int = 0
+    owner_euid: int = 0
+
+    @property
+    def known_owner(self) -> KnownOwner | None:
+        """The owner, if it is the process that has the file, and all is told of it."""
+        if not self.identity or self.owner_pid != self.pid:
+            return None
+        return KnownOwner(self.pid, self.identity, self.descriptor, self.signal, self.owner_uid, self.owner_euid)
 
 
 class JobError(ValueError):
     """A message that holds no whole jobs or reports."""
 
 
-_JOB: Final = struct.Struct("=BBHIQiiiIi")
-_REPORT: Final = struct.Struct("=BBBxIQiiIii")
+_JOB: Final = struct.Struct("=BBHIQiiiIiQQII")
+_REPORT: Final = struct.Struct("=BBHIQiiIiiQQHII")
+_KINDS: Final = {int(kind): kind for kind in Kind}
+_SAIDS: Final = {int(said): said for said in Said}
+_STATUSES: Final = {int(status): status for status in Status}
 _SPARE: Final = 1
 _ELSEWHERE: Final = 2
 MESSAGE_BYTES: Final = 64 * 1024
@@ -135,7 +183,7 @@ def encode_job(job: Job) -> bytes:
     return _JOB.pack(
         job.kind,
         flags,
-        0,
+        job.signal,
         job.id,
         job.number,
         job.pid,
@@ -143,6 +191,10 @@ def encode_job(job: Job) -> bytes:
         job.count,
         job.opener_uid,
         job.after_pid,
+        job.mark,
+        job.identity,
+        job.owner_uid,
+        job.owner_euid,
     )
 
 
@@ -150,15 +202,15 @@ def decode_jobs(message: bytes) -> Iterator[Job]:
     """The jobs in a message. Raises JobError."""
     if len(message) % _JOB.size:
         raise JobError(f"{len(message)} bytes are not whole jobs")
-    for kind, flags, _, ident, number, pid, descriptor, count, uid, after_pid in _JOB.iter_unpack(message):
-        try:
-            known = Kind(kind)
-        except ValueError:
-            raise JobError(f"no job is of kind {kind}") from None
+    for kind, flags, signal, ident, number, pid, descriptor, count, uid, after_pid, *known in _JOB.iter_unpack(message):
+        mark, identity, owner_uid, owner_euid = known
+        known_kind = _KINDS.get(kind)
+        if known_kind is None:
+            raise JobError(f"no job is of kind {kind}")
         if pid < 0 or descriptor < 0 or count < 0 or after_pid < 0:
             raise JobError("a number below 0")
         yield Job(
-            known,
+            known_kind,
             ident,
             number,
             pid,
@@ -168,6 +220,11 @@ def decode_jobs(message: bytes) -> Iterator[Job]:
             after_pid,
             spare=bool(flags & _SPARE),
             elsewhere=bool(flags & _ELSEWHERE),
+            mark=mark,
+            identity=identity,
+            signal=signal,
+            owner_uid=owner_uid,
+            owner_euid=owner_euid,
         )
 
 
@@ -183,6 +240,11 @@ def encode_report(report: Report) -> bytes:
         report.uid,
         report.signalled,
         report.owner_pid,
+        report.mark,
+        report.identity,
+        report.signal,
+        report.owner_uid,
+        report.owner_euid,
     )
 
 
@@ -190,10 +252,8 @@ def decode_reports(message: bytes) -> Iterator[Report]:
     """The reports in a message. Raises JobError."""
     if len(message) % _REPORT.size:
         raise JobError(f"{len(message)} bytes are not whole reports")
-    for said, status, owned, ident, number, pid, descriptor, uid, signalled, owner_pid in _REPORT.iter_unpack(message):
-        try:
-            yield Report(
-                Said(said), ident, Status(status), bool(owned), number, pid, descriptor, uid, signalled, owner_pid
-            )
-        except ValueError:
-            raise JobError(f"a report of kind {said} and status {status}") from None
+    for said, status, owned, *others in _REPORT.iter_unpack(message):
+        if said not in _SAIDS or status not in _STATUSES:
+            raise JobError(f"a report of kind {said} and status {status}")
+        ident, *rest = others
+        yield Report(_SAIDS[said], ident, _STATUSES[status], bool(owned), *rest)

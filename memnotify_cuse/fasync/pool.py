@@ -59,6 +59,7 @@ MAX_BUSY: Final = 2
 MAX_SLOW: Final = 1
 """How many helpers all users who are known as slow have together."""
 FEW_JOBS: Final = 4
+SIGNALS: Final = frozenset({Kind.SIGNAL, Kind.SEND})
 HELD_UP: Final = "held up"
 ASK_AGAIN_S: Final = 1.0
 SPARE_S: Final = 10.0
@@ -304,7 +305,7 @@ class HelperPool:
         return bool(self._signals or self._others)
 
     def _line_of(self, job: Job) -> Turns[_Waiting]:
-        return self._signals if job.kind is Kind.SIGNAL else self._others
+        return self._signals if job.kind in SIGNALS else self._others
 
     def _next(self, helper: _Helper | None) -> tuple[Turns[_Waiting], int] | None:
         """Whose turn it is with `helper`, or with another one (None), and in which line: first of those with signals to
@@ -320,7 +321,7 @@ class HelperPool:
         def may(key: int) -> bool:
             return has[key] < MAX_HELPERS // 2 and (slow < MAX_SLOW or not self._slowness.is_slow(key, now_ns))
 
-        searching = sum(other.jobs[0].job.kind is not Kind.SIGNAL for other in busy)
+        searching = sum(other.jobs[0].job.kind not in SIGNALS for other in busy)
         lines = [self._signals]
         # Where there are several helpers, one is kept for signals.
         if self.helpers < 3 or searching + 1 < self.helpers:

@@ -3,7 +3,8 @@
 FUSE and CUSE have no fasync operation: the kernel accepts F_SETFL with O_ASYNC, drops the bit and tells the server
 nothing. It does keep F_SETOWN and F_SETSIG in the open file, where they can be looked up. In mode `owner` a file is
 armed as soon as it has an owner; in mode `strict` when O_ASYNC was set on it, learned from the trace event
-syscalls:sys_enter_fcntl.
+syscalls:sys_enter_fcntl; in mode `auto` as in `owner` until it is known from kprobe events that O_ASYNC was set or
+cleared (`exact`).
 
 The looking and the signalling is done by helper processes (`pool`). What they find is remembered here: the place of
 each open file, which the helper verifies before it signals. At a notification each user is served in a task of its own,
@@ -19,7 +20,7 @@ import logging
 import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final, TypeVar
 
@@ -27,6 +28,7 @@ import trio
 
 from memnotify_cuse.device.device import Device
 from memnotify_cuse.device.openfile import OpenFile
+from memnotify_cuse.fasync.exact import FileCalls
 from memnotify_cuse.fasync.jobs import LISTED_PROCESSES, MAX_JOBS, SEARCH_DESCRIPTORS, Job, Kind, Report, Said, Status
 from memnotify_cuse.fasync.line import Line
 from memnotify_cuse.fasync.pool import FEW_JOBS, HelperPool
@@ -55,6 +57,12 @@ NOT_IN_S: Final = 1.0
 
 FLAGS_PAUSE_S: Final = 0.02
 """Least time between two looks at the calls of F_SETFL: each reads no more than one buffer full."""
+
+CALLS_PAUSE_S: Final = 10.0
+CALLS_AT_ONCE: Final = 300
+"""Mode `auto`: the calls are read at each notification and after opens; else after such a pause, or a shorter one where
+as many would be made meanwhile. A processor's buffer has room for four times as many.
+"""
 
 IDLE_S: Final = 60.0
 """How long after the last open file was closed the helpers end."""
@@ -91,12 +99,18 @@ class Place:
 
 
 class SigioService:
-    """Serves the owners of `device`'s open files; `run` until cancelled. With `flags` in mode `strict`."""
+    """Serves the owners of `device`'s open files; `run` until cancelled.
 
-    def __init__(self, device: Device, pool: HelperPool, flags: AsyncFlags | None = None) -> None:
+    With `flags` in mode `strict`, with `calls` in mode `auto`.
+    """
+
+    def __init__(
+        self, device: Device, pool: HelperPool, flags: AsyncFlags | None = None, calls: FileCalls | None = None
+    ) -> None:
         self._device = device
         self._pool = pool
         self._flags = flags
+        self._calls = calls
         self._wanted = trio.Event()
         self._opened = trio.Event()
         self._opened_first = trio.Event()
@@ -139,6 +153,8 @@ class SigioService:
             nursery.start_soon(self._survey_after_opens)
             if self._flags is not None:
                 nursery.start_soon(self._follow_flags, self._flags)
+            if self._calls is not None:
+                nursery.start_soon(self._follow_calls, self._calls)
             while True:
                 await self._wanted.wait()
                 self._wanted = trio.Event()
@@ -148,6 +164,9 @@ class SigioService:
                     log.exception("unexpected error in choosing who gets SIGIO; the notification is not repeated")
 
     def _note_open(self) -> None:
+        newest = self._device.newest
+        if self._calls is not None and newest is not None:
+            self._calls.opened(newest.number)
         self._opened.set()
         self._opened_first.set()
 
@@ -161,6 +180,8 @@ class SigioService:
     def _begin_notification(self) -> None:
         if self._flags is not None:
             self._flags.read()
+        if self._calls is not None:
+            self._read_calls(self._calls)
         self._told.clear()
         self._failed.clear()
         self._due = self._pick()
@@ -238,20 +259,24 @@ class SigioService:
         self._told.update(begun)
         counts: dict[int, int] = defaultdict(int)
         were_at: dict[int, int] = {}
+        deadly: set[int] = set()
         while pending:
             lost = self._unplaced(pending)
             if lost:
                 await self._look(user, lost, were_at=were_at)
             placed = [file for file in pending if file.number in self._places]
-            jobs = [self._signal_job(file, after[file.number]) for file in placed]
+            jobs = [self._signal_job(file, after[file.number], deadly) for file in placed]
             look = next(self._looks)
-            results = await self._pool.run_jobs(user, jobs)
+            results = await self._run_jobs(user, jobs)
             pending = []
             for file, reports in zip(placed, results, strict=True):
                 end = self._take_in(file, reports, look)
                 counts[file.number] += end.signalled
                 if end.status in (Status.OK, Status.NOBODY) and end.pid:
                     after[file.number] = end.pid
+                    pending.append(file)
+                elif end.status is Status.SPARED and file.number not in deadly and self._wants_it_anyway(file):
+                    deadly.add(file.number)
                     pending.append(file)
                 elif end.status is Status.GONE:
                     # It was there before: with another process by now, or behind another number.
@@ -276,13 +301,39 @@ class SigioService:
                 self._lost.set()
 
     def _is_armed(self, file: OpenFile) -> bool:
-        """Whether `file` signals its owner; in mode `strict` O_ASYNC may have been cleared."""
-        if self._flags is None or self._flags.may_be_set(file.number):
+        """Whether `file` signals its owner; O_ASYNC may have been cleared."""
+        if self._may_be_set(file.number):
             return True
         self._device.subscribe(file, subscribed=False)
         return False
 
-    def _signal_job(self, file: OpenFile, after_pid: int) -> Job:
+    def _may_be_set(self, number: int) -> bool:
+        """Whether a file is armed if it has an owner."""
+        if self._calls is not None:
+            return not self._calls.is_cleared(number)
+        return self._flags is None or self._flags.may_be_set(number)
+
+    def _is_guess(self, number: int) -> bool:
+        """Whether O_ASYNC was not seen to be set."""
+        if self._calls is not None:
+            return not self._calls.is_set(number)
+        return self._flags is None or self._flags.is_guess(number)
+
+    def _signal_job(self, file: OpenFile, after_pid: int, deadly: Collection[int]) -> Job:
+        known = self._calls.owner(file.number) if self._calls is not None else None
+        if known is not None:
+            return Job(
+                Kind.SEND,
+                number=file.number,
+                pid=known.pid,
+                descriptor=known.descriptor,
+                opener_uid=file.uid,
+                spare=file.number not in deadly,
+                identity=known.identity,
+                signal=known.signal,
+                owner_uid=known.uid,
+                owner_euid=known.euid,
+            )
         place = self._places[file.number]
         return Job(
             Kind.SIGNAL,
@@ -291,7 +342,7 @@ class SigioService:
             descriptor=place.descriptor,
             opener_uid=file.uid,
             after_pid=after_pid,
-            spare=self._flags is None or self._flags.is_guess(file.number),
+            spare=self._is_guess(file.number),
             elsewhere=trio.current_time() < self._elsewhere_until_s.get(file.number, 0.0),
         )
 
@@ -301,10 +352,13 @@ class SigioService:
         self._note_places(found, look, moves=True)
         place = self._places.get(file.number)
         looked = trio.current_time() >= self._elsewhere_until_s.get(file.number, 0.0)
-        if looked and not found and end.owner_pid and place is not None and end.owner_pid != place.pid:
+        if looked and place is not None and end.owner_pid and end.owner_pid != place.pid:
             self._elsewhere_until_s[file.number] = trio.current_time() + NOT_IN_S
         if end.status is Status.NO_OWNER and self._is_news(file, look):
             self._device.subscribe(file, subscribed=False)
+            known = self._calls.owner(file.number) if self._calls is not None else None
+            if self._calls is not None and known is not None:
+                self._calls.owner_is_gone(file.number, known)
         return end
 
     async def _look_after_helpers(self) -> None:
@@ -325,8 +379,9 @@ class SigioService:
         files = [file for file in open_files if not self._device.is_subscribed(file)]
         if self._flags is not None:
             return [file for file in files if self._flags.may_be_set(file.number)]
-        new = [file for file in files if file.number not in self._seen]
-        old = [file for file in files if file.number in self._seen]
+        files = [file for file in files if self._is_owner_open(file)]
+        new = [file for file in files if self._is_new(file)]
+        old = [file for file in files if not self._is_new(file)]
         if len(old) > SURVEY_BUDGET:
             start = self._rotation.get(user, 0) % len(old)
             if len(self._rotation) > MAX_KNOWN_IDS:
@@ -334,6 +389,10 @@ class SigioService:
             self._rotation[user] = start + SURVEY_BUDGET
             old = (old + old)[start : start + SURVEY_BUDGET]
         return new + old
+
+    def _is_new(self, file: OpenFile) -> bool:
+        """Whether a file was never looked at, or its owner changed since."""
+        return file.number not in self._seen or (self._calls is not None and self._calls.owner_changed(file.number))
 
     async def _look(
         self, user: int, files: list[OpenFile], *, were_at: Mapping[int, int] = MappingProxyType({})
@@ -367,7 +426,7 @@ class SigioService:
         jobs = [
             Job(Kind.SEARCH, pid=place.pid, descriptor=place.descriptor, count=1) for place in self._places_of(known)
         ]
-        for file, reports in zip(known, await self._pool.run_jobs(user, jobs), strict=True):
+        for file, reports in zip(known, await self._run_jobs(user, jobs), strict=True):
             found = any(report.said is Said.FOUND and report.number == file.number for report in reports)
             if not found and self._is_news(file, look):
                 self._places.pop(file.number, None)
@@ -389,7 +448,7 @@ class SigioService:
             descriptor = 0
             while True:
                 job = Job(Kind.SEARCH, pid=tid, descriptor=descriptor, count=SEARCH_DESCRIPTORS)
-                ((*found, end),) = await self._pool.run_jobs(user, [job])
+                ((*found, end),) = await self._run_jobs(user, [job])
                 self._note_places(found, look, moves=False)
                 descriptor = end.descriptor
                 if end.status is not Status.OK or not descriptor:
@@ -457,7 +516,7 @@ class SigioService:
                 for pid, descriptor in next_descriptor.items()
             ]
             look = next(self._looks)
-            results = await self._pool.run_jobs(user, jobs)
+            results = await self._run_jobs(user, jobs)
             for pid, (*found, end) in zip(list(next_descriptor), results, strict=True):
                 self._note_places(found, look, moves=False)
                 next_descriptor[pid] = end.descriptor
@@ -485,7 +544,7 @@ class SigioService:
                 continue
             if moves or file.number not in self._places:
                 self._places[file.number] = Place(report.pid, report.descriptor)
-            armed = report.owned and (self._flags is None or self._flags.may_be_set(file.number))
+            armed = report.owned and self._may_be_set(file.number)
             self._device.subscribe(file, subscribed=armed)
         if self._device.subscribers:
             self._pool.want(HELPERS_WITH_OWNERS)
@@ -552,6 +611,9 @@ class SigioService:
             await self._learn_owner(user, file)
         if self._flags is not None:
             files = [file for file in files if self._flags.may_be_set(file.number)]
+        if self._calls is not None:
+            self._read_calls(self._calls)
+        files = [file for file in files if self._is_owner_open(file)]
         for batch in _batches(files):
             await self._look(user, batch)
 
@@ -601,6 +663,67 @@ class SigioService:
         self._note_places(found, look, moves=True)
         return (found[0].number if found else None), end.uid
 
+    # Mode `auto`: what the calls of fcntl say.
+
+    async def _follow_calls(self, calls: FileCalls) -> None:
+        """Read the calls often enough that none is overwritten, as long as there are open files."""
+        pause_s = 0.0
+        while calls.works:
+            if not self._device.open_files:
+                await self._opened.wait()
+            else:
+                await trio.lowlevel.wait_readable(calls.fileno())
+            before, before_s = calls.calls, trio.current_time()
+            try:
+                self._read_calls(calls)
+            except Exception:
+                log.exception("unexpected error while following O_ASYNC")
+            rate = (calls.calls - before) / max(pause_s, FLAGS_PAUSE_S)
+            pause_s = min(CALLS_PAUSE_S, max(FLAGS_PAUSE_S, CALLS_AT_ONCE / max(rate, 1e-9)))
+            await trio.sleep_until(before_s + pause_s)
+
+    def _read_calls(self, calls: FileCalls) -> None:
+        """Take in what was called, and what is known of owners by that."""
+        calls.read()
+        for number in calls.take_changed():
+            file = self._device.file(number)
+            owned = calls.is_owned(number)
+            if file is not None and (owned is not None or calls.is_cleared(number)):
+                self._device.subscribe(file, subscribed=bool(owned) and not calls.is_cleared(number))
+
+    def _is_owner_open(self, file: OpenFile) -> bool:
+        """Whether a look may tell something new of a file without a subscriber: always, unless calls tell all of it."""
+        calls = self._calls
+        return calls is None or not (calls.is_cleared(file.number) or calls.is_owned(file.number) is not None)
+
+    def _wants_it_anyway(self, file: OpenFile) -> bool:
+        """Whether O_ASYNC is still set for a program that was just seen to be one that dies of the signal.
+
+        One that clears O_ASYNC, and then takes its handler away, must not be signalled any more.
+        """
+        if self._calls is None:
+            return False
+        self._read_calls(self._calls)
+        return self._calls.is_set(file.number)
+
+    async def _run_jobs(self, user: int, jobs: list[Job]) -> list[list[Report]]:
+        """Have jobs done by the pool; in mode `auto` with the files marked that are found."""
+        calls = self._calls
+        if calls is None or not calls.works:
+            return await self._pool.run_jobs(user, jobs)
+        marked = [replace(job, mark=calls.new_mark()) if job.kind is not Kind.SEND else job for job in jobs]
+        try:
+            results = await self._pool.run_jobs(user, marked)
+            if any(report.mark for reports in results for report in reports):
+                calls.read()
+            for reports in results:
+                for report in reports:
+                    if report.mark:
+                        calls.found(report)
+            return results
+        finally:
+            calls.end_marks(job.mark for job in marked)
+
     # What is remembered.
 
     def _is_open(self, file: OpenFile) -> bool:
@@ -631,6 +754,8 @@ class SigioService:
         }
         if self._flags is not None:
             self._flags.forget_all_but(numbers)
+        if self._calls is not None:
+            self._calls.forget_all_but(numbers)
 
 
 def _still_open(by_user: Mapping[int, list[OpenFile]], numbers: Collection[int]) -> dict[int, list[OpenFile]]:

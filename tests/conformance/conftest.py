@@ -20,13 +20,16 @@ from tests.support.sigio import (
     SocketSource,
     Source,
     Witness,
+    needs_kprobes,
 )
 from tests.support.spawner import Spawner
-from tests.support.stage import PLAIN, TELLS_ALL, Setup, Stage, Stages
+from tests.support.stage import EXACT, PLAIN, TELLS_ALL, Setup, Stage, Stages
 from tests.support.transport import TRANSPORTS, Transport
 
 DESCRIPTORS = 5000
 KERNEL_SOURCES = ("fifo", "pty", "socket")
+EXACTLY = "-exact"
+"""In mode `auto`, where that sees O_ASYNC."""
 
 
 def transport_called(name: str) -> Transport:
@@ -104,13 +107,17 @@ def _kernel_source(name: str, directory: Path) -> Source:
     return SocketSource(directory)
 
 
-@pytest.fixture(params=[*TRANSPORTS, *KERNEL_SOURCES])
+@pytest.fixture(params=[*TRANSPORTS, *(name + EXACTLY for name in TRANSPORTS), *KERNEL_SOURCES])
 def source(request: pytest.FixtureRequest, stages: Stages, open_directory: Path) -> Iterator[Source]:
     """The device, over each transport, and what the kernel itself has O_ASYNC for: one test for all of them."""
     name = str(request.param)
     if name in TRANSPORTS:
         with stages.lend(transport_called(name), TELLS_ALL) as stage:
             yield DeviceSource(stage.server, stage.machine)
+    elif name.endswith(EXACTLY):
+        needs_kprobes()
+        with stages.lend(transport_called(name.removesuffix(EXACTLY)), EXACT) as stage:
+            yield DeviceSource(stage.server, stage.machine, "exact")
     else:
         made = _kernel_source(name, open_directory)
         yield made

@@ -20,6 +20,8 @@ from memnotify_cuse.fasync import look
 from memnotify_cuse.fasync.attention import OURSELVES, Attention, make_page
 from memnotify_cuse.fasync.helper import Helper
 from memnotify_cuse.fasync.jobs import (
+    MARK_COUNT,
+    MARK_FIRST,
     MESSAGE_BYTES,
     SEARCH_DESCRIPTORS,
     Job,
@@ -35,7 +37,7 @@ from memnotify_cuse.keeper.children import Child, fork
 from memnotify_cuse.kernel.capabilities import become_user
 from memnotify_cuse.kernel.statx import file_id_at
 from tests.support.mounted import LIMIT_S, NOBODY, state_of, wait_until
-from tests.support.sigio import SIGIO, NewPuppet, Puppet, as_root
+from tests.support.sigio import BAND, REALTIME, SI_SIGIO, SIGIO, NewPuppet, Puppet, as_root
 
 ALICE = 1001
 PR_SET_DUMPABLE = 4
@@ -195,6 +197,80 @@ class TestSearch:
         child = fork("as-nobody", as_nobody)
         assert child.reap(LIMIT_S)
         assert child.code == 0
+
+
+class TestSend:
+    """An owner that is known is signalled with no look at the file."""
+
+    def known(self, bench: Bench, puppet: Puppet) -> dict[str, int]:
+        """What a look tells of the owner, as fields of a job."""
+        found = next(each for each in bench.do(Kind.SEARCH, pid=puppet.pid, count=100, mark=MARK_FIRST))
+        owner = found.known_owner
+        assert owner is not None
+        assert MARK_FIRST < found.mark < MARK_FIRST + MARK_COUNT
+        return {
+            **{"pid": owner.pid, "descriptor": owner.descriptor, "identity": owner.identity, "signal": owner.signal},
+            **{"owner_uid": owner.uid, "owner_euid": owner.euid},
+        }
+
+    def test_the_owner_is_signalled(self, bench: Bench, puppet: Puppet) -> None:
+        fd = puppet.watch(bench.path, number=REALTIME)
+        known = self.known(bench, puppet)
+        last = end(bench.do(Kind.SEND, **known))
+        assert (last.status, last.signalled) == (Status.OK, 1)
+        got = puppet.next()
+        assert (got.number, got.fd, got.code, got.band) == (REALTIME, fd, SI_SIGIO, BAND)
+
+    def test_marking_changes_nothing(self, bench: Bench, puppet: Puppet) -> None:
+        puppet.watch(bench.path)
+        assert self.known(bench, puppet) == self.known(bench, puppet)
+
+    def test_another_process_of_the_same_id_is_not(self, bench: Bench, puppet: Puppet) -> None:
+        puppet.watch(bench.path)
+        known = self.known(bench, puppet)
+        known["identity"] += 1
+        assert end(bench.do(Kind.SEND, **known)).status is Status.NO_OWNER
+        assert puppet.so_far() == []
+
+    def test_an_owner_that_has_ended(self, bench: Bench, new_puppet: NewPuppet) -> None:
+        puppet = new_puppet()
+        puppet.watch(bench.path)
+        known = self.known(bench, puppet)
+        puppet.close()
+        assert end(bench.do(Kind.SEND, **known)).status is Status.NO_OWNER
+
+    def test_one_that_would_die_is_spared_and_said_to_be_so(self, bench: Bench, new_puppet: NewPuppet) -> None:
+        puppet = new_puppet()
+        puppet.watch(bench.path)
+        known = self.known(bench, puppet)
+        puppet.ask("default", SIGIO)
+        assert end(bench.do(Kind.SEND, **known)).status is Status.SPARED
+        assert puppet.so_far() == []
+        assert end(bench.do(Kind.SEND, spare=False, **known)).status is Status.OK
+        assert puppet.process.wait(LIMIT_S) == -SIGIO
+
+    @as_root
+    def test_one_that_has_become_another_user_s(self, bench: Bench, puppet: Puppet) -> None:
+        """Permission is asked for each time: it is the target's users that count, as they are now."""
+        fd = puppet.number("open", bench.path)
+        puppet.ask("handle", SIGIO)
+        puppet.ask("setresuid", ALICE, ALICE, 0)
+        puppet.subscribe(fd)
+        known = self.known(bench, puppet)
+        assert end(bench.do(Kind.SEND, **known)).status is Status.OK
+        puppet.ask("setresuid", 0, 0, 0)
+        assert end(bench.do(Kind.SEND, **known)).status is Status.NOBODY
+        assert len(puppet.so_far()) == 1
+
+    def test_an_owner_that_has_no_descriptor_is_not_known(self, bench: Bench, new_puppet: NewPuppet) -> None:
+        holder, owner = new_puppet(), new_puppet()
+        fd = holder.number("open", bench.path)
+        owner.ask("setpgid", 0)
+        for wanted in (owner.pid, -owner.pid):
+            holder.ask("setown", fd, wanted)
+            (found, _) = bench.do(Kind.SEARCH, pid=holder.pid, count=100, mark=MARK_FIRST)
+            assert found.owned
+            assert found.known_owner is None
 
 
 class TestSignal:

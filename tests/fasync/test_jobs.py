@@ -41,6 +41,11 @@ jobs = st.builds(
     after_pid=signed,
     spare=st.booleans(),
     elsewhere=st.booleans(),
+    mark=numbers,
+    identity=numbers,
+    signal=st.integers(0, 64),
+    owner_uid=unsigned,
+    owner_euid=unsigned,
 )
 reports = st.builds(
     Report,
@@ -54,6 +59,11 @@ reports = st.builds(
     uid=unsigned,
     signalled=signed,
     owner_pid=signed,
+    mark=numbers,
+    identity=numbers,
+    signal=st.integers(0, 64),
+    owner_uid=unsigned,
+    owner_euid=unsigned,
 )
 JOB_BYTES = len(encode_job(Job(Kind.SEARCH)))
 REPORT_BYTES = len(encode_report(Report(Said.END, 0)))

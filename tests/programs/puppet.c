@@ -279,6 +279,27 @@ static long set_async(int fd, long on)
 	return fcntl(fd, F_SETFL, on ? flags | O_ASYNC : flags & ~O_ASYNC);
 }
 
+/* The same by the system call of a program of 32 bits, fcntl64(), which a kernel of 64 bits has beside its own. */
+static long set_async_32(int fd, long on)
+{
+#ifdef __x86_64__
+	long result, flags = fcntl(fd, F_GETFL), wanted = on ? flags | O_ASYNC : flags & ~O_ASYNC;
+
+	__asm__ volatile("int $0x80"
+			 : "=a"(result)
+			 : "a"(221L), "b"((long)fd), "c"((long)F_SETFL), "d"(wanted)
+			 : "memory", "r8", "r9", "r10", "r11");
+	if (result >= 0)
+		return 0;
+	errno = (int)-result;
+#else
+	(void)fd;
+	(void)on;
+	errno = ENOSYS;
+#endif
+	return -1;
+}
+
 static long fioasync(int fd, int on)
 {
 	return ioctl(fd, FIOASYNC, &on);
@@ -341,6 +362,8 @@ int main(int argc, char **argv)
 			reply(fcntl((int)a, F_SETSIG, (int)b));
 		else if (IS("async"))
 			reply(set_async((int)a, b));
+		else if (IS("async32"))
+			reply(set_async_32((int)a, b));
 		else if (IS("getasync"))
 			reply(!!(fcntl((int)a, F_GETFL) & O_ASYNC));
 		else if (IS("fioasync"))

@@ -19,6 +19,8 @@ from typing import Final, Protocol
 
 import pytest
 
+from memnotify_cuse.kernel.kprobes import kprobes_problem
+from memnotify_cuse.kernel.tracefs import find_tracefs
 from tests.support.mounted import LIMIT_S, LONG_S, Machine, notifications, open_files, wait_until
 from tests.support.server import Lines, Server
 
@@ -141,6 +143,15 @@ class Puppet:
 
 NewPuppet = Callable[..., Puppet]
 
+
+def needs_kprobes() -> None:
+    """Skip where mode `auto` can see no more than mode `owner`."""
+    tracefs = find_tracefs()
+    problem = "no tracefs for us to see" if tracefs is None else kprobes_problem(tracefs)
+    if problem is not None:
+        pytest.skip(f"O_ASYNC cannot be seen here: {problem}")
+
+
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
 
@@ -178,9 +189,8 @@ class Source(Protocol):
 class DeviceSource:
     """The device of a server that sees `machine`, and that tells everybody at each notification."""
 
-    name = "device"
-
-    def __init__(self, server: Server, machine: Machine) -> None:
+    def __init__(self, server: Server, machine: Machine, name: str = "device") -> None:
+        self.name = name
         self._server = server
         self._swapless = machine
 

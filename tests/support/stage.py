@@ -32,11 +32,14 @@ class Setup:
 
 
 PLAIN: Final = Setup()
-TELLS_ALL: Final = Setup(("--no-herd-control",), calm=False)
+TELLS_ALL: Final = Setup(("--no-herd-control", "--sigio", "owner"), calm=False)
 """For SIGIO, which comes with each notification, whatever the state was: everybody is told at each of them."""
 
 NO_SIGIO: Final = Setup(("--sigio", "off"))
 """Also for thousands of open files, of which each would be looked at for an owner."""
+
+EXACT: Final = Setup(("--no-herd-control", "--sigio", "auto"), calm=False)
+"""Where there are kprobe events; elsewhere it is no different."""
 
 STRICT: Final = Setup(("--no-herd-control", "--sigio", "strict"), calm=False)
 

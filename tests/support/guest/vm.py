@@ -111,6 +111,8 @@ def boots() -> list[Boot]:
         "lru-switched", Shape(memory_mib=1024, swap="zram"), ("tests/guest/test_lru.py",), 200, only_named=True
     )
     suspend = Boot("suspend", Shape(memory_mib=1024), ("tests/guest/test_suspend.py",), 300)
+    exact = ("tests/conformance/test_sigio_exact.py", "tests/conformance/test_sigio.py", "tests/guest/test_sigio.py")
+    sigio = Boot("sigio", Shape(memory_mib=1024), (*exact, "-k", "exact or guest"), 300)
     service, newer_service = (
         Boot(
             name,
@@ -122,7 +124,19 @@ def boots() -> list[Boot]:
         )
         for name, suite in (("service", BOOKWORM), ("service-trixie", TRIXIE))
     )
-    return [service, conformance[0], *oom, nodes, kills, suspend, conformance[1], *many_kills, newer_service, switched]
+    return [
+        service,
+        conformance[0],
+        *oom,
+        nodes,
+        kills,
+        suspend,
+        sigio,
+        conformance[1],
+        *many_kills,
+        newer_service,
+        switched,
+    ]
 
 
 def run(guest: Guest, boot: Boot, end_s: float = float("inf")) -> Outcome:
