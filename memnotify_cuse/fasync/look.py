@@ -31,7 +31,7 @@ from memnotify_cuse.fasync.attention import UNKNOWN_UID, Attention
 from memnotify_cuse.fasync.leftout import key_of
 from memnotify_cuse.kernel.errors import KernelFileGoneError
 from memnotify_cuse.kernel.fdinfo import list_descriptors, open_fdinfo, read_inode
-from memnotify_cuse.kernel.files import read_kernel_text
+from memnotify_cuse.kernel.files import read_short_kernel_text
 from memnotify_cuse.kernel.pidfd import get_descriptor
 from memnotify_cuse.kernel.process import ThreadStatus, parse_thread_status
 from memnotify_cuse.kernel.statx import FileId, file_id, file_id_at
@@ -171,7 +171,7 @@ class Looker:
         """The status of a thread that is about to be touched. Raises KernelFileError, LeftOutError."""
         path = f"{self.proc}/{tid}/status"
         self._attention.note(tid, UNKNOWN_UID)
-        status = parse_thread_status(read_kernel_text(path), path)
+        status = parse_thread_status(read_short_kernel_text(path), path)
         self._attention.note(status.tgid, status.real_uid)
         if key_of(status.real_uid, status.tgid) in self.left_out:
             raise LeftOutError

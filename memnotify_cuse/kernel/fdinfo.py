@@ -50,7 +50,7 @@ def list_descriptors(directory: int, first: int = 0) -> Iterator[int]:
 
 def open_fdinfo(pid: int | str, proc: Path = Path("/proc")) -> int:
     """A descriptor of the fdinfo directory of process `pid`. OSError: ENOENT if it is gone, EACCES."""
-    return os.open(proc / str(pid) / "fdinfo", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    return os.open(f"{proc}/{pid}/fdinfo", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def fdinfo_has_inodes() -> bool:

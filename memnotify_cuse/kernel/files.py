@@ -40,6 +40,18 @@ def read_kernel_text(path: Path | str) -> str:
     return str(b"".join(parts), _ENCODING)
 
 
+def read_short_kernel_text(path: str, most_bytes: int = _FIRST_BUFFER_BYTES) -> str:
+    """The same with one read, of a file that the kernel writes in one go (single_open()), shorter than `most_bytes`."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return str(os.read(fd, most_bytes), _ENCODING)
+        finally:
+            os.close(fd)
+    except (OSError, ValueError) as error:
+        raise KernelFileGoneError(path, _reason(error)) from error
+
+
 class KernelFile:
     """A kernel file kept open and read again from its beginning by each `read_text()`.
 

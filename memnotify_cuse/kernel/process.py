@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memnotify_cuse.kernel.errors import MalformedKernelFileError
-from memnotify_cuse.kernel.files import read_kernel_text
+from memnotify_cuse.kernel.files import read_kernel_text, read_short_kernel_text
 
 _NAMES = ("SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt")
 # 16 digits on most machines, 32 where there are 128 signals (MIPS).
@@ -102,7 +102,7 @@ def read_thread_status(tid: int, proc: Path = Path("/proc")) -> ThreadStatus:
     Raises KernelFileGoneError (the thread has ended) or MalformedKernelFileError.
     """
     path = f"{proc}/{tid}/status"
-    return parse_thread_status(read_kernel_text(path), path)
+    return parse_thread_status(read_short_kernel_text(path), path)
 
 
 _START_TIME_FIELD = 22
@@ -122,5 +122,5 @@ def parse_start_time(text: str, path: str = "/proc/TID/stat") -> int:
 
 def read_start_time(tid: int, proc: Path = Path("/proc")) -> int:
     """Read and parse <proc>/TID/stat. Raises KernelFileGoneError or MalformedKernelFileError."""
-    path = proc / str(tid) / "stat"
-    return parse_start_time(read_kernel_text(path), str(path))
+    path = f"{proc}/{tid}/stat"
+    return parse_start_time(read_short_kernel_text(path), path)

@@ -17,6 +17,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from memnotify_cuse.kernel.errors import KernelFileGoneError
+from memnotify_cuse.kernel.files import read_short_kernel_text
+
 _FUNCTION: Final = "sigtimedwait"
 """do_sigtimedwait(), or one of the system calls that call it, as the compiler has named them."""
 
@@ -29,6 +32,6 @@ def is_sigwait(text: str) -> bool:
 def waits_for_signals(tid: int, proc: Path = Path("/proc")) -> bool:
     """Whether thread `tid` is in sigwaitinfo; False if it cannot be told."""
     try:
-        return is_sigwait((proc / str(tid) / "wchan").read_text(errors="replace"))
-    except OSError:
+        return is_sigwait(read_short_kernel_text(f"{proc}/{tid}/wchan"))
+    except KernelFileGoneError:
         return False
