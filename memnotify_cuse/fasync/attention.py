@@ -46,14 +46,13 @@ class Attention:
 
     def note(self, pid: int, uid: int) -> None:
         """Process `pid` of user `uid` is touched from now on."""
-        self._now = Touched(pid, uid, self._now.step)
-        self.step()
+        step = (self._now.step + 1) & 0xFFFFFFFF
+        self._now = Touched(pid, uid, step)
+        _TOUCHED.pack_into(self._page, 0, pid, uid, step)
 
     def step(self) -> None:
         """The next thing is done with the same process."""
-        pid, uid, step = self._now
-        self._now = Touched(pid, uid, (step + 1) & 0xFFFFFFFF)
-        _TOUCHED.pack_into(self._page, 0, *self._now)
+        self.note(self._now.pid, self._now.uid)
 
     @contextmanager
     def on_ourselves(self) -> Iterator[None]:

@@ -84,12 +84,11 @@ class Delivery:
             return Sent(signalled, 0)
         return Sent(signalled, members[-1] if len(members) == most else 0)
 
-    def send_to_holder(self, pidfd: int, status: ThreadStatus) -> Sent:
+    def send_to_holder(self, owner: FileOwner, pidfd: int, status: ThreadStatus) -> Sent:
         """Signal the process that has the descriptor, which is the owner; `pidfd` held it before `status` was read.
 
         Raises NoOwnerError.
         """
-        owner = self._owner()
         try:
             return Sent(int(self._checked_send(owner, pidfd, status, status.tgid, 0)), 0)
         except (KernelFileError, OSError) as error:

@@ -193,8 +193,8 @@ class Helper:
                     yield better._replace(id=job.id)
                     here = here._replace(pid=better.pid, descriptor=better.descriptor)
             delivery = Delivery(self._looker, here.fd, here.descriptor, job.opener_uid, job.spare)
-            if _is_process(owner, holder.pid):
-                sent = delivery.send_to_holder(view.pidfd, holder.status)
+            if owner is not None and _is_process(owner, holder.pid):
+                sent = delivery.send_to_holder(owner, view.pidfd, holder.status)
             else:
                 sent = delivery.send(after_pid=job.after_pid, most=FANOUT_MEMBERS)
         yield Report(
