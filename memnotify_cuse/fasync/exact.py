@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 MAX_STRANGERS: Final = 4096
 """Pointers of files that are not known to be ours of which calls are remembered."""
 
-READ_BYTES: Final = 256 * 1024
+READ_BYTES: Final = 128 * 1024
 """How much of the trace is read at once: what is left has the server treat everything as not known."""
 
 CHECK_S: Final = 5.0
@@ -91,6 +91,8 @@ class FileCalls:
         self._ended = False
         self.calls = 0
         """How many were read."""
+        self.losses = 0
+        """How often calls were found to be missing."""
 
     def fileno(self) -> int:
         return self._trace.fileno()
@@ -271,6 +273,7 @@ class FileCalls:
 
     def _lose(self, time_ns: int) -> None:
         """Calls before `time_ns` may be missing."""
+        self.losses += 1
         self._lost_ns = max(self._lost_ns, time_ns)
 
     def _setting(self, number: int) -> _Calls | None:

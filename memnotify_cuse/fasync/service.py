@@ -63,6 +63,8 @@ CALLS_AT_ONCE: Final = 300
 """Mode `auto`: the calls are read at each notification and after opens; else after such a pause, or a shorter one where
 as many would be made meanwhile. A processor's buffer has room for four times as many.
 """
+LOST_PAUSE_S: Final = 1.0
+"""When more calls are made than can be read: nothing counts as known then, and reading on would not change that."""
 
 IDLE_S: Final = 60.0
 """How long after the last open file was closed the helpers end."""
@@ -673,13 +675,15 @@ class SigioService:
                 await self._opened.wait()
             else:
                 await trio.lowlevel.wait_readable(calls.fileno())
-            before, before_s = calls.calls, trio.current_time()
+            before, losses, before_s = calls.calls, calls.losses, trio.current_time()
             try:
                 self._read_calls(calls)
             except Exception:
                 log.exception("unexpected error while following O_ASYNC")
             rate = (calls.calls - before) / max(pause_s, FLAGS_PAUSE_S)
             pause_s = min(CALLS_PAUSE_S, max(FLAGS_PAUSE_S, CALLS_AT_ONCE / max(rate, 1e-9)))
+            if calls.losses > losses:
+                pause_s = max(pause_s, LOST_PAUSE_S)
             await trio.sleep_until(before_s + pause_s)
 
     def _read_calls(self, calls: FileCalls) -> None:
