@@ -73,6 +73,8 @@ MAX_KNOWN_IDS: Final = 4096
 """Of how many user ids it is remembered whose they are, beside those of open files."""
 
 SIGNALLED_TOGETHER: Final = 4 * MAX_JOBS
+SENT_TOGETHER: Final = 16 * MAX_JOBS
+"""How many of a user's files are signalled in one go: more where most owners are known, since that takes little."""
 
 IDENTIFY_S: Final = 0.05
 """How long signals wait in mode `strict` until it is known of which files O_ASYNC was just set or cleared."""
@@ -240,7 +242,7 @@ class SigioService:
         for _ in range(MAX_ROUNDS):
             failed = len(self._failed)
             # Some at a time: the pool divides them among its helpers.
-            for batch in _batches(due, SIGNALLED_TOGETHER):
+            for batch in _batches(due, SIGNALLED_TOGETHER if self._calls is None else SENT_TOGETHER):
                 await self._signal(user, batch)
             if len(self._failed) == failed:
                 return
