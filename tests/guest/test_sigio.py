@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import statistics
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -75,7 +74,6 @@ def test_what_seeing_o_async_costs(place: Place, calls: Path, tmp_path: Path) ->
             directory = tmp_path / f"{mode}-{number}"
             directory.mkdir()
             with Server(directory, "--sigio", mode) as server:
-                time.sleep(0.5)
                 found[mode].append(measure())
                 assert server.stop() == 0
     names = ("getppid_ns", "f_getfl_ns", "f_setfl_ns")
