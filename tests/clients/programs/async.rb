@@ -1,0 +1,5 @@
+# The gem async, with its scheduler of fibers.
+require_relative 'client'
+require 'async'
+file = device
+Async { loop { woken(file) if file.wait_readable } }

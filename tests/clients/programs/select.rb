@@ -1,0 +1,3 @@
+require_relative 'client'
+file = device
+loop { woken(file) if IO.select([file]) }

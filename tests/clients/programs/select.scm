@@ -1,0 +1,22 @@
+; Guile's select.
+(use-modules (ice-9 rdelim))
+(define path (list-ref (command-line) 1))
+(define mode (list-ref (command-line) 2))
+(setvbuf (current-output-port) 'line)
+(define device (open path (logior O_RDONLY O_NONBLOCK)))
+(setvbuf device 'none)
+(display "ready\n")
+(let loop ()
+  (select (list device) '() '())
+  (if (string=? mode "poll")
+      (display "woken\n")
+      (catch 'system-error
+        (lambda ()
+          (let ((line (read-line device)))
+            (if (eof-object? line)
+                (begin (display "end end of file\n") (primitive-exit 0))
+                (format #t "told ~a\n" line))))
+        (lambda failure
+          (format #t "end ~a\n" (strerror (system-error-errno failure)))
+          (primitive-exit 0))))
+  (loop))
