@@ -22,19 +22,20 @@ from tests.clients.build import CannotBuildError, Place, command_of
 from tests.clients.course import (
     NOTIFICATIONS,
     NotReadyError,
+    new_server,
     nobody_waits,
     notify_often,
     spare_files,
+    start,
     take_all,
     wait_until_waiting,
 )
 from tests.clients.packages import install
 from tests.clients.page import Row, page, standing_out, summary, table
-from tests.clients.program import Program
 from tests.clients.stack import Stack
 from tests.clients.stacks import STACKS
-from tests.support.mounted import calm_proc, facts, wait_until
-from tests.support.server import Server, mount_problem
+from tests.support.mounted import facts, wait_until
+from tests.support.server import mount_problem
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 BUILD: Final = ROOT / "build" / "clients"
@@ -67,11 +68,6 @@ class Progress:
             )
 
 
-def new_server(directory: Path) -> Server:
-    """One whose only pressure is simulated."""
-    return Server(directory, "--no-herd-control", "--proc", str(calm_proc(directory).path))
-
-
 def measure(stack: Stack, place: Place) -> Row:
     """Run one program, in both modes, against a server of its own."""
     try:
@@ -97,14 +93,6 @@ def _measured(stack: Stack, command: Sequence[str], place: Place, directory: Pat
         with start(stack, command, place, server, "read") as program:
             (outcome,) = take_all(server, [program])
     return Row(stack, outcome, polling)
-
-
-def start(stack: Stack, command: Sequence[str], place: Place, server: Server, mode: str) -> Program:
-    environment = {name: value.replace("NPM", str(place.npm)) for name, value in stack.environment.items()}
-    device = str(server.device)
-    words = [word.replace("DEVICE", device) for word in command]
-    arguments = [] if stack.is_tool else [device, mode, *stack.arguments]
-    return Program([*words, *arguments], is_tool=stack.is_tool, environment=environment)
 
 
 def idle_ns() -> int:

@@ -34,10 +34,10 @@ class Place:
     packages: Path
 
     @property
-    def python(self) -> str:
-        """The interpreter that has the packages of PyPI; this one while there is no such environment."""
+    def pythons(self) -> list[str]:
+        """The interpreter that has the packages of PyPI, if there is such an environment, and this one."""
         own = self.packages / "venv" / "bin" / "python"
-        return str(own) if own.exists() else sys.executable
+        return [*([str(own)] if own.exists() else []), sys.executable]
 
     @property
     def npm(self) -> Path:
@@ -99,10 +99,16 @@ def _compiled_c(stack: Stack, place: Place) -> list[str]:
 
 
 def _python(stack: Stack, place: Place) -> list[str]:
-    interpreter = place.python if stack.command[0] == PYTHON else stack.command[0]
-    for module in stack.libraries:
-        run([interpreter, "-W", "ignore", "-c", f"import {module}"])
-    return [interpreter, str(PROGRAMS / stack.source)]
+    candidates = place.pythons if stack.command[0] == PYTHON else [stack.command[0]]
+    imports = "\n".join(f"import {module}" for module in stack.libraries)
+    for interpreter in candidates:
+        try:
+            run([interpreter, "-W", "ignore", "-c", imports])
+        except CannotBuildError as failed:
+            reason = failed
+        else:
+            return [interpreter, str(PROGRAMS / stack.source)]
+    raise reason
 
 
 def _rust(stack: Stack, place: Place) -> list[str]:
@@ -191,7 +197,9 @@ RECIPES: Final[dict[str, Callable[[Stack, Place], list[str]]]] = {
     "mono": _mono,
     "chicken": _chicken,
     "haskell": _compiled_by("ghc", "-v0", "-package", "unix", "LIBRARIES", "-o", "program", "SOURCE"),
-    "ocaml": _compiled_by("ocamlfind", "ocamlopt", "-linkpkg", "-package", "LIBRARIES", "-o", "program", "SOURCE"),
+    "ocaml": _compiled_by(
+        "ocamlfind", "ocamlopt", "-thread", "-linkpkg", "-package", "LIBRARIES", "-o", "program", "SOURCE"
+    ),
     "d": _compiled_by("gdc", "-o", "program", "SOURCE"),
     "pascal": _compiled_by("fpc", "-v0", "-oprogram", "SOURCE"),
     "nim": _compiled_by("nim", "c", "--hints:off", "--nimcache:cache", "-o:program", "SOURCE"),

@@ -13,10 +13,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
+from tests.clients.build import Place
 from tests.clients.program import Program, process_cpu_ns
-from tests.support.mounted import LONG_S, facts, opened, watchers
+from tests.clients.stack import Stack
+from tests.support.mounted import LONG_S, calm_proc, facts, opened, watchers
 from tests.support.server import Server
 from tests.support.takeover import server_pid, wait_for_another
 
@@ -30,6 +33,9 @@ MARGIN_S: Final = 0.1
 START_LIMIT_S: Final = 30.0
 TOLD_LIMIT_S: Final = 5.0
 END_LIMIT_S: Final = 5.0
+LONGEST: Final = 100
+"""Characters of a complaint."""
+
 SPINS: Final = 20
 """So many wake-ups after the end are a loop that does not see it."""
 
@@ -61,6 +67,20 @@ class Outcome:
 
 class NotReadyError(Exception):
     """The program did not get as far as waiting for the device; the message is why."""
+
+
+def new_server(directory: Path) -> Server:
+    """One whose only pressure is simulated, and which tells all programs of each notification."""
+    return Server(directory, "--no-herd-control", "--proc", str(calm_proc(directory).path))
+
+
+def start(stack: Stack, command: Sequence[str], place: Place, server: Server, mode: str) -> Program:
+    """Run a program of the list; `command` is what `command_of` made of it."""
+    environment = {name: value.replace("NPM", str(place.npm)) for name, value in stack.environment.items()}
+    device = str(server.device)
+    words = [word.replace("DEVICE", device) for word in command]
+    arguments = [] if stack.is_tool else [device, mode, *stack.arguments]
+    return Program([*words, *arguments], is_tool=stack.is_tool, environment=environment)
 
 
 @contextmanager
@@ -142,7 +162,10 @@ def end_server(server: Server, programs: Sequence[Program]) -> list[str]:
     before = [program.seen.wakes for program in programs]
     server.process.send_signal(signal.SIGTERM)
     _within(END_LIMIT_S, lambda: all(program.has_ended for program in programs))
-    return [_what_it_saw(program, program.seen.wakes - was) for program, was in zip(programs, before, strict=True)]
+    return [
+        _what_it_saw(program, program.seen.wakes - was).replace(str(server.device), "DEVICE")
+        for program, was in zip(programs, before, strict=True)
+    ]
 
 
 def take_all(server: Server, programs: Sequence[Program]) -> list[Outcome]:
@@ -170,7 +193,7 @@ def _why_ended(program: Program) -> str:
     seen = program.seen
     if seen.end is not None:
         return seen.end
-    said = program.complaint() or seen.odd or ""
+    said = (program.complaint() or seen.odd or "")[:LONGEST]
     return f"exit {program.process.returncode}{': ' if said else ''}{said}"
 
 

@@ -75,8 +75,12 @@ def _install_npm(packages: list[str], folder: Path, say: Callable[[str], None]) 
         if (folder / "npm" / "node_modules" / package).is_dir():
             continue
         say(f"installing from npm: {package}")
-        if _call(["npm", "install", "--prefix", str(folder / "npm"), "--no-fund", "--no-audit", package], log):
+        prefix = ["--prefix", str(folder / "npm")]
+        if _call(["npm", "install", *prefix, "--no-fund", "--no-audit", package], log):
             say(f"{package} of npm cannot be installed; {log} says why")
+        # Newer versions of npm run a package's own steps only after this.
+        _call(["npm", "install-scripts", *prefix, "approve", package], log)
+        _call(["npm", "rebuild", *prefix, package], log)
 
 
 def _call(words: list[str], log: Path) -> int:

@@ -5,8 +5,8 @@ import Control.Monad (forever)
 import System.Environment (getArgs)
 import System.Exit (exitSuccess)
 import System.IO
-import System.IO.Error (isEOFError)
 import System.Posix.IO
+import System.Posix.Types (ByteCount)
 
 main :: IO ()
 main = do

@@ -1,5 +1,10 @@
 $| = 1;
 open(my $file, '<', $ARGV[0]) or die "$ARGV[0]: $!";
 print "ready\n";
-print "told $_" while <$file>;
-print 'end ', $file->error ? "$!" : 'end of file', "\n";
+while (1) {
+    $! = 0;
+    my $line = <$file>;
+    my $failed = "$!";
+    if (!defined $line) { print 'end ', $failed || 'end of file', "\n"; exit }
+    print "told $line";
+}

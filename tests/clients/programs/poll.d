@@ -1,4 +1,6 @@
 // core.sys.posix.poll.
+module watch;
+
 import core.stdc.errno : errno, EAGAIN;
 import core.sys.posix.fcntl : O_NONBLOCK, O_RDONLY, open;
 import core.sys.posix.poll;

@@ -1,23 +1,27 @@
 // IOChannel of GLib, in Vala.
+void say(string text) {
+    stdout.puts(text);
+    stdout.flush();
+}
+
 int main(string[] arguments) {
     int fd = Posix.open(arguments[1], Posix.O_RDONLY | Posix.O_NONBLOCK);
-    stdout.setvbuf(null, FileStream.LINE_BUFFERED, 0);
-    stdout.printf("ready\n");
+    say("ready\n");
     var channel = new IOChannel.unix_new(fd);
     channel.add_watch(IOCondition.IN | IOCondition.ERR | IOCondition.HUP, (source, condition) => {
         bool over = (condition & (IOCondition.ERR | IOCondition.HUP)) != 0;
         if (arguments[2] == "poll" && !over) {
-            stdout.printf("woken\n");
+            say("woken\n");
             return true;
         }
         var text = new uint8[4096];
         ssize_t got = Posix.read(fd, text, 4095);
         if (got > 0) {
-            stdout.printf("told %s", (string) text);
+            say("told " + (string) text);
         } else if (Posix.errno == Posix.EAGAIN && !over) {
-            stdout.printf("empty\n");
+            say("empty\n");
         } else {
-            stdout.printf("end condition %d, %s\n", (int) condition, Posix.strerror(Posix.errno));
+            say("end condition %d, %s\n".printf((int) condition, Posix.strerror(Posix.errno)));
             Posix.exit(0);
         }
         return true;
