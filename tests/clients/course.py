@@ -163,7 +163,7 @@ def end_server(server: Server, programs: Sequence[Program]) -> list[str]:
     server.process.send_signal(signal.SIGTERM)
     _within(END_LIMIT_S, lambda: all(program.has_ended for program in programs))
     return [
-        _what_it_saw(program, program.seen.wakes - was).replace(str(server.device), "DEVICE")
+        _what_it_saw(program, program.seen.wakes - was).replace(str(server.device), "DEVICE")[:LONGEST]
         for program, was in zip(programs, before, strict=True)
     ]
 
@@ -193,7 +193,7 @@ def _why_ended(program: Program) -> str:
     seen = program.seen
     if seen.end is not None:
         return seen.end
-    said = (program.complaint() or seen.odd or "")[:LONGEST]
+    said = program.complaint() or seen.odd or ""
     return f"exit {program.process.returncode}{': ' if said else ''}{said}"
 
 

@@ -262,6 +262,7 @@ OTHERS: Final = (
         'exec 3<"$1"; exec escript "$0" "$@"',
         debian=("erlang-base",),
         blocks=True,
+        remark="The emulator reads ENOTCONN, looks at the descriptor no more, and says nothing to the port's owner.",
     ),
     _run(
         "Elixir, File.stream!",

@@ -1,5 +1,7 @@
 """What the programs in Python share. tests/clients/__init__.py says what they print."""
 
+from __future__ import annotations
+
 import errno
 import os
 import sys

@@ -10,5 +10,5 @@ watch(Port) ->
     receive
         {Port, {data, {eol, Line}}} -> io:format("told ~s~n", [Line]), watch(Port);
         {Port, eof} -> io:format("end eof of the port~n");
-        {'EXIT', Port, Reason} -> io:format("end EXIT ~p~n", [Reason])
+        Other -> io:format("end ~p~n", [Other])
     end.
