@@ -86,6 +86,12 @@ def _complaint(text: str) -> str:
     return next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "failed")[:160]
 
 
+def _is_fresh(made: Path) -> bool:
+    """Whether it was made after all that it could have been made from."""
+    sources = [*PROGRAMS.iterdir(), *Path(__file__).parent.glob("*.py")]
+    return made.exists() and made.stat().st_mtime > max(source.stat().st_mtime for source in sources)
+
+
 def _compiled_c(stack: Stack, place: Place) -> list[str]:
     compiler, flags = ("cc", C_FLAGS) if stack.language == "c" else ("c++", CPP_FLAGS)
     modules = [library for library in stack.libraries if not library.startswith("-")]
@@ -94,7 +100,8 @@ def _compiled_c(stack: Stack, place: Place) -> list[str]:
         linked += run(["pkg-config", "--cflags", "--libs", *modules]).split()
     program = place.directory / stack.name
     place.directory.mkdir(parents=True, exist_ok=True)
-    run([compiler, *flags, "-o", str(program), str(PROGRAMS / stack.source), *linked])
+    if not _is_fresh(program):
+        run([compiler, *flags, "-o", str(program), str(PROGRAMS / stack.source), *linked])
     return [str(program)]
 
 
@@ -140,15 +147,18 @@ def _go(stack: Stack, place: Place) -> list[str]:
         "GOCACHE": str(place.directory / "go-cache"),
         "GOTOOLCHAIN": "local",
     }
-    run(["go", "build", "-o", "program", stack.source], folder=folder, environment=environment)
+    if not _is_fresh(folder / "program"):
+        run(["go", "build", "-o", "program", stack.source], folder=folder, environment=environment)
     return [str(folder / "program")]
 
 
 def _java(stack: Stack, place: Place) -> list[str]:
     folder = place.folder(stack)
     path = ":".join([str(folder), *stack.libraries])
-    run(["javac", "-cp", path, "-d", str(folder), str(folder / stack.source)])
-    return ["java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", path, Path(stack.source).stem]
+    name = Path(stack.source).stem
+    if not _is_fresh(folder / f"{name}.class"):
+        run(["javac", "-cp", path, "-d", str(folder), str(folder / stack.source)])
+    return ["java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", path, name]
 
 
 def _interpreted(stack: Stack, place: Place) -> list[str]:

@@ -295,7 +295,14 @@ OTHERS: Final = (
     Stack("Free Pascal, fpSelect", "poll.pas", "pascal", debian=("fp-compiler", "fp-units-rtl")),
     Stack("Nim, selectors", "poll.nim", "nim", debian=("nim",)),
     Stack("Vala, IOChannel", "watch.vala", "vala", debian=("valac", "libglib2.0-dev")),
-    _run("R, readLines", "lines.R", "Rscript", debian=("r-base-core",), blocks=True),
+    _run(
+        "R, readLines",
+        "lines.R",
+        "Rscript",
+        debian=("r-base-core",),
+        blocks=True,
+        remark="R reads 4 KiB at a time and waits until they are there, so that records come by the dozen.",
+    ),
 )
 
 SHELLS: Final = (
@@ -330,7 +337,15 @@ SHELLS: Final = (
         remark="It uses sendfile(2), to which the kernel answers 0 for a FUSE file, at once.",
     ),
     _tool("dd", "dd", "if=DEVICE", "bs=4096", "status=none"),
-    _tool("tail -f", "tail", "-n", "+1", "-f", "DEVICE"),
+    _tool(
+        "tail -f",
+        "tail",
+        "-n",
+        "+1",
+        "-f",
+        "DEVICE",
+        remark="It reads the records, and writes them when its buffer is full or the file ends.",
+    ),
     _tool("sed -u", "sed", "-u", "", "DEVICE"),
     _tool("grep --line-buffered", "grep", "--line-buffered", "node=", "DEVICE"),
     _tool("pv", "pv", "-q", "DEVICE", debian=("pv",)),
