@@ -48,11 +48,13 @@ class Run:
     wakes: int
     program_ns: int
     server_ns: int
+    chances: int
+    """How often it could be told: more than NOTIFICATIONS where pressure outlasted the guard time."""
 
     @property
     def wakes_each(self) -> float:
-        """Wake-ups for each notification."""
-        return self.wakes / NOTIFICATIONS
+        """Wake-ups for each time that it could be told."""
+        return self.wakes / self.chances
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,19 +107,22 @@ def wait_until_waiting(server: Server, programs: Sequence[Program]) -> None:
         raise NotReadyError("it does not wait for the device")
 
 
-def notify_once(server: Server, programs: Sequence[Program]) -> list[bool]:
-    """One notification; who was told of it."""
+def notify_once(server: Server, programs: Sequence[Program]) -> tuple[list[bool], int]:
+    """One notification; who was told of it, and how often each could be told in that time."""
     before = [program.seen.heard for program in programs]
 
     def told() -> list[bool]:
         return [program.seen.heard > was for program, was in zip(programs, before, strict=True)]
 
+    guard_s = GUARD_S * int(facts(server)["open_files"])
+    began_s = time.monotonic()
     server.simulate(seconds=LONG_S)
     _within(TOLD_LIMIT_S, lambda: all(told()))
     time.sleep(HOLD_S)
     server.simulate(seconds=0)
-    time.sleep(GUARD_S * int(facts(server)["open_files"]) + MARGIN_S)
-    return told()
+    chances = 1 + int((time.monotonic() - began_s) / guard_s)
+    time.sleep(guard_s + MARGIN_S)
+    return told(), chances
 
 
 def notify_often(server: Server, programs: Sequence[Program]) -> list[Run]:
@@ -127,11 +132,14 @@ def notify_often(server: Server, programs: Sequence[Program]) -> list[Run]:
     cpu_ns = [program.cpu_ns() for program in programs]
     server_ns = process_cpu_ns(pid)
     told = [0] * len(programs)
+    chances = 0
     for _ in range(NOTIFICATIONS):
-        told = [count + heard for count, heard in zip(told, notify_once(server, programs), strict=True)]
+        heard, more = notify_once(server, programs)
+        told = [count + each for count, each in zip(told, heard, strict=True)]
+        chances += more
     server_ns = process_cpu_ns(pid) - server_ns
     return [
-        Run(count, program.seen.wakes - woken, program.cpu_ns() - ns, server_ns)
+        Run(count, program.seen.wakes - woken, program.cpu_ns() - ns, server_ns, chances)
         for program, count, woken, ns in zip(programs, told, wakes, cpu_ns, strict=True)
     ]
 
@@ -173,7 +181,7 @@ def take_all(server: Server, programs: Sequence[Program]) -> list[Outcome]:
     wait_until_waiting(server, programs)
     runs = notify_often(server, programs)
     noticed = replace_server(server, programs)
-    told = notify_once(server, programs)
+    told, _ = notify_once(server, programs)
     ends = end_server(server, programs)
     return [Outcome(*each) for each in zip(runs, noticed, told, ends, strict=True)]
 

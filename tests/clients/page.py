@@ -38,7 +38,8 @@ READING: Final = (
     f"{HOLD_S * 1000:.0f} ms after it was told, and its guard time passes before the next ({SPARE} more files are "
     "open, so that it is long enough to tell notifications apart).",
     "**wake-ups**: how often its loop said that the device is readable, for each notification, when it reads the "
-    "record each time. In the columns **only polls** it never reads. A dash: it blocks in a read.",
+    "record each time. In the columns **only polls** it never reads. A dash: it blocks in a read. Where pressure "
+    "outlasts the guard time, as on a busy machine, a notification counts again.",
     "**CPU ms** and **server ms**: processor time of the program, and of the server, for each notification. Nobody "
     "waiting, a notification costs the server {idle} ms.",
     "**restart**: the process that serves is killed (SIGKILL), and its keeper replaces it. *told*: the program noticed "
