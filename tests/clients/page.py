@@ -114,7 +114,11 @@ def standing_out(rows: Sequence[Row]) -> list[str]:
 
 
 def not_run(rows: Sequence[Row]) -> list[str]:
-    lines = [wrapped(f"- {row.stack.title}: {row.reason}") for row in rows if row.outcome is None]
+    lines = [
+        wrapped(f"- {row.stack.title}: {row.reason}{'. ' if row.stack.remark else ''}{row.stack.remark}")
+        for row in rows
+        if row.outcome is None
+    ]
     return [*lines, *(wrapped(f"- {name}: {reason}") for name, reason in CANNOT_BE_HAD)]
 
 
