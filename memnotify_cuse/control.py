@@ -84,7 +84,8 @@ class Control:
         return "".join(map(_line, [words, *self._facts.failing()]))
 
     def server_version(self) -> object:
-        return self._moment(), self._device.open_files, self._device.watchers, self._board.notifications
+        told = self._device.open_files, self._device.watchers, self._board.notifications
+        return self._moment(), self._version(), told
 
     def zoneinfo(self) -> str:
         """/proc/zoneinfo as the 2008 patch had it: with a mem_notify_status line for each zone."""

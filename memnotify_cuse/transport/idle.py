@@ -6,6 +6,7 @@ until there is something else for the loop to do: its own epoll descriptor is wa
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -27,7 +28,7 @@ class IdleServing(trio.abc.Instrument):
 
     def __init__(self, connections: Sequence[Connection]) -> None:
         self._connections = {connection.fileno(): connection for connection in connections}
-        self._loop_fd = _epoll_of_this_loop()
+        self._loop_fd = epoll_of_this_loop()
         self._task_can_run = False
         self._token = trio.lowlevel.current_trio_token()
         self._poll = select.poll()
@@ -51,26 +52,28 @@ class IdleServing(trio.abc.Instrument):
 
     def before_io_wait(self, timeout: float) -> None:
         """The event loop is about to wait for `timeout` seconds."""
+        loop_is_ready = False
         try:
-            self._serve(time.monotonic() + min(timeout, LONGEST_WAIT_S))
+            loop_is_ready = self._serve(time.monotonic() + min(timeout, LONGEST_WAIT_S))
         except Exception:
             log.exception("unexpected error; requests are served by the event loop from now on")
             trio.lowlevel.remove_instrument(self)
             for connection in self._connections.values():
                 connection.is_served_idle = False
                 connection.go_on()
-            self._task_can_run = True
-        if self._task_can_run:
-            # How long it waits is settled by now. This makes it not wait at all.
-            self._token.run_sync_soon(_nothing, idempotent=True)
+        if timeout > 0 and not loop_is_ready:
+            # It would wait for all of `timeout` once more, and for a task that can run by now. This has it not wait.
+            with contextlib.suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(_nothing, idempotent=True)
 
-    def _serve(self, deadline_s: float) -> None:
+    def _serve(self, deadline_s: float) -> bool:
+        """Serve until then, or until there is something else to do; whether what the loop waits on is ready."""
         connections = self._connections
         self._task_can_run = False
         left_s = deadline_s - time.monotonic()
         while True:
             ready = self._poll.poll(max(0.0, left_s) * 1000)
-            served = False
+            served = loop_is_ready = False
             for fd, _ in ready:
                 connection = connections.get(fd)
                 if connection is not None:
@@ -78,19 +81,21 @@ class IdleServing(trio.abc.Instrument):
                     if not connection.serve_turn():
                         # The rest is for its task.
                         connection.go_on()
-                        return
-            if not served or self._task_can_run:
-                return
+                        return False
+                else:
+                    loop_is_ready = True
+            if not served:
+                return loop_is_ready
             left_s = deadline_s - time.monotonic()
-            if left_s <= 0:
-                return
+            if left_s <= 0 or self._task_can_run:
+                return False
 
 
 def _nothing() -> None:
     pass
 
 
-def _epoll_of_this_loop() -> int | None:
+def epoll_of_this_loop() -> int | None:
     """The descriptor of the only epoll instance of this process; None if there are several, or it cannot be told."""
     found = []
     try:

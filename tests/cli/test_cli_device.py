@@ -186,7 +186,7 @@ def test_status_names_the_process_that_takes_signals_and_the_one_that_answers(
     assert f"\nPPid:\t{said['pid']}\n" in parent
     assert said["realtime"] == 0
     assert main(["status", "--mount", str(server.mount)]) == 0
-    assert f", server pid {said['server_pid']}, restarts 0, helpers " in capsys.readouterr().out
+    assert f", server pid {said['server_pid']}, restarts 0, " in capsys.readouterr().out
 
 
 def test_doctor_sees_the_device_of_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import trio.testing
 
 from memnotify_cuse.transport import wire
 from memnotify_cuse.transport.connection import Connection
-from memnotify_cuse.transport.idle import IdleServing
+from memnotify_cuse.transport.idle import IdleServing, epoll_of_this_loop
 from tests.transport.messages import Reply, getattr_request
 
 LIMIT_S = 30
@@ -135,6 +135,21 @@ def test_a_task_that_a_question_wakes_runs_at_once(client: Client) -> None:
             asking.start()
             await asked.wait()
             asking.join()
+
+    trio.run(main)
+
+
+def test_the_time_that_the_loop_was_to_wait_is_not_waited_twice(client: Client) -> None:
+    async def main() -> None:
+        idle = IdleServing([client.connection])
+        descriptor = epoll_of_this_loop()
+        assert descriptor is not None
+        loop = select.poll()
+        loop.register(descriptor, select.POLLIN)
+        await trio.lowlevel.checkpoint()
+        before = bool(loop.poll(0))
+        idle.before_io_wait(0.01)
+        assert (before, bool(loop.poll(0))) == (False, True)
 
     trio.run(main)
 
