@@ -12,7 +12,7 @@ import os
 import pkgutil
 import signal
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,6 +66,12 @@ _TRACE_LINES: Final = (
     b"         kswapd0-52      [000] d..2.  1234.568123: mm_vmscan_lru_shrink_active: nid=0 nr_taken=32 nr_active=0 "
     b"nr_deactivated=32 nr_referenced=0 priority=12 flags=RECLAIM_WB_ANON|RECLAIM_WB_ASYNC",
 )
+_FILE_CALLS: Final = (
+    b"          python-22268   [001] .....  4780.737758: fcntl: (security_file_fcntl+0x0/0x60) "
+    b"file=0xffff888004321b00 cmd=4 arg=0x2800\nCPU:1 [LOST 12 EVENTS]\n"
+    b"              a b-7      [000] .....  4780.737759: fcntl: (security_file_fcntl+0x0/0x60) "
+    b"file=0xffff888004321b00 cmd=15 arg=0xff80123456780001\n"
+)
 
 
 def _latin(data: bytes) -> str:
@@ -118,6 +124,7 @@ TARGETS: Final = (
     Target("pressure", "parse_pressure", "pressure_*"),
     Target("trace", "parse_trace", "trace_*", decode=_bytes),
     Target("trace", "parse_line", samples=_TRACE_LINES, decode=_bytes),
+    Target("kprobes", "parse_file_calls", samples=(_FILE_CALLS,), decode=_bytes),
     Target("swaps", "parse_swaps", samples=(_SWAPS,)),
     Target("swaps", "parse_mm_stat", samples=(_MM_STAT, b"4096 74 12288 0 12288 0 0\n")),
     Target("process", "parse_thread_status", samples=(_STATUS,)),
@@ -172,7 +179,10 @@ def fuzz_texts(count: int, seed: int) -> Outcome:
             text = mutated_text(pick(seeds, random), random)
             try:
                 signal.setitimer(signal.ITIMER_VIRTUAL, LIMIT_S)
-                parser(target.decode(text), *target.more)
+                result = parser(target.decode(text), *target.more)
+                if isinstance(result, Iterator):
+                    # It parses as it is read.
+                    deque(result, maxlen=0)
                 facts["texts were understood"] += 1
             except KernelFileError:
                 facts["texts were refused by a KernelFileError"] += 1
