@@ -36,7 +36,7 @@ from memnotify_cuse.keeper.channel import Channel
 from memnotify_cuse.keeper.children import Child, fork
 from memnotify_cuse.keeper.facts import Facts, Recalled
 from memnotify_cuse.keeper.kept import Kept
-from memnotify_cuse.keeper.lives import DEATHS_S, MAX_DEATHS, WATCHDOG_S, Lives
+from memnotify_cuse.keeper.lives import DEATHS_S, MAX_DEATHS, Lives
 from memnotify_cuse.keeper.rights import lower_oom_score, raise_limits, reduce_keeper
 from memnotify_cuse.keeper.say import say
 from memnotify_cuse.keeper.signals import Signals
@@ -351,7 +351,7 @@ class _Keeper:
                 self._start_next_server()
             return True
         if self._lives.hangs(now_s) and not server.killed and not self._is_starved(server, now_s):
-            say(f"ERROR: the server was silent for {WATCHDOG_S:g} s")
+            say(f"ERROR: the server was silent for {self._lives.allowed_s:g} s")
             server.killed = True
             server.child.kill()
             server.child.reap(KILL_S)

@@ -30,24 +30,25 @@ class Lives:
     def __init__(self) -> None:
         self._deaths: deque[float] = deque(maxlen=MAX_DEATHS)
         self._heard_s = math.inf
-        self._allowed_s = STARTING_S
+        self.allowed_s = STARTING_S
+        """For how long the server may be silent now."""
         self._warned_s: float | None = None
         self.count = 0
 
     def started(self, now_s: float) -> None:
         """A server was given what it is to serve: until then it may be silent."""
         self.count += 1
-        self._heard_s, self._allowed_s, self._warned_s = now_s, STARTING_S, None
+        self._heard_s, self.allowed_s, self._warned_s = now_s, STARTING_S, None
 
     def heard(self, now_s: float) -> None:
         """It has proved that it is alive."""
-        self._heard_s, self._allowed_s, self._warned_s = now_s, WATCHDOG_S, None
+        self._heard_s, self.allowed_s, self._warned_s = now_s, WATCHDOG_S, None
 
     def left_s(self, now_s: float) -> float:
         """How long it may yet be silent, for ever until it was started."""
         if self._warned_s is not None:
             return max(0.0, self._warned_s + GRACE_S - now_s)
-        return max(0.0, self._heard_s + self._allowed_s - now_s)
+        return max(0.0, self._heard_s + self.allowed_s - now_s)
 
     def hangs(self, now_s: float) -> bool:
         """Whether it has been silent for too long: asked when `left_s` is over."""

@@ -18,8 +18,9 @@ def test_nothing_is_awaited_of_a_server_that_was_given_nothing_yet() -> None:
 def test_a_start_may_take_longer_than_what_comes_after_it() -> None:
     lives = Lives()
     lives.started(100)
-    assert lives.left_s(100) == STARTING_S
+    assert lives.left_s(100) == lives.allowed_s == STARTING_S
     lives.heard(101)
+    assert lives.allowed_s == WATCHDOG_S
     assert lives.left_s(101) == WATCHDOG_S
     assert lives.left_s(101 + WATCHDOG_S + 1) == 0
 
