@@ -38,7 +38,7 @@ OPEN_REPLY = (
     | wire.OpenReply.NOFLUSH
 )
 
-END_S = 0.2
+END_S = 0.5
 """How long programs may take to ask, once they were woken to be told that the device ends."""
 
 HELD_READ_BOUNDS = Bounds(total=32768, per_user=4096, root_reserve=1024)

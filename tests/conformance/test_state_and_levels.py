@@ -102,17 +102,17 @@ def mortal(stages: Stages, transport: Transport, tmp_path: Path) -> Iterator[Ser
         yield server
 
 
-def test_who_waits_is_told_that_the_device_ends_by_pollin_as_well(mortal: Server) -> None:
-    """There are programs that wake up for nothing else."""
+def test_who_waits_is_told_that_the_device_ends(mortal: Server) -> None:
+    """With POLLIN as well (`tests/transport/test_endpoint.py`), if it gets to run before the connection goes."""
     with opened(mortal.device) as fd, select.epoll() as epoll:
         epoll.register(fd, select.EPOLLIN | select.EPOLLET)
         poller = Blocking(lambda: revents(fd, LIMIT_S))
         edges = Blocking(lambda: epoll.poll(LIMIT_S))
         wait_for_watchers(mortal, 1)
         assert mortal.stop() == 0
-        assert poller.result() == READABLE | select.POLLHUP | select.POLLERR
+        assert poller.result() & select.POLLERR
         ((_, events),) = edges.result()
-        assert events == select.EPOLLIN | select.EPOLLHUP | select.EPOLLERR
+        assert events & select.EPOLLERR
         with pytest.raises(OSError, match=r"not connected|No such device|aborted"):
             os.read(fd, 4096)
 

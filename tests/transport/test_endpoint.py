@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import tracemalloc
 
 import pytest
+import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +20,7 @@ from memnotify_cuse.device.policy import Policy
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 from memnotify_cuse.record import Record
 from memnotify_cuse.transport import wire
-from memnotify_cuse.transport.endpoint import HELD_READ_BOUNDS, OPEN_REPLY, READABLE, DeviceEndpoint
+from memnotify_cuse.transport.endpoint import ENDED, HELD_READ_BOUNDS, OPEN_REPLY, READABLE, DeviceEndpoint
 from memnotify_cuse.transport.identify import IDENTIFY
 from tests.transport.messages import (
     Reply,
@@ -480,3 +483,32 @@ def test_every_request_is_answered_exactly_once_whatever_the_order(actions: list
         held = asked - set(answered)
         assert len(held) == bench.endpoint.held_reads
     assert set(answered) <= asked
+
+
+def test_at_the_end_who_sleeps_is_woken_and_every_poll_is_answered_that_it_is_over() -> None:
+    """With POLLIN as well: there are programs that wake up for nothing else."""
+    bench = Bench()
+    sleeper, idle = bench.open(), bench.open()
+    bench.handle(poll_request(sleeper, kh=sleeper, waiting=True))
+    bench.replies()
+
+    async def end() -> None:
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(bench.endpoint.end)
+                await trio.testing.wait_all_tasks_blocked()
+                assert [reply.error for reply in bench.replies()] == [wire.NOTIFY_POLL]
+                for fh in (sleeper, idle):
+                    bench.handle(poll_request(fh, kh=fh, waiting=True))
+                    assert bench.reply().number(0, 4) == ENDED == READABLE | select.POLLHUP | select.POLLERR
+                bench.handle(read_request(sleeper, 4096))
+                assert bench.reply().error == errno.ENOTCONN
+
+    trio.run(end, clock=trio.testing.MockClock())
+
+
+def test_at_the_end_who_does_not_ask_is_not_waited_for_long() -> None:
+    bench = Bench()
+    sleeper = bench.open()
+    bench.handle(poll_request(sleeper, kh=sleeper, waiting=True))
+    trio.run(bench.endpoint.end, clock=trio.testing.MockClock(autojump_threshold=0))
