@@ -319,13 +319,9 @@ class _Server:
         )
 
     def _how_o_async_is_seen(self) -> str:
-        return (
-            "kprobe"
-            if self._calls is not None and self._calls.works
-            else "syscall"
-            if self._flags is not None
-            else "unseen"
-        )
+        if self._calls is not None and self._calls.works:
+            return "kprobe"
+        return "syscall" if self._flags is not None else "unseen"
 
     async def run(self) -> None:
         """Serve until the keeper says stop, or is gone, or a connection ends."""

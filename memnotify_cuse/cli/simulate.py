@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
     path = os.path.join(mount, "simulate")
     request = f"{args.zone} {_decimal(args.seconds)}"
     if args.level != LEVEL_LOW:
-        # A server that knows no levels takes the rest.
+        # Not said where it is not needed: an older server knows no levels.
         request += f" {args.level}"
     try:
         # Not open(): its O_CREAT would leave a file behind in a directory that is no mount.

@@ -23,10 +23,6 @@ from memnotify_cuse.device.told import Told
 from memnotify_cuse.device.topics import Special, Topic
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 
-HAIR_NS: Final = 50_000_000
-"""A file that is told so soon after a notification counts as told at it, so that the next one is not missed by a hair.
-"""
-
 Wake = Callable[[OpenFile], None]
 
 _COMPACT_FROM: Final = 1024
@@ -140,7 +136,7 @@ class Device(BoardListener):
         self._herd.remove(file)
         user = file.user
         if file.told_ns is not None and file.topic is not Special.STATE:
-            self._told_and_closed[user] = max(file.told_rise, self._told_and_closed.get(user, 0))
+            self._note_told_and_closed(user, file.told_rise)
         self.account.give_back(user)
         self._holders[user].open_files -= 1
         if not self._holders[user].open_files:
@@ -168,9 +164,8 @@ class Device(BoardListener):
             self._unanswered[file.number] = file
         if file.topic is Special.STATE and file.told_ns is not None:
             # It was told of what it was like until now.
-            file.told_rise = file.read_change = self._pressure.notification
-            if file.pending or file.announced:
-                file.read_change = 0
+            file.told_rise = self._pressure.notification
+            file.read_change = 0 if file.pending or file.announced else file.told_rise
 
     def is_watched(self, file: OpenFile) -> bool:
         return file in self._herd.watchers
@@ -234,6 +229,8 @@ class Device(BoardListener):
     def pressure_ended(self, zones: tuple[ZoneId, ...], now_ns: int) -> None:
         """Withdraw what no program was answered yet, unless another zone of the file is still under pressure."""
         self._pressure.end(zones)
+        if not self._pressure.topics:
+            self._told_and_closed.clear()
         self._withdraw_what_is_over()
 
     def resumed(self, zones: tuple[ZoneState, ...]) -> None:
@@ -257,7 +254,8 @@ class Device(BoardListener):
             self._pressure.state_changed()
             self._changes.changed(zones, self._pressure.notification)
         picked, more = self._herd.pick_changed()
-        self._wake(picked)
+        if picked or self._herd.signal_of_rise_is_due:
+            self._wake(picked)
         return ChangesTold(len(picked), more=more)
 
     def subscribe(self, file: OpenFile, *, subscribed: bool) -> None:
@@ -318,14 +316,19 @@ class Device(BoardListener):
         """All that is counted to `user` is `owner`'s from now on."""
         self.account.move(user, owner)
         if user in self._told_and_closed:
-            told = self._told_and_closed.pop(user)
-            self._told_and_closed[owner] = max(told, self._told_and_closed.get(owner, 0))
+            self._note_told_and_closed(owner, self._told_and_closed.pop(user))
         holder = self._holders.pop(user, None)
         if holder is not None:
             into = self._holders.setdefault(owner, Holder(owner))
             into.open_files += holder.open_files
             holder.counted_to = into
         self._herd.move(user, owner)
+
+    def _note_told_and_closed(self, user: int, notification: int) -> None:
+        if len(self._told_and_closed) >= self.policy.max_open:
+            # A user may have any number of ids. Whoever is forgotten is told once more.
+            self._told_and_closed.clear()
+        self._told_and_closed[user] = max(notification, self._told_and_closed.get(user, 0))
 
     def _give_memory_back(self) -> None:
         if not self._files:
@@ -350,7 +353,7 @@ class Device(BoardListener):
     def _told_ns(self, now_ns: int) -> int:
         """When a file was told that is told at `now_ns`: at the notification, so that none is missed by a hair."""
         notified_ns = self._notified_ns
-        return now_ns if notified_ns is None or now_ns - notified_ns > HAIR_NS else notified_ns
+        return now_ns if notified_ns is None or now_ns - notified_ns > self.policy.hair_ns else notified_ns
 
     def _has_risen(self, file: OpenFile) -> bool:
         return self._pressure.rise_of(file.topic) > file.told_rise

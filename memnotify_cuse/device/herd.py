@@ -91,6 +91,11 @@ class Herd:
         )
         return picked, len(picked) < sum(map(len, due.values()))
 
+    @property
+    def signal_of_rise_is_due(self) -> bool:
+        """Whether some subscriber has yet to be signalled of a rise, or of a change of state."""
+        return bool(self._rise_due)
+
     def woken(self, file: OpenFile) -> None:
         """`file` was picked of the watchers: it waits no more, and its user has had its turn."""
         self.watchers.remove(file)

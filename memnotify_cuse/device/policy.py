@@ -12,14 +12,15 @@ class Policy:
     """Guard time, herd control and bounds.
 
     `guard_step_ns` × the user's open files, at most `guard_max_ns`, is how long an open file is left alone after it
-    was told. A notification wakes
-    watchers / `herd_divisor` + 1 of each user's watchers, at most `herd_max` in all, or one of each user;
-    `herd_divisor` None wakes all of them (for measurements). Opens beyond `max_open_per_user` or `max_open` are
-    refused; `root_reserve` of the latter are for root alone.
+    was told. A file that is told within `hair_ns` of a notification counts as told at it, so that the next one is not
+    missed by a hair. A notification wakes watchers / `herd_divisor` + 1 of each user's watchers, at most `herd_max` in
+    all, or one of each user; `herd_divisor` None wakes all of them (for measurements). Opens beyond `max_open_per_user`
+    or `max_open` are refused; `root_reserve` of the latter are for root alone.
     """
 
     guard_step_ns: int = 200_000_000
     guard_max_ns: int = 10_000_000_000
+    hair_ns: int = 50_000_000
     herd_divisor: int | None = 16
     herd_max: int = 100
     max_open_per_user: int = 4096

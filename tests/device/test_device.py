@@ -151,6 +151,16 @@ class TestAnotherOpen:
         bench.device.close(bench.open(uid=1))
         assert bench.reads(bench.open(uid=1), 1010)
 
+    def test_what_is_remembered_of_users_is_bounded(self) -> None:
+        """One user may have 65,536 ids."""
+        bench = Bench(Policy(max_open=4, root_reserve=0))
+        bench.notify(1000)
+        for uid in range(1, 50):
+            file = bench.open(uid=uid)
+            assert bench.reads(file, 1010)
+            bench.device.close(file)
+        assert len(bench.device._told_and_closed) <= 4
+
     def test_of_another_user_is_told(self, bench: Bench) -> None:
         bench.notify(1000)
         file = bench.open(uid=1)

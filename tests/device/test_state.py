@@ -178,6 +178,16 @@ class TestState:
             assert bench.reads(file, now_ms)
         assert bench.device.pick_subscribers(4000 * MS) == []
 
+    def test_a_change_that_nobody_follows_is_no_notification(self, bench: Bench) -> None:
+        """Each begins a round of SIGIO, for all open files."""
+        rounds: list[int] = []
+        bench.device.on_notified.append(lambda: rounds.append(1))
+        bench.open()
+        bench.presses(1000)
+        assert len(rounds) == 1, "the notification"
+        bench.clears(2000)
+        assert len(rounds) == 1
+
     def test_a_simulation_is_a_change(self, bench: Bench) -> None:
         file = bench.sleeper(500)
         bench.board.simulate(NORMAL, 1000 * MS, 1000 * MS, LEVEL_CRITICAL)
