@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -20,10 +21,9 @@ from tests.support.mounted import (
     revents,
     wait_for_watchers,
     wait_until,
-    watchers,
 )
-from tests.support.programs import Programs
 from tests.support.server import Lines, Server
+from tests.support.uring import uring_problem
 from tests.support.ways import NESTED, WAYS, Wait, by_poll
 
 pytestmark = pytest.mark.mount
@@ -32,7 +32,7 @@ FILES = 20
 """With so many open files nobody is told of pressure that lasts for the next 4 s."""
 MORE_S = 0.05
 """How long a program waits for more. It asks at the beginning of that, and there is no other notification."""
-NO_IO_URING = 77
+PROJECT = Path(__file__).parents[2]
 
 
 @pytest.fixture(params=WAYS)
@@ -152,12 +152,23 @@ def test_of_two_processes_that_share_an_open_file_one_is_told(server: Server, ma
             process.kill()
 
 
-def test_io_uring_is_told_of_each_of_three_notifications_once_or_twice(server: Server, programs: Programs) -> None:
-    with subprocess.Popen([programs("uring"), server.device], stdout=subprocess.PIPE) as process:
+POLLING_BY_IO_URING = """
+import os, select, sys
+from tests.support.uring import Ring
+fd = os.open(sys.argv[1], os.O_RDONLY | os.O_NONBLOCK)
+with Ring() as ring:
+    while True:
+        print("told", ring.poll(fd, select.POLLIN), flush=True)
+"""
+
+
+def test_io_uring_is_told_of_each_of_three_notifications_once_or_twice(server: Server) -> None:
+    if problem := uring_problem():
+        pytest.skip(problem)
+    command = [sys.executable, "-c", POLLING_BY_IO_URING, str(server.device)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=PROJECT) as process:
         try:
-            wait_until(lambda: process.poll() is not None or watchers(server) == 1, "a watcher")
-            if process.poll() == NO_IO_URING:
-                pytest.skip("io_uring is not to be had here")
+            wait_for_watchers(server, 1)
             lines = Lines(process)
             for _ in range(3):
                 server.simulate(seconds=LIMIT_S)
