@@ -50,7 +50,7 @@ from memnotify_cuse.scanner.sample import Sample, Sampler
 from memnotify_cuse.succession import Succession
 from memnotify_cuse.transport.cuse import CuseTransport
 from memnotify_cuse.transport.fuse import FuseTransport
-from memnotify_cuse.transport.idle import IdleServing
+from memnotify_cuse.transport.idle import IdleServing, epoll_of_this_loop
 from memnotify_cuse.transport.notes import FUSE, FileNotes
 
 if TYPE_CHECKING:
@@ -347,7 +347,8 @@ class _Server:
         for transport, _ in self._transports:
             transport.resume()
         self._board.tick(time.monotonic_ns())
-        IdleServing([transport.connection for transport, _ in self._transports]).begin()
+        connections = [transport.connection for transport, _ in self._transports]
+        IdleServing(connections, await epoll_of_this_loop()).begin()
         for transport, what in self._transports:
             nursery.start_soon(self._serve_transport, transport, what, nursery.cancel_scope)
         nursery.start_soon(self._clock.run, self._board)

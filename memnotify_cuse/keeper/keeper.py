@@ -300,12 +300,20 @@ class _Keeper:
             self._reap_others()
             if self._mounts is not None and self._mounts.fileno() in ready:
                 self._mounts.check()
-            if self._setup is not None and self._setup.code is None and self._setup.reap(0.0) and self._setup.code:
-                # It has said why.
-                self._code = self._setup.code if self._setup.code > 0 else EXIT_DIED
+            if self._setup is not None and self._setup.code is None and self._setup.reap(0.0) and self._is_in_vain():
                 return
             if not self._look_after_server(time.monotonic()):
                 return
+
+    def _is_in_vain(self) -> bool:
+        """Whether the setting up has ended and left nothing to serve: it has said why, or was asked for help only."""
+        code = self._setup.code if self._setup is not None else 0
+        if code:
+            self._code = code if code > 0 else EXIT_DIED
+            return True
+        # What it said last may have come since.
+        self._take_messages()
+        return not self._facts.given
 
     def _watched(self) -> list[Channel | Child | MountWatch | Signals]:
         servers = [server for server in (self._server, self._retiring) if server is not None]

@@ -60,6 +60,17 @@ def mount_control(mount_point: Path, undo: Callable[[str], None]) -> ControlMoun
         if make_directory(mount_point) or left_behind:
             undo(f"rmdir {mount_point}")
     lock = _lock_directory(mount_point)
+    try:
+        # Another one may have mounted since the first look, and what was opened and locked is that mount.
+        remove_if_dead(mount_point)
+        if not os.path.samestat(os.fstat(lock), os.stat(mount_point)):
+            raise MountError(f"{mount_point}: another memnotify has just been there")
+    except OSError as error:
+        os.close(lock)
+        raise MountError(f"{mount_point}: {error.strerror}") from error
+    except MountError:
+        os.close(lock)
+        raise
     with whole_step():
         fd = _mount_as_root(mount_point) if os.geteuid() == 0 else _mount_as_user(mount_point)
         undo(f"umount {mount_point}")

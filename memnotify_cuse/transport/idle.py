@@ -10,25 +10,34 @@ import contextlib
 import logging
 import os
 import select
+import socket
 import time
 from collections.abc import Sequence
 from typing import Final
 
 import trio
 
+from memnotify_cuse.kernel.errors import KernelFileError
+from memnotify_cuse.kernel.files import read_short_kernel_text
 from memnotify_cuse.transport.connection import Connection
 
 log = logging.getLogger(__name__)
 
 LONGEST_WAIT_S: Final = 3600.0
 
+TURNS: Final = 3
+"""Of the event loop, after which a task that was started waits."""
+
 
 class IdleServing(trio.abc.Instrument):
-    """Serves `connections` while the event loop, which must be running, has nothing to do."""
+    """Serves `connections` while the event loop, which must be running, has nothing to do.
 
-    def __init__(self, connections: Sequence[Connection]) -> None:
+    `loop_fd` is the descriptor that the loop waits on, None where it is not known.
+    """
+
+    def __init__(self, connections: Sequence[Connection], loop_fd: int | None) -> None:
         self._connections = {connection.fileno(): connection for connection in connections}
-        self._loop_fd = epoll_of_this_loop()
+        self._loop_fd = loop_fd
         self._task_can_run = False
         self._token = trio.lowlevel.current_trio_token()
         self._poll = select.poll()
@@ -95,17 +104,34 @@ def _nothing() -> None:
     pass
 
 
-def epoll_of_this_loop() -> int | None:
-    """The descriptor of the only epoll instance of this process; None if there are several, or it cannot be told."""
-    found = []
+async def epoll_of_this_loop() -> int | None:
+    """The descriptor of the epoll instance that this event loop waits on; None where it cannot be told.
+
+    It is the one that watches what a task of the loop waits for: /proc/self/fdinfo says what each of them watches. There
+    may be others, such as the one by which the loop waits for a PSI trigger.
+    """
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.lowlevel.wait_readable, ours)
+            found = None
+            for _ in range(TURNS):
+                await trio.lowlevel.checkpoint()
+                found = found or _epoll_that_watches(ours.fileno())
+            nursery.cancel_scope.cancel()
+    return found
+
+
+def _epoll_that_watches(fd: int) -> int | None:
     try:
-        for name in os.listdir("/proc/self/fd"):
-            try:
-                if os.readlink(f"/proc/self/fd/{name}") == "anon_inode:[eventpoll]":
-                    found.append(int(name))
-            except FileNotFoundError:
-                # That of the listing itself.
-                continue
+        numbers = [name for name in os.listdir("/proc/self/fd") if name.isdecimal()]
     except OSError:
         return None
-    return found[0] if len(found) == 1 else None
+    for number in numbers:
+        # That of the listing itself is gone by now; before Linux 5.14 these files are closed to whoever was root.
+        with contextlib.suppress(OSError, KernelFileError):
+            if os.readlink(f"/proc/self/fd/{number}") == "anon_inode:[eventpoll]":
+                watched = read_short_kernel_text(f"/proc/self/fdinfo/{number}").splitlines()
+                if any(line.split()[1:2] == [str(fd)] for line in watched if line.startswith("tfd:")):
+                    return int(number)
+    return None

@@ -114,8 +114,17 @@ def test_output_that_cannot_be_written_is_one_line_and_exit_2() -> None:
     assert done.stderr == "memnotify: cannot write to stdout: No space left on device\n"
 
 
+@pytest.mark.parametrize("argv", [["serve", "--help"], ["serve", "-h"], ["serve", "--device", "/none", "--help"]])
+def test_help_for_serve_is_all_that_is_done(argv: list[str]) -> None:
+    """By the command itself, which forks before it looks at its arguments."""
+    command = [sys.executable, "-m", "memnotify_cuse", *argv]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: memnotify serve")
+
+
 @pytest.mark.parametrize("redirect", [">&- 2>&-", "<&- >&- 2>&-", "2>/dev/full", "2>&-"])
-@pytest.mark.parametrize(("argv", "code"), [("--help", 0), ("wait --device /none", 2), ("nonsense", 2)])
+@pytest.mark.parametrize(("argv", "code"), [("--help", 0), ("serve --help", 0), ("wait --device /none", 2), ("nonsense", 2)])
 def test_the_exit_code_is_the_same_without_a_place_for_complaints(argv: str, code: int, redirect: str) -> None:
     command = f"{sys.executable} -m memnotify_cuse {argv} {redirect}"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)

@@ -15,9 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from memnotify_cuse.keeper import mount
 from memnotify_cuse.kernel import libc
+from memnotify_cuse.kernel.mountinfo import mount_at
 from memnotify_cuse.kernel.zoneinfo import parse_zoneinfo
 from memnotify_cuse.scanner.cadence import FASTEST_FILL_KB_PER_S
+from tests.attacks.processes import CONNECTIONS, mount_fusectl
 from tests.fuzz.processes import family
 from tests.support.mounted import (
     LIMIT_S,
@@ -43,7 +46,6 @@ from tests.support.server import Lines, Server, unmount
 pytestmark = pytest.mark.mount
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can show the device outside the mount")
-FUSECTL = Path("/sys/fs/fuse/connections")
 INSTANCES = Path("/sys/kernel/tracing/instances")
 
 # The interpreter and the project may lie where another user cannot look: all is imported first, as root.
@@ -204,7 +206,8 @@ def test_when_a_connection_is_aborted_the_keeper_cleans_up_and_says_so(tmp_path:
         instance = INSTANCES / f"memnotify-{server.process.pid}"
         pids = family(server.process.pid)
         connection = os.minor(os.stat(node).st_dev)
-        (FUSECTL / str(connection) / "abort").write_text("1")
+        mount_fusectl()
+        (CONNECTIONS / str(connection) / "abort").write_text("1")
         assert server.process.wait(LIMIT_S) == 1
         (line,) = complaints(server)
         assert line.endswith("the control file system was ended from outside: unmounted, or its connection aborted")
@@ -387,6 +390,30 @@ def test_of_two_servers_started_at_once_one_serves(tmp_path: Path, proc: str) ->
             process.kill()
             process.communicate()
         unmount(tmp_path / "mount")
+
+
+def test_requests_are_served_where_the_event_loop_would_wait(tmp_path: Path) -> None:
+    """With all the sources of a real machine, of which a PSI trigger has an epoll instance of its own."""
+    with Server(tmp_path) as server:
+        wait_until(lambda: "status=0" in server.status(), "it serves")
+        assert "served by the event loop" not in server.log
+
+
+@as_root
+def test_a_server_that_mounts_after_the_other_one_has_looked_is_not_mounted_over(
+    tmp_path: Path, proc: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the second one then opens and locks is the mount of the first."""
+    looks = iter([lambda _path: False])
+    look = mount.remove_if_dead
+    monkeypatch.setattr(mount, "remove_if_dead", lambda path: next(looks, look)(path))
+    noted: list[str] = []
+    with Server(tmp_path, "--proc", proc) as server:
+        with pytest.raises(mount.MountError, match="already serving there"):
+            mount.mount_control(server.mount, noted.append)
+        assert noted == []
+        server.stop()
+        assert mount_at(server.mount) is None
 
 
 def test_a_mount_point_that_is_a_file_is_refused_and_left_alone(tmp_path: Path) -> None:

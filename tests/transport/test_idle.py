@@ -74,7 +74,7 @@ def client() -> Iterator[Client]:
 async def serving(client: Client) -> AsyncIterator[None]:
     with trio.fail_after(LIMIT_S):
         async with trio.open_nursery() as nursery:
-            IdleServing([client.connection]).begin()
+            IdleServing([client.connection], await epoll_of_this_loop()).begin()
             nursery.start_soon(client.connection.serve)
             yield
             nursery.cancel_scope.cancel()
@@ -141,8 +141,8 @@ def test_a_task_that_a_question_wakes_runs_at_once(client: Client) -> None:
 
 def test_the_time_that_the_loop_was_to_wait_is_not_waited_twice(client: Client) -> None:
     async def main() -> None:
-        idle = IdleServing([client.connection])
-        descriptor = epoll_of_this_loop()
+        descriptor = await epoll_of_this_loop()
+        idle = IdleServing([client.connection], descriptor)
         assert descriptor is not None
         loop = select.poll()
         loop.register(descriptor, select.POLLIN)
@@ -156,11 +156,33 @@ def test_the_time_that_the_loop_was_to_wait_is_not_waited_twice(client: Client) 
 
 def test_where_it_cannot_be_told_what_the_loop_waits_on_the_loop_serves(client: Client) -> None:
     async def main() -> int:
-        with select.epoll():
-            async with serving(client):
-                return await trio.to_thread.run_sync(client.ask, 50)
+        async with trio.open_nursery() as nursery:
+            IdleServing([client.connection], None).begin()
+            nursery.start_soon(client.connection.serve)
+            answered = await trio.to_thread.run_sync(client.ask, 50)
+            nursery.cancel_scope.cancel()
+            return answered
 
     assert trio.run(main) == 50
+
+
+def test_what_the_loop_waits_on_is_told_from_other_epoll_instances(client: Client) -> None:
+    """As that of a PSI trigger, which is there before the loop, or is opened later."""
+
+    async def main() -> tuple[int, int | None]:
+        with select.epoll() as later:
+            later.register(client.connection, select.EPOLLIN)
+            turns = Turns()
+            async with serving(client):
+                trio.lowlevel.add_instrument(turns)
+                assert await trio.to_thread.run_sync(client.ask, 500) == 500
+            return turns.count, await epoll_of_this_loop()
+
+    with select.epoll() as earlier:
+        earlier.register(client.connection, select.EPOLLIN)
+        turns, descriptor = trio.run(main)
+    assert turns < 50
+    assert descriptor is not None
 
 
 def test_an_error_leaves_the_requests_to_the_loop(
