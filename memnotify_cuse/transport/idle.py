@@ -107,8 +107,8 @@ def _nothing() -> None:
 async def epoll_of_this_loop() -> int | None:
     """The descriptor of the epoll instance that this event loop waits on; None where it cannot be told.
 
-    It is the one that watches what a task of the loop waits for: /proc/self/fdinfo says what each of them watches. There
-    may be others, such as the one by which the loop waits for a PSI trigger.
+    It is the one that watches what a task of the loop waits for, by /proc/self/fdinfo. There may be others, such as the
+    one by which the loop waits for a PSI trigger.
     """
     ours, theirs = socket.socketpair()
     with ours, theirs:

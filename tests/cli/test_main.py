@@ -124,7 +124,9 @@ def test_help_for_serve_is_all_that_is_done(argv: list[str]) -> None:
 
 
 @pytest.mark.parametrize("redirect", [">&- 2>&-", "<&- >&- 2>&-", "2>/dev/full", "2>&-"])
-@pytest.mark.parametrize(("argv", "code"), [("--help", 0), ("serve --help", 0), ("wait --device /none", 2), ("nonsense", 2)])
+@pytest.mark.parametrize(
+    ("argv", "code"), [("--help", 0), ("serve --help", 0), ("wait --device /none", 2), ("nonsense", 2)]
+)
 def test_the_exit_code_is_the_same_without_a_place_for_complaints(argv: str, code: int, redirect: str) -> None:
     command = f"{sys.executable} -m memnotify_cuse {argv} {redirect}"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
