@@ -103,7 +103,8 @@ class CharacterDevice:
         try:
             if not os.path.lexists(self.path):
                 major, minor = made.read_text().split(":")
-                with whole_step():
+                # devtmpfs may be about to make it, after what is in /sys.
+                with suppress(FileExistsError), whole_step():
                     os.mknod(self.path, stat.S_IFCHR | NODE_MODE, os.makedev(int(major), int(minor)))
                     node = self.path.lstat()
                     undo(f"unlink {node.st_dev} {node.st_ino} {self.path}")

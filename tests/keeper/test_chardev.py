@@ -108,6 +108,26 @@ def test_the_device_is_waited_for_and_its_node_opened_to_everybody(made: Path, t
     assert told == []
 
 
+@as_root
+def test_a_node_that_comes_while_one_is_made_is_the_kernel_s(
+    made: Path, dev_node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """devtmpfs has it after /sys does."""
+    made.rename(made.with_name(dev_node.name))
+    (made.with_name(dev_node.name) / "dev").write_text("0:77\n")
+    mknod = os.mknod
+
+    def make_late(path: Path, mode: int, device: int) -> None:
+        mknod(path, stat.S_IFCHR | 0o600, device)
+        mknod(path, mode, device)
+
+    monkeypatch.setattr(os, "mknod", make_late)
+    told: list[str] = []
+    CharacterDevice(dev_node).open_up(told.append)
+    assert dev_node.lstat().st_mode == stat.S_IFCHR | 0o444
+    assert told == [], "the kernel removes it with the connection"
+
+
 def test_a_device_that_does_not_come_is_an_error(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chardev, "MADE_S", 0.02)
     with pytest.raises(MountError, match=r"node: the kernel did not make the device within 0\.02 s"):
