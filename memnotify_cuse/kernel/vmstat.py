@@ -15,6 +15,8 @@ Kernel source: mm/vmstat.c, vmstat_text[] and vmstat_show(). What differs betwee
   refaults of file pages alone.
 - `pgscan_kswapd`, `pgscan_direct`, `pgsteal_*`, `pgrefill`: one counter each since 4.8, before one per kind
   of zone (`pgscan_kswapd_normal`). `allocstall` is the other way round: per kind of zone since 4.10.
+- `pgdemote_kswapd` and `pgdemote_direct`: since 5.15, `pgdemote_khugepaged` since 6.2, `pgdemote_proactive` since
+  6.15. Until 6.7 what was demoted is counted in `pgsteal_*` as well.
 - `oom_kill`: since 4.13.
 """
 
@@ -40,12 +42,14 @@ _PER_ZONE_KEYS = {
         "allocstall",
     )
 }
+_PGDEMOTE = ("pgdemote_kswapd", "pgdemote_direct", "pgdemote_khugepaged", "pgdemote_proactive")
 _LINE = re.compile(r"[^\s]+ [0-9]{1,20}")
 _MAX_DIGITS = 20
 _NEEDED = frozenset(
     {
         *("pgscan_anon", "pgscan_file", "pgscan_kswapd", "pgscan_direct", "pgscan_khugepaged"),
         *("pgsteal_anon", "pgsteal_file", "pgrefill", "pswpout"),
+        *_PGDEMOTE,
         *(name for key in ("pgscan_kswapd", "pgscan_direct", "pgrefill") for name in _PER_ZONE_KEYS[key]),
     }
 )
@@ -57,7 +61,8 @@ class Vmstat:
     """Counters since boot; None where this kernel does not have one.
 
     `pgscan_*`, `pgsteal_*`, `pgdeactivate`, `pgrefill`, `workingset_refault_*`, `pswpin`, `pswpout` count
-    pages; `allocstall` counts entries into direct reclaim, over all kinds of zones; `oom_kill` counts kills.
+    pages, as does `pgdemote`, of pages that were moved to a slower tier of memory; `allocstall` counts entries into
+    direct reclaim, over all kinds of zones; `oom_kill` counts kills.
     `nr_free_pages` is the present number of free pages.
     """
 
@@ -79,6 +84,7 @@ class Vmstat:
     allocstall: int | None
     oom_kill: int | None
     nr_free_pages: int | None
+    pgdemote: int | None = None
 
 
 def parse_vmstat(text: str, path: str = "/proc/vmstat") -> Vmstat:
@@ -121,6 +127,7 @@ def parse_vmstat(text: str, path: str = "/proc/vmstat") -> Vmstat:
         allocstall=_number_or_sum(counters, "allocstall"),
         oom_kill=_number(counters, "oom_kill"),
         nr_free_pages=_number(counters, "nr_free_pages"),
+        pgdemote=_sum(counters, _PGDEMOTE),
     )
 
 
@@ -139,8 +146,13 @@ def _number_or_sum(counters: Mapping[str, str], key: str) -> int | None:
     value = counters.get(key)
     if value is not None:
         return int(value)
-    per_zone = [int(counters[name]) for name in _PER_ZONE_KEYS[key] if name in counters]
-    return sum(per_zone) if per_zone else None
+    return _sum(counters, _PER_ZONE_KEYS[key])
+
+
+def _sum(counters: Mapping[str, str], keys: tuple[str, ...]) -> int | None:
+    """The sum of those counters that there are, None where there is none of them."""
+    values = [int(counters[name]) for name in keys if name in counters]
+    return sum(values) if values else None
 
 
 def _line_by_line(text: str, path: str) -> dict[str, str]:

@@ -71,7 +71,7 @@ _NODE_LRU = re.compile(
     rf"      nr_inactive_anon +{_NUMBER}\n      nr_active_anon +{_NUMBER}\n"
     rf"      nr_inactive_file +{_NUMBER}\n      nr_active_file +{_NUMBER}\n"
 )
-_NODE_COUNTER = {name: re.compile(rf"{name} +{_NUMBER}\n") for name in ("nr_mapped", "nr_shmem")}
+_NODE_COUNTER = {name: re.compile(rf"{name} +{_NUMBER}\n") for name in ("nr_mapped", "nr_shmem", "nr_slab_reclaimable")}
 _DIGITS = re.compile(_NUMBER)
 _LISTS = ("inactive_anon", "active_anon", "inactive_file", "active_file")
 _NODE_TITLE = "  per-node stats\n"
@@ -143,7 +143,8 @@ class Node:
     numbers: they only refine what the zones say.
 
     `mapped_pages` are those of files and of shared memory that some program has mapped, `shmem_pages` all of shared
-    memory and tmpfs, mapped or not; shared memory is on the anonymous lists.
+    memory and tmpfs, mapped or not; shared memory is on the anonymous lists. `slab_reclaimable_pages` are the kernel's
+    own caches, mostly of directory entries and inodes (by node since 4.13).
     """
 
     node: int
@@ -153,6 +154,7 @@ class Node:
     active_file_pages: int | None
     mapped_pages: int | None
     shmem_pages: int | None = None
+    slab_reclaimable_pages: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +234,9 @@ def format_zoneinfo(info: Zoneinfo) -> str:
         lines.append(f"Node {zone.id.node}, zone {zone.id.name:>8}")
         if zone.present_pages and zone.id.node in nodes:
             node = nodes.pop(zone.id.node)
-            counters = {name: getattr(node, f"{name}_pages") for name in (*_LISTS, "mapped", "shmem")}
+            counters = {
+                name: getattr(node, f"{name}_pages") for name in (*_LISTS, "mapped", "shmem", "slab_reclaimable")
+            }
             printed = [f"      nr_{name:<9} {pages}" for name, pages in counters.items() if pages is not None]
             lines += ["  per-node stats", *printed] if printed else []
         lines.append(f"  pages free     {zone.free_pages}")
@@ -268,8 +272,8 @@ def _parse_node(text: str, node: int, start: int, end: int) -> Node:
         lines = _Lines(text, start, end)
         sizes = [lines.optional(f"nr_{name}") for name in _LISTS]
     inactive_anon, active_anon, inactive_file, active_file = sizes
-    mapped, shmem = (_node_counter(text, name, start, end) for name in _NODE_COUNTER)
-    return Node(node, inactive_anon, active_anon, inactive_file, active_file, mapped, shmem)
+    mapped, shmem, slab = (_node_counter(text, name, start, end) for name in _NODE_COUNTER)
+    return Node(node, inactive_anon, active_anon, inactive_file, active_file, mapped, shmem, slab)
 
 
 def _node_counter(text: str, name: str, start: int, end: int) -> int | None:

@@ -26,6 +26,8 @@ VMSTAT: Final = "vmstat"
 MEMINFO: Final = "meminfo"
 SWAPS: Final = "swaps"
 LRU_GEN: Final = "lru_gen"
+ARC: Final = "arcstats"
+TIERS: Final = "tiers"
 FILES: Final = "files"
 SCANNER: Final = "scanner"
 
@@ -41,6 +43,8 @@ _MEANWHILE: Final = {
     SWAPS: "free swap is taken as it is meanwhile",
     FILES: "what is open of it is read on meanwhile",
     LRU_GEN: "the kind of LRU is taken as it was meanwhile",
+    ARC: "what ZFS holds is taken as it was meanwhile",
+    TIERS: "the tiers of memory are taken as they were meanwhile",
 }
 
 

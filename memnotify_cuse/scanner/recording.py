@@ -1,6 +1,6 @@
 """The format of recordings: what the scanner saw, sample by sample, as lines of JSON. Pure: no files here.
 
-    {"format":"memnotify-recording","version":3,"kernel":"6.18.44","page_kb":4,"mglru":false,"doorbell":"tracefs"}
+    {"format":"memnotify-recording","version":4,"kernel":"6.18.44","page_kb":4,"mglru":false,"doorbell":"tracefs"}
     {"time_ns":1978142633130,"whole":true,"zones":{"node0-Normal":{"free_pages":5347729,...}},"nodes":{...},...}
     {"time_ns":1978162744001,"zones":{"node0-Normal":{"free_pages":5347601}},"vmstat":{"nr_free_pages":6120351}}
 
@@ -26,9 +26,14 @@ from memnotify_cuse.scanner.machine import Machine
 from memnotify_cuse.scanner.sample import Sample
 
 FORMAT: Final = "memnotify-recording"
-VERSION: Final = 3
+VERSION: Final = 4
 _LATER: Final[Mapping[int, frozenset[str]]] = MappingProxyType(
-    {1: frozenset({"shmem_pages"}), 2: frozenset(), 3: frozenset()}
+    {
+        1: frozenset({"shmem_pages", "slab_reclaimable_pages", "pgdemote"}),
+        2: frozenset({"slab_reclaimable_pages", "pgdemote"}),
+        3: frozenset({"slab_reclaimable_pages", "pgdemote"}),
+        4: frozenset(),
+    }
 )
 """The counters that recordings of a version do not have yet: they are None."""
 
@@ -48,7 +53,19 @@ _COUNTERS: Final[Mapping[type, Mapping[str, bool]]] = MappingProxyType(
 """The names of the counters, and whether there are kernels without them; not what identifies a zone or node."""
 
 _SAMPLE_KEYS: Final = frozenset(
-    ("time_ns", "whole", "zones", "nodes", "vmstat", "meminfo", "swap_gain_kb", "mglru", "events")
+    (
+        "time_ns",
+        "whole",
+        "zones",
+        "nodes",
+        "vmstat",
+        "meminfo",
+        "swap_gain_kb",
+        "mglru",
+        "arc_gain_kb",
+        "demoting",
+        "events",
+    )
 )
 
 
@@ -118,6 +135,10 @@ class SampleEncoder:
                 raw["swap_gain_kb"] = sample.swap_gain_kb
         if sample.mglru != (before.mglru if before is not None else None):
             raw["mglru"] = sample.mglru
+        if sample.arc_gain_kb != (before.arc_gain_kb if before is not None else 0):
+            raw["arc_gain_kb"] = sample.arc_gain_kb
+        if sample.demoting != (before.demoting if before is not None else None):
+            raw["demoting"] = None if sample.demoting is None else sorted(sample.demoting)
         if sample.events is not None:
             raw["events"] = [[getattr(event, name) for name in _EVENT_FIELDS] for event in sample.events]
         self._before = sample
@@ -184,8 +205,14 @@ class Decoder:
         mglru = raw.get("mglru", before.mglru if before else None)
         if not (mglru is None or isinstance(mglru, bool)):
             self._fail("mglru is not true or false")
+        arc_gain_kb = raw.get("arc_gain_kb", before.arc_gain_kb if before else 0)
+        if not _is_count(arc_gain_kb):
+            self._fail("arc_gain_kb is no number")
+        demoting = before.demoting if before else None
+        if "demoting" in raw:
+            demoting = self._demoting(raw["demoting"])
         events = self._events(raw["events"]) if "events" in raw else None
-        self._before = Sample(time_ns, zoneinfo, vmstat, meminfo, events, swap_gain_kb, mglru)
+        self._before = Sample(time_ns, zoneinfo, vmstat, meminfo, events, swap_gain_kb, mglru, arc_gain_kb, demoting)
         return self._before
 
     def _zones(self, raw: Mapping[str, Any], before: Sample | None) -> tuple[Zone, ...]:
@@ -241,6 +268,11 @@ class Decoder:
             self._fail(f"{name} lacks {', '.join(sorted(missing - self._later))}")
         values |= dict.fromkeys(missing)
         return kind(**identity, **values)
+
+    def _demoting(self, raw: object) -> frozenset[int] | None:
+        if raw is not None and not (isinstance(raw, list) and all(map(_is_count, raw))):
+            self._fail("demoting is not a list of nodes")
+        return None if raw is None else frozenset(raw)
 
     def _events(self, raw: object) -> tuple[TraceEvent, ...]:
         if not isinstance(raw, list):

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from memnotify_cuse.kernel.arcstats import arcstats_path, parse_arcstats
 from memnotify_cuse.kernel.errors import KernelFileError
 from memnotify_cuse.kernel.files import KernelFile
 from memnotify_cuse.kernel.lru_gen import LruGen
 from memnotify_cuse.kernel.meminfo import Meminfo, parse_meminfo
+from memnotify_cuse.kernel.tiers import MemoryTiers
 from memnotify_cuse.kernel.trace import TraceEvent
 from memnotify_cuse.kernel.vmstat import Vmstat, parse_vmstat
 from memnotify_cuse.kernel.zoneinfo import Zoneinfo, parse_zoneinfo
-from memnotify_cuse.scanner.health import FILES, LRU_GEN, MEMINFO, VMSTAT, Health
+from memnotify_cuse.scanner.health import ARC, FILES, LRU_GEN, MEMINFO, TIERS, VMSTAT, Health
 from memnotify_cuse.scanner.swapspace import SwapSpace
 
 T = TypeVar("T")
@@ -26,7 +29,9 @@ class Sample:
     """Counters at `time_ns` (CLOCK_MONOTONIC), and the trace events since the sample before.
 
     `events` is None where there is no trace, it is paused, or it has lost some. `swap_gain_kb` is what swapping can
-    still win. `mglru` is None where nobody looked: then what the machine began with holds.
+    still win, `arc_gain_kb` what ZFS gives back when it is asked to. `mglru` is None where nobody looked: then what the
+    machine began with holds. `demoting` are the nodes from which pages are demoted to a slower tier of memory, None
+    where the kernel does not say.
     """
 
     time_ns: int
@@ -36,6 +41,8 @@ class Sample:
     events: tuple[TraceEvent, ...] | None = None
     swap_gain_kb: int = 0
     mglru: bool | None = None
+    arc_gain_kb: int = 0
+    demoting: frozenset[int] | None = None
 
 
 class SampleSource(Protocol):
@@ -61,6 +68,9 @@ class Sampler:
         self._vmstat = KernelFile(proc / "vmstat")
         self._meminfo = KernelFile(proc / "meminfo")
         self._lru_gen = LruGen(sys_root)
+        self._tiers = MemoryTiers(sys_root)
+        self._arcstats = str(arcstats_path(proc))
+        self._arc: KernelFile | None = None
         self._swap_space = SwapSpace(proc, self._health, sys_root=sys_root)
         self._last_vmstat: Vmstat | None = None
         self._last_meminfo: Meminfo | None = None
@@ -68,7 +78,9 @@ class Sampler:
         self._hurried = False
         self._text = ""
         self.mglru = False
-        self._read_lru_gen()
+        self._arc_gain_kb = 0
+        self._demoting: frozenset[int] | None = None
+        self._read_switches()
 
     def zoneinfo_text(self) -> str:
         """The text of zoneinfo that was read last."""
@@ -80,7 +92,8 @@ class Sampler:
         self._hurried = not self._hurried and any(event.anon for event in events or ())
         if not self._hurried or self._swap is None:
             self._swap = self._read_swap()
-            self._read_lru_gen()
+            self._arc_gain_kb = self._or_last(ARC, self._read_arc, self._arc_gain_kb)
+            self._read_switches()
         text = self._zoneinfo.read_text()
         zoneinfo = parse_zoneinfo(text, self._zoneinfo.path)
         self._text = text
@@ -95,6 +108,8 @@ class Sampler:
             events=events,
             swap_gain_kb=self._swap[1],
             mglru=self.mglru,
+            arc_gain_kb=self._arc_gain_kb,
+            demoting=self._demoting,
         )
 
     def _see_what_is_gone(self) -> None:
@@ -114,10 +129,25 @@ class Sampler:
         self._last_meminfo = self._or_last(MEMINFO, self._read_meminfo, self._last_meminfo)
         return self._last_meminfo, self._swap_space.gain_kb(self._last_meminfo)
 
-    def _read_lru_gen(self) -> None:
+    def _read_arc(self) -> int:
+        """ZFS may be loaded while the server runs."""
+        if self._arc is None:
+            if not os.path.exists(self._arcstats):
+                return 0
+            self._arc = KernelFile(self._arcstats)
+        return parse_arcstats(self._arc.read_text(), self._arcstats).reclaimable_kb
+
+    def _read_switches(self) -> None:
         self.mglru = self._or_last(LRU_GEN, self._lru_gen.read, self.mglru)
+        try:
+            self._demoting = self._tiers.demoting()
+        except KernelFileError as error:
+            self._health.failed(TIERS, error)
+        else:
+            self._health.worked(TIERS)
 
     def _or_last(self, source: str, read: Callable[[], T], last: T | None) -> T:
+        """What `read` says, or while that fails what it said last; without that the error."""
         try:
             found = read()
         except KernelFileError as error:
@@ -129,5 +159,7 @@ class Sampler:
         return found
 
     def close(self) -> None:
-        for file in (self._zoneinfo, self._vmstat, self._meminfo, self._lru_gen, self._swap_space):
+        for file in (self._zoneinfo, self._vmstat, self._meminfo, self._lru_gen, self._swap_space, self._tiers):
             file.close()
+        if self._arc is not None:
+            self._arc.close()

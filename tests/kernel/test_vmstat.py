@@ -15,7 +15,8 @@ from memnotify_cuse.kernel.vmstat import Vmstat, parse_vmstat, read_vmstat
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 ALL = sorted(FIXTURES.glob("**/vmstat"))
-NAMES = [field.name for field in fields(Vmstat)]
+NAMES = [field.name for field in fields(Vmstat) if field.name != "pgdemote"]
+"""Those that have one line: demoted pages are counted in one for each that demotes."""
 
 
 def test_today_every_counter_is_there() -> None:
@@ -104,3 +105,8 @@ def test_mutated_text_parses_or_is_malformed(file: Path, data: st.DataObject) ->
     end = data.draw(st.integers(start, min(len(text), start + 100)))
     with contextlib.suppress(MalformedKernelFileError):
         parse_vmstat(text[:start] + data.draw(st.text(max_size=30)) + text[end:])
+
+
+def test_pages_are_demoted_by_kswapd_and_by_others() -> None:
+    assert parse_vmstat("pgdemote_kswapd 5\npgdemote_direct 3\npgdemote_proactive 1\n").pgdemote == 9
+    assert parse_vmstat("nr_free_pages 5\n").pgdemote is None

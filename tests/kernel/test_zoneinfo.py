@@ -60,8 +60,8 @@ def test_two_nodes_with_empty_zones() -> None:
         f"node{node}-{name}" for node in (0, 1) for name in ("DMA", "DMA32", "Normal", "Movable", "Device")
     ]
     assert info.nodes == (
-        Node(0, 10469, 117, 528007, 119027, 13949, 141),
-        Node(1, 22434, 107, 109598, 42134, 11117, 146),
+        Node(0, 10469, 117, 528007, 119027, 13949, 141, 19608),
+        Node(1, 22434, 107, 109598, 42134, 11117, 146, 13828),
     )
     dma = zone(info, "node0-DMA")
     assert dma == Zone(
@@ -110,7 +110,7 @@ def test_protection_after_the_counters_until_4_10() -> None:
 
 def test_counter_without_a_name() -> None:
     assert "\n                   176096\n" in (FIXTURES / "x86-4.17" / "zoneinfo").read_text()
-    assert load("x86-4.17").nodes == (Node(0, 22677, 53674, 59867, 67285, 23964, 50674),)
+    assert load("x86-4.17").nodes == (Node(0, 22677, 53674, 59867, 67285, 23964, 50674, 24966),)
 
 
 def test_highmem_and_64k_pages() -> None:
@@ -128,7 +128,7 @@ def test_lowmem_reserve_is_the_largest_entry_wherever_it_stands() -> None:
 
 def test_node_without_memory_has_no_counters() -> None:
     info = load("constructed/memoryless-node-6.12")
-    assert info.nodes == (Node(0, None, None, None, None, None), Node(1, 91399, 1342, 401, 399, 5507, 0))
+    assert info.nodes == (Node(0, None, None, None, None, None), Node(1, 91399, 1342, 401, 399, 5507, 0, 0))
     normal = zone(info, "node1-Normal")
     assert (normal.boost_pages, normal.high_pages, normal.lowmem_reserve_pages) == (512, 12674, 32768)
 
@@ -269,7 +269,7 @@ def zoneinfos(draw: st.DrawFn) -> Zoneinfo:
         for name in names:
             lru = draw(st.one_of(st.none(), populated))
             if lru is not None and counters.mapped_pages is None:
-                counters = Node(node, *draw(populated), draw(counts))
+                counters = Node(node, *draw(populated), draw(counts), draw(counts))
             zones.append(
                 Zone(
                     ZoneId(node, name),
@@ -304,7 +304,8 @@ def render(info: Zoneinfo) -> str:
             out.append(f"      nr_active_anon {node.active_anon_pages}\n")
             out.append(f"      nr_inactive_file {node.inactive_file_pages}\n")
             out.append(f"      nr_active_file {node.active_file_pages}\n")
-            out.append(f"      nr_unevictable 77\n      nr_mapped    {node.mapped_pages}\n")
+            out.append(f"      nr_unevictable 77\n      nr_slab_reclaimable {node.slab_reclaimable_pages}\n")
+            out.append(f"      nr_slab_unreclaimable 4\n      nr_mapped    {node.mapped_pages}\n")
             out.append(f"      nr_shmem     {node.shmem_pages}\n      nr_shmem_hugepages 5\n")
         out.append(f"  pages free     {z.free_pages}\n")
         for key, value in (

@@ -191,7 +191,7 @@ def test_a_malformed_change_is_named_with_its_line(change: dict[str, object], re
     ("change", "reason"),
     [
         ({"format": "other"}, "not a recording of memnotify"),
-        ({"version": 4}, "version 4 of the format; this memnotify reads versions 1 to 3"),
+        ({"version": 5}, "version 5 of the format; this memnotify reads versions 1 to 4"),
         ({"version": True}, "version True of the format"),
         ({"version": None}, "version None of the format"),
         ({"page_kb": 0}, "no page_kb"),

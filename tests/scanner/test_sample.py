@@ -102,3 +102,38 @@ def test_a_switch_that_is_nonsense_at_the_start_is_taken_as_off(proc: Path) -> N
     sampler = Sampler(proc, sys_root=proc)
     assert sampler.sample().mglru is False
     sampler.close()
+
+
+def test_zfs_may_be_loaded_and_unloaded_while_the_server_runs(proc: Path) -> None:
+    health = Health()
+    sampler = Sampler(proc, health)
+    assert sampler.sample().arc_gain_kb == 0
+    arcstats = proc / "spl" / "kstat" / "zfs" / "arcstats"
+    arcstats.parent.mkdir(parents=True)
+    arcstats.write_text("size 4 4194304\nc_min 4 1048576\n")
+    assert sampler.sample().arc_gain_kb == 3072
+    arcstats.write_text("size 4 1048576\nc_min 4 1048576\n")
+    assert sampler.sample().arc_gain_kb == 0
+    arcstats.write_text("")
+    assert sampler.sample().arc_gain_kb == 0
+    assert [each.source for each in health.failures] == ["arcstats"]
+    sampler.close()
+
+
+def test_the_tiers_of_memory_are_as_they_are_now(proc: Path) -> None:
+    switch = proc / "kernel" / "mm" / "numa" / "demotion_enabled"
+    switch.parent.mkdir(parents=True)
+    switch.write_text("false\n")
+    for number, node in ((4, 0), (22, 1)):
+        nodelist = proc / "devices" / "virtual" / "memory_tiering" / f"memory_tier{number}" / "nodelist"
+        nodelist.parent.mkdir(parents=True)
+        nodelist.write_text(f"{node}\n")
+    health = Health()
+    sampler = Sampler(proc, health, sys_root=proc)
+    assert sampler.sample().demoting == frozenset()
+    switch.write_text("true\n")
+    assert sampler.sample().demoting == frozenset({0})
+    switch.write_text("maybe\n")
+    assert sampler.sample().demoting == frozenset({0})
+    assert [each.source for each in health.failures] == ["tiers"]
+    sampler.close()
