@@ -6,7 +6,7 @@ USER_MOUNT := $(CURDIR)/build/mem_notify
 MEMNOTIFY := .venv/bin/memnotify
 
 .DEFAULT_GOAL := help
-.PHONY: help install run install-service uninstall-service test test-vm lint format bench detection clients fuzz attacks reliability clean
+.PHONY: help install run install-service uninstall-service test test-vm lint format bench detection sensitivity clients fuzz attacks reliability clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -60,6 +60,9 @@ bench: ## measure latency, round trip, rest and wake-up beside their peers (root
 detection: ## measure who is told when memory runs out, and who survives (qemu; about two hours)
 	@packaging/setup.sh report
 	.venv/bin/python -m benchmarks.detection
+
+sensitivity: ## play all recordings with each number of the rules halved and doubled, and without each rule (10 minutes)
+	.venv/bin/python -m benchmarks.sensitivity --write
 
 clients: ## run 140 programs in many languages against the device; installs what they need (15 minutes)
 	@packaging/setup.sh dev

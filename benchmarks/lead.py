@@ -21,7 +21,7 @@ from benchmarks.processes import listening, real_reclaim, workshop
 from benchmarks.report import CannotRunError
 from benchmarks.stats import first_between
 from memnotify_cuse.kernel.zoneinfo import read_zoneinfo
-from memnotify_cuse.scanner.outlook import left_pages
+from memnotify_cuse.scanner.forecast import left_pages
 from tests.support.reclaim import GIB, MIB, PAGE_BYTES, RealReclaim
 from tests.support.reclaim.harness import FORGOTTEN_S
 

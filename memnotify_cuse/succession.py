@@ -99,7 +99,7 @@ class Succession:
             )
         if not isinstance(self._scanner, Scanner):
             return replace(carried, played=self._scanner.played)
-        return replace(carried, nodes=self._scanner.outlook) if since_ns else carried
+        return replace(carried, nodes=self._scanner.forecast) if since_ns else carried
 
     def _read_sample(self, now_ns: int) -> Sample | None:
         line = self._state.sample

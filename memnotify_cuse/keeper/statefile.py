@@ -31,7 +31,7 @@ from enum import IntFlag
 from typing import Final, NamedTuple
 
 MAGIC: Final = b"memnotify state\0"
-LAYOUT: Final = 2
+LAYOUT: Final = 3
 """Goes up with every change of the layout. A server that finds another one does not go on with it: `reload` refuses,
 and a restart of the service makes the device anew."""
 

@@ -14,7 +14,8 @@ from memnotify_cuse.board import Board, ZoneState
 from memnotify_cuse.carried import Carried, CarriedNode
 from memnotify_cuse.kernel.errors import KernelFileError
 from memnotify_cuse.kernel.trace import TraceEvent
-from memnotify_cuse.scanner.cadence import FASTEST_FILL_KB_PER_S, WATCHFUL_S, Cadence
+from memnotify_cuse.scanner import choices
+from memnotify_cuse.scanner.cadence import FASTEST_FILL_KB_PER_S, Cadence
 from memnotify_cuse.scanner.doorbell import Doorbell
 from memnotify_cuse.scanner.errors import RecordingError
 from memnotify_cuse.scanner.health import SCANNER, ZONEINFO, Health
@@ -79,7 +80,7 @@ class Scanner:
         self._new_tracker = partial(ZoneTracker, machine, headroom_kb)
         self._tracker = self._new_tracker()
         self._cadence = Cadence(doorbell is not None, machine.page_kb, fill_kb_per_s)
-        self._delay_s = WATCHFUL_S
+        self._delay_s = choices.ACTIVE_S
         self._raised = False
         self._on_active = on_active
         self._pause_s = 0.0
@@ -111,9 +112,9 @@ class Scanner:
         self._scan(self._wakeup.drain())
 
     @property
-    def outlook(self) -> tuple[CarriedNode, ...]:
+    def forecast(self) -> tuple[CarriedNode, ...]:
         """What the next scanner is to know of the nodes."""
-        return self._tracker.outlook
+        return self._tracker.forecast
 
     def go_on_from(self, sample: Sample | None, carried: Carried) -> tuple[ZoneState, ...]:
         """Take over from a scanner before this one; the zones as it saw them.
@@ -183,7 +184,7 @@ class Scanner:
         now_ns = time.monotonic_ns()
         if rang and self._is_only_a_beginning(events):
             self._rang_since_ns = self._rang_since_ns or now_ns
-            left_s = WATCHFUL_S - (now_ns - self._rang_since_ns) / 1e9
+            left_s = choices.ACTIVE_S - (now_ns - self._rang_since_ns) / 1e9
             if left_s > 0:
                 self._cadence.rang(now_ns)
                 self._delay_s = left_s
@@ -195,7 +196,7 @@ class Scanner:
         return not self._mglru and events is not None and not any(event.anon for event in events)
 
     def _longer_pause_s(self) -> float:
-        return min(max(2 * self._pause_s, FIRST_PAUSE_S), WATCHFUL_S)
+        return min(max(2 * self._pause_s, FIRST_PAUSE_S), choices.ACTIVE_S)
 
     def _scan(self, events: tuple[TraceEvent, ...] | None, *, rang: bool = False) -> None:
         sample = self._source.sample(events)
@@ -214,10 +215,10 @@ class Scanner:
         self._cadence.doorbell = self._wakeup.current is not None
         self._delay_s = self._cadence.next_delay_s(
             now_ns=sample.time_ns,
-            reclaiming=scan.reclaim.scanned_pages > 0,
+            reclaiming=scan.measured.reclaim.scanned_pages > 0,
             raised=self._raised,
             zones=sample.zoneinfo.zones,
-            outlooks=scan.outlooks.values(),
+            forecasts=scan.measured.forecasts.values(),
         )
         if self._health.is_settling:
             self._delay_s = min(self._delay_s, SETTLING_S)

@@ -16,27 +16,22 @@ from memnotify_cuse.kernel.errors import KernelFileError
 from memnotify_cuse.kernel.files import KernelFile, read_kernel_text
 from memnotify_cuse.kernel.meminfo import Meminfo
 from memnotify_cuse.kernel.swaps import Swap, ZramStat, parse_mm_stat, parse_swaps
+from memnotify_cuse.scanner import choices
 from memnotify_cuse.scanner.health import SWAPS, Health
 
-UNKNOWN_COST: Final = 0.5
-"""Memory for a page in zram, as a part of it, where that is not to be had: half is what compressors promise."""
-
-PRIOR_BYTES: Final = 16 << 20
-"""So much is taken to be stored already, of data that does not compress: few pages say little of the others."""
-CRUMBS_KB: Final = 1024
-CRUMBS_FRACTION: Final = 256
+UNKNOWN_COST: Final = 1.0
+"""Memory for a page in zram, as a part of it, where that is not to be had: nothing was seen to be saved."""
 
 
 def gain_kb(swaps: Sequence[tuple[Swap, float]]) -> int:
-    """What is to be won, given each swap and the cost of a page in it. Crumbs of a full swap count for nothing."""
-    total_kb = sum(swap.size_kb for swap, _ in swaps)
-    gain = sum(max(0, swap.size_kb - swap.used_kb) * (1 - cost) for swap, cost in swaps)
-    return int(gain) if gain > max(CRUMBS_KB, total_kb // CRUMBS_FRACTION) else 0
+    """What is to be won, given each swap and the cost of a page in it."""
+    return int(sum(max(0, swap.size_kb - swap.used_kb) * (1 - cost) for swap, cost in swaps))
 
 
 def zram_cost(stat: ZramStat) -> float:
     """The memory that a page takes in a zram device, as a part of a page: 0 to 1."""
-    return min(1.0, (stat.memory_bytes + PRIOR_BYTES) / (stat.stored_bytes + PRIOR_BYTES))
+    prior_bytes = choices.ZRAM_PRIOR_KB * 1024
+    return min(1.0, (stat.memory_bytes + prior_bytes) / (stat.stored_bytes + prior_bytes))
 
 
 def zswap_cost(meminfo: Meminfo) -> float:

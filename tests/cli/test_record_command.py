@@ -271,7 +271,7 @@ def test_a_malformed_counter_while_it_records_does_not_end_it(
 
     monkeypatch.setattr(recorder, "Sampler", Stumbling)
     monkeypatch.setattr(recorder, "open_doorbell", lambda proc: None)
-    monkeypatch.setattr("memnotify_cuse.scanner.cadence.LONGEST_REST_S", 0.01)
+    monkeypatch.setattr("memnotify_cuse.scanner.choices.REST_S", 0.01)
     monkeypatch.setattr("memnotify_cuse.scanner.loop.FIRST_RETRY_S", 0.01)
     assert main(["record", str(file), "--proc", str(proc), "--seconds", "0.5"]) == 0
     assert len(list(Recording(file).samples())) >= 2

@@ -42,8 +42,13 @@ def sizes() -> tuple[int, int]:
     return cache, int(available - cache + cache * WANTED_OF_CACHE)
 
 
-def headline(place: Place, workload: str, listener: str, source: Sequence[str] | None) -> Row:
-    """Somebody with a cache, who listens to `source` (None: to nothing), beside one who wants more than is left."""
+def headline(
+    place: Place, workload: str, listener: str, source: Sequence[str] | None, rate_mib_s: int = RATE_MIB_S
+) -> Row:
+    """Somebody with a cache, who listens to `source` (None: to nothing), beside one who wants more than is left.
+
+    `rate_mib_s` is how fast the other one takes it, 0 for as fast as it can.
+    """
     with Experiment(place, workload) as experiment:
         bystander = None
         if listener.startswith("device"):
@@ -52,7 +57,7 @@ def headline(place: Place, workload: str, listener: str, source: Sequence[str] |
         cache, wanted = sizes()
         holder = experiment.hold(cache, source or ("none",))
         holder.wait_ready()
-        allocator = experiment.allocate(wanted)
+        allocator = experiment.allocate(wanted, rate_mib_s)
         row = experiment.row(
             device=listener.startswith("device"),
             listener=listener,
@@ -61,6 +66,7 @@ def headline(place: Place, workload: str, listener: str, source: Sequence[str] |
             held=True,
             wanted_mib=wanted,
         )
+        row.rate_mib_s = rate_mib_s
         if bystander is not None:
             answers = summarise([int(text) / 1000 for _, text in bystander.log.lines("answer")])
             row.bystander_ms = {"median": answers.median, "p99": answers.p99, "max": answers.maximum}

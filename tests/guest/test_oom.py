@@ -42,6 +42,17 @@ def test_with_the_device_nobody_dies_and_the_allocator_gets_its_memory(
     assert row.bystander_ms["max"] < BYSTANDER_LIMIT_MS, row
 
 
+@pytest.mark.parametrize("rate_mib_s", [200, 0])
+def test_a_client_that_gives_little_at_a_time_keeps_up_with_a_fast_one(
+    place: Place, rows: list[Row], rate_mib_s: int, device_server: subprocess.Popen[bytes]
+) -> None:
+    """16 MiB at each notice, while 200 MiB/s and more are taken: it has to be asked again as soon as it has given."""
+    row = headline(place, "cold", "device", DEVICE, rate_mib_s)
+    rows.append(row)
+    assert row.oom_kills == 0, row
+    assert row.survived, row
+
+
 def test_a_server_that_is_killed_in_the_middle_costs_nobody_anything(
     place: Place, rows: list[Row], device_server: subprocess.Popen[bytes]
 ) -> None:

@@ -55,6 +55,8 @@ def sample(
     swap_free_kb: int | None = None,
     mapped: int = 0,
     shmem: int = 0,
+    slab: int = 0,
+    arc_gain_kb: int = 0,
     events: Sequence[TraceEvent] | None = None,
     **counters: int | None,
 ) -> Sample:
@@ -64,7 +66,7 @@ def sample(
     nodes = sorted({each.id.node for each in zones})
     return Sample(
         time_ns=time_ms * MS,
-        zoneinfo=Zoneinfo(zones, tuple(Node(node, None, None, None, None, mapped, shmem) for node in nodes)),
+        zoneinfo=Zoneinfo(zones, tuple(Node(node, None, None, None, None, mapped, shmem, slab) for node in nodes)),
         vmstat=Vmstat(**values),
         meminfo=Meminfo(
             total_kb=16_000_000,
@@ -80,6 +82,7 @@ def sample(
         ),
         events=None if events is None else tuple(events),
         swap_gain_kb=swap_kb if swap_free_kb is None else swap_free_kb,
+        arc_gain_kb=arc_gain_kb,
     )
 
 

@@ -6,11 +6,21 @@ import pytest
 
 from memnotify_cuse.kernel.zoneinfo import Zone
 from memnotify_cuse.scanner.cadence import Cadence
+from memnotify_cuse.scanner.forecast import Forecast
 from tests.scanner.samples import MS, zone
 
 
-def delay(cadence: Cadence, now_ms: int, *zones: Zone, reclaiming: bool = False, raised: bool = False) -> float:
-    return cadence.next_delay_s(now_ns=now_ms * MS, reclaiming=reclaiming, raised=raised, zones=zones or (zone(),))
+def delay(
+    cadence: Cadence,
+    now_ms: int,
+    *zones: Zone,
+    reclaiming: bool = False,
+    raised: bool = False,
+    forecasts: tuple[Forecast, ...] = (),
+) -> float:
+    return cadence.next_delay_s(
+        now_ns=now_ms * MS, reclaiming=reclaiming, raised=raised, zones=zones or (zone(),), forecasts=forecasts
+    )
 
 
 @pytest.mark.parametrize("doorbell", [True, False])
@@ -24,7 +34,7 @@ def test_every_20_to_50_ms_while_the_kernel_reclaims(doorbell: bool) -> None:
 def test_back_to_rest_when_kswapd_sleeps_and_no_zone_is_under_pressure() -> None:
     cadence = Cadence(doorbell=True, page_kb=4)
     delay(cadence, 0, reclaiming=True)
-    assert delay(cadence, 700) >= 1
+    assert delay(cadence, 1100) == 5.0
 
 
 def test_at_rest_with_plenty_of_memory_less_than_once_a_second() -> None:
@@ -52,3 +62,12 @@ def test_a_ring_counts_as_reclaim() -> None:
     cadence = Cadence(doorbell=True, page_kb=4)
     cadence.rang(100 * MS)
     assert delay(cadence, 101) == 0.02
+
+
+def test_what_is_about_to_end_is_looked_at_more_often_until_nothing_is_taken_any_more() -> None:
+    cadence = Cadence(doorbell=True, page_kb=4)
+    ending = Forecast(0, 0, 1000.0, headroom_pages=1000, floor_pages=100, taken_pages=1000)
+    still = Forecast(0, 0, 0.0, headroom_pages=1000, floor_pages=100)
+    assert delay(cadence, 0, raised=True, forecasts=(ending,)) == 0.02
+    assert delay(cadence, 4999, raised=True, forecasts=(still,)) == 0.02
+    assert delay(cadence, 5000, raised=True, forecasts=(still,)) == 0.25

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import pytest
 
-from memnotify_cuse.board import NOTIFY_INTERVAL_NS
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 from memnotify_cuse.scanner.recordfile import Recording
 from memnotify_cuse.scanner.zones import ZoneTracker
-from tests.support.replay import TRACES, capture, play
+from tests.support.replay import TRACES, capture, keep_their_distance, play
 
 NORMAL = ZoneId(0, "Normal")
 SILENT = [
@@ -74,7 +71,7 @@ def test_without_swap_told_before_kswapd_wakes() -> None:
 def test_notices_keep_their_distance_and_end_with_the_pressure(scenario: str) -> None:
     playback = play(capture(scenario))
     times_ns = [notice.time_ns for notice in playback.notices]
-    assert all(later - earlier >= NOTIFY_INTERVAL_NS for earlier, later in pairwise(times_ns))
+    assert keep_their_distance(playback.notices)
     assert {notice.zone for notice in playback.notices} == {NORMAL}
     assert len(playback.ends) == 1
     assert playback.ends[0].time_ns > times_ns[-1]

@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 
 from memnotify_cuse.kernel.zoneinfo import Zone
-from memnotify_cuse.scanner.evidence import Evidence, Reclaim, find_evidence, reclaim_between
+from memnotify_cuse.scanner.evidence import Evidence, find_evidence
+from memnotify_cuse.scanner.forecast import Forecast, Forecaster
 from memnotify_cuse.scanner.machine import Machine
-from memnotify_cuse.scanner.outlook import Outlook, OutlookTracker
+from memnotify_cuse.scanner.measured import Measured, Reclaim, reclaim_between
 from memnotify_cuse.scanner.sample import Sample
 from tests.scanner.samples import CLASSIC, MGLRU, deactivate, direct_begin, sample, shrink, zone
 
@@ -28,10 +29,15 @@ def evidence(
     before: Sample, now: Sample, machine: Machine = CLASSIC, recent: Reclaim | None = None
 ) -> dict[int, Evidence]:
     """The evidence of one interval, with nothing scanned in the second before it."""
-    tracker = OutlookTracker(machine)
-    tracker.update(before)
+    forecaster = Forecaster(machine)
+    forecaster.update(before)
     reclaim = reclaim_between(before, now)
-    return find_evidence(before, now, reclaim, recent or reclaim, tracker.update(now), machine)
+    return find_evidence(Measured(before, now, machine, reclaim, recent or reclaim, forecaster.update(now)))
+
+
+def forecast_is(forecast: Forecast, before: Sample, now: Sample) -> Measured:
+    """What was measured in an interval, with another forecast."""
+    return Measured(before, now, CLASSIC, reclaim_between(before, now), Reclaim(), {0: forecast})
 
 
 def grown(pages: int) -> Zone:
@@ -100,16 +106,25 @@ class TestAnonScanWherePageCacheCannotHelp:
 
 
 class TestAnonScanBesidePageCache:
-    def test_a_quarter_of_what_was_scanned_is_enough(self) -> None:
+    def test_a_64th_of_all_anonymous_pages_is_enough(self) -> None:
         before = sample(cached())
-        enough = sample(cached(), pgscan_kswapd=8000, pgscan_file=6000)
-        assert evidence(before, enough) == {0: Evidence("anon_scan", 2000)}
-        too_few = sample(cached(), pgscan_kswapd=8000, pgscan_file=6001)
+        enough = sample(cached(), pgscan_kswapd=2000, pgscan_file=2000 - 1562)
+        assert evidence(before, enough) == {0: Evidence("anon_scan", 1562)}
+        too_few = sample(cached(), pgscan_kswapd=2000, pgscan_file=2000 - 1561)
         assert evidence(before, too_few) == {}
 
-    def test_a_few_pages_beside_many_file_pages_are_none(self) -> None:
-        now = sample(cached(), pgscan_kswapd=40_000, pgscan_file=38_000)
-        assert evidence(sample(cached()), now) == {}
+    def test_less_than_a_quarter_of_what_was_scanned_is_none(self) -> None:
+        enough = sample(cached(), pgscan_kswapd=8000, pgscan_file=6000)
+        assert set(evidence(sample(cached()), enough)) == {0}
+        too_few = sample(cached(), pgscan_kswapd=8000, pgscan_file=6001)
+        assert evidence(sample(cached()), too_few) == {}
+
+    def test_pages_that_are_demoted_are_none(self) -> None:
+        """Until the slower nodes are full as well, and some are swapped out."""
+        moved = sample(cached(), pgscan_kswapd=9000, pgsteal_anon=8000, pgdemote=8000)
+        assert evidence(sample(cached()), moved) == {}
+        swapped = sample(cached(), pgscan_kswapd=9000, pgsteal_anon=8000, pgdemote=6000, pswpout=2000)
+        assert evidence(sample(cached()), swapped) == {0: Evidence("anon_scan", 2000)}
 
     def test_any_number_is_none_while_page_cache_is_what_comes_in(self) -> None:
         """As when a file is read, and idle memory is looked at, and even swapped out, to make room for page cache."""
@@ -148,6 +163,7 @@ class TestAnonScanBesidePageCache:
     def test_bursts_within_a_second_add_up(self) -> None:
         before, now = sample(cached()), sample(cached(), pgscan_kswapd=100)
         assert evidence(before, now, recent=Reclaim(4000, 1600)) == {0: Evidence("anon_scan", 100)}
+        assert evidence(before, now, recent=Reclaim(4000, 1500)) == {}
         assert evidence(before, now, recent=Reclaim(8000, 1600)) == {}
 
     def test_an_interval_without_any_is_none_whatever_was_before(self) -> None:
@@ -224,16 +240,16 @@ class TestExhausted:
     def test_no_more_left_than_the_headroom_and_somebody_takes_it(
         self, left: int, declining: bool, scanned: int, told: bool
     ) -> None:
-        outlook = Outlook(left, 1000, 100.0, headroom_pages=1000, floor_pages=100, declining=declining)
+        taken = 32 if declining else 31
+        forecast = Forecast(left, 1000, 100.0, headroom_pages=1000, floor_pages=100, taken_pages=taken)
         now = sample(pgscan_kswapd=scanned, pgscan_file=scanned)
-        found = find_evidence(sample(), now, reclaim_between(sample(), now), Reclaim(), {0: outlook}, CLASSIC)
+        found = find_evidence(forecast_is(forecast, sample(), now))
         assert found == ({0: Evidence("file_exhausted", 0)} if told else {})
 
 
 @pytest.mark.parametrize(("cache", "helps"), [(100, False), (101, True)])
 def test_page_cache_helps_while_there_is_more_than_the_headroom_s_floor(cache: int, helps: bool) -> None:
-    outlook = Outlook(10_000, cache, 0.0, headroom_pages=1000, floor_pages=100, declining=False)
-    assert outlook.page_cache_can_help is helps
+    forecast = Forecast(10_000, cache, 0.0, headroom_pages=1000, floor_pages=100)
     now = sample(cached(), pgscan_kswapd=32)
-    found = find_evidence(sample(), now, reclaim_between(sample(), now), Reclaim(), {0: outlook}, CLASSIC)
+    found = find_evidence(forecast_is(forecast, sample(), now))
     assert bool(found) is not helps

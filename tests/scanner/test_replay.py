@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from memnotify_cuse.scanner.recording import Header
 from memnotify_cuse.scanner.replay import Replay, shifted
 from memnotify_cuse.scanner.sample import Sample
 from tests.scanner.samples import CLASSIC, MS, direct_begin, sample, shrink, zone
-from tests.support.replay import End, Notice, Playback, capture, play, play_samples
+from tests.support.replay import End, Playback, capture, play, play_samples
 
 NORMAL = ZoneId(0, "Normal")
 START_NS = 5_000_000_000_000
@@ -71,9 +72,7 @@ def test_a_replay_tells_what_the_rules_say_as_long_after_its_start(name: str, cl
     shift_ns = START_NS + DELAY_NS - next(recording.samples()).time_ns
     replayed(recording, clock)
     expected = play(recording)
-    assert clock.playback.notices == [
-        Notice(each.time_ns + shift_ns, each.zone, each.reason) for each in expected.notices
-    ]
+    assert clock.playback.notices == [replace(each, time_ns=each.time_ns + shift_ns) for each in expected.notices]
     assert clock.playback.ends == [End(each.time_ns + shift_ns, each.zone) for each in expected.ends]
     told = clock.board.states[NORMAL]
     assert told.raised == len(expected.ends)

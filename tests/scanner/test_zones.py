@@ -218,7 +218,7 @@ class TestTakenOver:
         known = scan.states[0]
         carried = CarriedZone(known.zone, True, known.reason, known.time_ns, known.raised)
         last = kernel.sample(amounts[-1], swap_kb=0)
-        for nodes, expected in ((kernel.tracker.outlook, 1), ((), 0)):
+        for nodes, expected in ((kernel.tracker.forecast, 1), ((), 0)):
             following = ZoneTracker(CLASSIC)
             following.go_on(last, Carried(zones=(carried,), nodes=nodes))
             scan = following.update(replace(last, time_ns=last.time_ns + 400 * MS))

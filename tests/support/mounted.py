@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, Generic, TypeVar
 
 from memnotify_cuse.record import Record
+from memnotify_cuse.scanner.forecast import SWAP_CLUSTER_PAGES
 from tests.support.server import Server
 
 LIMIT_S: Final = 120.0
@@ -237,7 +238,7 @@ def calm_proc(directory: Path) -> ProcTree:
 class Machine(ProcTree):
     """The machine of `calm_proc` without swap, whose node1-Normal is as good as full; nothing is under pressure yet.
 
-    Each `tighten` takes one more page away: the scanner raises the zone and notifies once. The zone stays under
+    Each `tighten` takes away one more batch of pages: the scanner raises the zone and notifies once. It stays under
     pressure, without a second notification, until `make_room`; `fill_up` makes it as it was at first. The server is
     to have `options`: a headroom that stays as it is, however fast these tests go on.
     """
@@ -254,6 +255,7 @@ class Machine(ProcTree):
         self.tight = False
         # Less than what is mapped, and so nothing that could be had.
         self.set_pages(self.ZONE, {"nr_zone_active_file": 0, "nr_zone_inactive_file": 10_000})
+        self.set_pages(self.ZONE, {"nr_slab_reclaimable": 0})
         self.fill_up()
 
     @property
@@ -263,7 +265,7 @@ class Machine(ProcTree):
 
     def tighten(self) -> None:
         self.tight = True
-        self._taken_pages += 1
+        self._taken_pages += SWAP_CLUSTER_PAGES
         self._set_free(self.HIGH_PAGES + self.HEADROOM_PAGES - self._taken_pages)
 
     def make_room(self) -> None:

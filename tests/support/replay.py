@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
-from memnotify_cuse.board import Board, BoardListener, ZoneState
+from memnotify_cuse.board import CRITICAL_INTERVAL_NS, NOTIFY_INTERVAL_NS, Board, BoardListener, ZoneState
 from memnotify_cuse.kernel.zoneinfo import ZoneId
+from memnotify_cuse.record import LEVEL_CRITICAL, LEVEL_LOW
 from memnotify_cuse.scanner.machine import Machine
 from memnotify_cuse.scanner.recordfile import Recording
 from memnotify_cuse.scanner.replay import Player
@@ -37,6 +39,16 @@ class Notice:
     time_ns: int
     zone: ZoneId
     reason: str | None
+    level: str = LEVEL_LOW
+
+
+def keep_their_distance(notices: Iterable[Notice]) -> bool:
+    """Whether notifications came no oftener than they may: every 200 ms, or 20 where it became critical."""
+    times = {notice.time_ns: notice.level for notice in notices}
+    return all(
+        later - earlier >= (CRITICAL_INTERVAL_NS if times[later] == LEVEL_CRITICAL else NOTIFY_INTERVAL_NS)
+        for earlier, later in pairwise(times)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +67,7 @@ class Playback(BoardListener):
     ends: list[End] = field(default_factory=list)
 
     def notified(self, zones: tuple[ZoneState, ...], now_ns: int) -> None:
-        self.notices += [Notice(now_ns, state.zone, state.reason) for state in zones]
+        self.notices += [Notice(now_ns, state.zone, state.reason, state.level) for state in zones]
 
     def pressure_ended(self, zones: tuple[ZoneId, ...], now_ns: int) -> None:
         self.ends += [End(now_ns, zone) for zone in zones]

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from memnotify_cuse.scanner.outlook import KEPT_NS
+from memnotify_cuse.scanner.choices import RATE_KEPT_NS
 from tests.support.reclaim.counters import (
     BOOST,
     CPU_LISTS,
@@ -53,7 +53,7 @@ from tests.support.reclaim.counters import (
 from tests.support.reclaim.holder import Holder
 from tests.support.reclaim.putback import Undo, add_zram, restore_leftovers, start_ticks
 
-FORGOTTEN_S = 1.5 * KEPT_NS / 1e9
+FORGOTTEN_S = 1.5 * RATE_KEPT_NS / 1e9
 """After so long a server does not reckon any more with how fast memory was taken."""
 
 
