@@ -1,10 +1,10 @@
 """The board: what the scanner publishes about every zone, and what the device is told of it.
 
 The scanner writes the state of all zones here after each sample, with the zones whose anonymous pages were
-reclaimed in it; a simulation writes here too, and takes the same way from here on. The board merges the two
-and tells its listener about *notifications* (at most one in 200 ms, MEM_NOTIFY_FREQ of the 2008 patch) and
-about zones whose pressure ended. It does no I/O and reads no clock: times are CLOCK_MONOTONIC nanoseconds,
-passed in.
+reclaimed in it; a simulation writes here too, and takes the same way from here on. The board merges the two and tells
+its listener about *notifications* and about zones whose pressure ended. There is at most one notification in 200 ms
+(MEM_NOTIFY_FREQ of the 2008 patch); while a zone's level is critical there are as many as programs answer, at most one
+in 20 ms. The board does no I/O and reads no clock: times are CLOCK_MONOTONIC nanoseconds, passed in.
 
 A *rise* is told to everybody: the level of a zone under pressure is above the highest one told in that pressure, or is
 critical at its first notification. A level that swings does not rise at each swing, since the highest one told is kept
@@ -23,6 +23,10 @@ from memnotify_cuse.record import LEVEL_CRITICAL, LEVEL_LOW, LEVELS, Record
 
 NOTIFY_INTERVAL_NS: Final = 200_000_000
 """Least time between two notifications, system-wide (`MEM_NOTIFY_FREQ`, HZ/5, of the v6 patch)."""
+
+CRITICAL_INTERVAL_NS: Final = 20_000_000
+"""The same while some zone is critical, as often as the scanner looks then: what is left may not last for 200 ms, and a
+program that has given memory back since, and waits again, may have more."""
 
 TOLD_LEVEL_KEPT_NS: Final = 10_000_000_000
 """How long a zone's level must have been below the highest one told before it can rise to that one again."""
@@ -104,6 +108,10 @@ class BoardListener:
         """The status or level of `zones` has changed; none: tell those that were left before."""
         return ChangesTold(0, more=False)
 
+    def awaits(self, zones: tuple[ZoneState, ...]) -> bool:
+        """Whether somebody waits for the next notification about any of `zones`, having answered the last one."""
+        return False
+
     def notified(self, zones: tuple[ZoneState, ...], now_ns: int) -> None:
         """Anonymous pages of `zones` are being reclaimed, or their level has risen; all are under pressure."""
 
@@ -184,6 +192,7 @@ class Board:
         self._more_to_show = False
         self._next_change_ns = 0
         self._last_notified_ns: int | None = None
+        self._found_nobody_ns = 0
         self.notifications = 0
 
     @property
@@ -249,6 +258,8 @@ class Board:
             self._due.update(dict.fromkeys(self._simulated_until_ns))
             self._due.update(dict.fromkeys(self._risen))
         zones = tuple(state for state in map(self._effective.get, self._due) if state and state.under_pressure)
+        if slot_open and zones and self._is_for_nobody(zones, now_ns):
+            self._found_nobody_ns, slot_open = now_ns, False
         if slot_open or not zones:
             self._due.clear()
         if slot_open and zones:
@@ -340,7 +351,18 @@ class Board:
         return level > told.highest
 
     def _next_slot_ns(self) -> int:
-        return 0 if self._last_notified_ns is None else self._last_notified_ns + NOTIFY_INTERVAL_NS
+        if self._last_notified_ns is None:
+            return 0
+        regular_ns = self._last_notified_ns + NOTIFY_INTERVAL_NS
+        if not any(state.under_pressure and state.level == LEVEL_CRITICAL for state in self._effective.values()):
+            return regular_ns
+        return min(regular_ns, max(self._last_notified_ns, self._found_nobody_ns) + CRITICAL_INTERVAL_NS)
+
+    def _is_for_nobody(self, zones: tuple[ZoneState, ...], now_ns: int) -> bool:
+        """Whether a notification that comes sooner than they usually do would find nobody who waits for one."""
+        if self._last_notified_ns is None or now_ns >= self._last_notified_ns + NOTIFY_INTERVAL_NS or self._risen:
+            return False
+        return not self._listener.awaits(zones)
 
     def _overlay(self, state: ZoneState, now_ns: int) -> ZoneState:
         """`state` with a running simulation laid over it: as if its free pages were at the high watermark.

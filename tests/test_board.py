@@ -23,6 +23,10 @@ class Listener(BoardListener):
         self.ended: list[tuple[int, tuple[ZoneId, ...]]] = []
         self.rises: list[tuple[int, ZoneId, str]] = []
         self.changes: list[set[ZoneId]] = []
+        self.awaited = False
+
+    def awaits(self, zones: tuple[ZoneState, ...]) -> bool:
+        return self.awaited
 
     def changed(self, zones: tuple[ZoneId, ...]) -> ChangesTold:
         self.changes.append(set(zones))
@@ -317,6 +321,33 @@ class TestTakenOver:
         assert following.snapshot() == board.snapshot()
 
 
+class TestCritical:
+    """Notifications come as often as programs answer, each with evidence of its own."""
+
+    def play(self, board: Board, listener: Listener, awaited_ms: range, *, every_ms: int = 20) -> list[int]:
+        for now_ms in range(1000, 1500, every_ms):
+            listener.awaited = now_ms in awaited_ms
+            drive(board, now_ms - every_ms, now_ms - 1)
+            board.publish(pressed(NORMAL, level=LEVEL_CRITICAL), [NORMAL], now_ms * MS)
+        return listener.times_ms
+
+    def test_every_200_ms_while_nobody_has_answered(self, board: Board, listener: Listener) -> None:
+        assert self.play(board, listener, range(0)) == [1000, 1200, 1400]
+
+    def test_at_each_sample_while_somebody_waits_again(self, board: Board, listener: Listener) -> None:
+        assert self.play(board, listener, range(1040, 1100)) == [1000, 1040, 1060, 1080, 1280, 1480]
+
+    def test_not_sooner_than_20_ms_after_the_last_one(self, board: Board, listener: Listener) -> None:
+        times_ms = self.play(board, listener, range(2000), every_ms=5)
+        assert times_ms == list(range(1000, 1500, 20))
+
+    def test_a_simulation_is_repeated_as_often(self, board: Board, listener: Listener) -> None:
+        listener.awaited = True
+        board.simulate(NORMAL, 101 * MS, 0, LEVEL_CRITICAL)
+        drive(board, 0, 1000)
+        assert listener.times_ms == [0, 20, 40, 60, 80, 100]
+
+
 class TestRise:
     """A level above the highest one told in a zone's pressure is told to everybody, at once."""
 
@@ -343,18 +374,21 @@ class TestRise:
         assert listener.times_ms == [0, 1000, 2000]
         assert listener.rises == [(1000, NORMAL, LEVEL_MEDIUM), (2000, NORMAL, LEVEL_CRITICAL)]
 
-    def test_waits_for_the_rate_and_comes_as_soon_as_it_allows(self, board: Board, listener: Listener) -> None:
-        self.play(board, (0, LEVEL_LOW), (30, LEVEL_CRITICAL))
+    @pytest.mark.parametrize(("level", "told_ms"), [(LEVEL_MEDIUM, 200), (LEVEL_CRITICAL, 20)])
+    def test_waits_for_the_rate_and_comes_as_soon_as_it_allows(
+        self, board: Board, listener: Listener, level: str, told_ms: int
+    ) -> None:
+        self.play(board, (0, LEVEL_LOW), (10, level))
         assert listener.times_ms == [0]
-        assert board.deadline_ns == NOTIFY_INTERVAL_NS
-        drive(board, 30, 1000)
-        assert listener.rises == [(200, NORMAL, LEVEL_CRITICAL)]
+        assert board.deadline_ns == told_ms * MS
+        drive(board, 10, 1000)
+        assert listener.rises == [(told_ms, NORMAL, level)]
         assert board.deadline_ns is None
 
     def test_that_is_over_before_its_time_is_not_told(self, board: Board, listener: Listener) -> None:
-        self.play(board, (0, LEVEL_LOW), (30, LEVEL_CRITICAL), (60, LEVEL_LOW))
+        self.play(board, (0, LEVEL_LOW), (30, LEVEL_MEDIUM), (60, LEVEL_LOW))
         assert board.deadline_ns is None
-        self.play(board, (90, LEVEL_CRITICAL), (120, None))
+        self.play(board, (90, LEVEL_MEDIUM), (120, None))
         assert board.deadline_ns is None
         drive(board, 120, 1000)
         assert listener.times_ms == [0]

@@ -18,7 +18,7 @@ from memnotify_cuse.device.changes import Changes
 from memnotify_cuse.device.herd import Herd
 from memnotify_cuse.device.openfile import Holder, OpenFile, Signalled
 from memnotify_cuse.device.policy import Policy
-from memnotify_cuse.device.pressure import Pressure
+from memnotify_cuse.device.pressure import Pressure, topics_of_states
 from memnotify_cuse.device.told import Told
 from memnotify_cuse.device.topics import Special, Topic
 from memnotify_cuse.kernel.zoneinfo import ZoneId
@@ -215,6 +215,10 @@ class Device(BoardListener):
             self._answered(file, now_ns)
         return file.take(size)
 
+    def awaits(self, zones: tuple[ZoneState, ...]) -> bool:
+        """Whether some file that waits about any of `zones` has been answered since it was told."""
+        return self._herd.awaits(topics_of_states(zones))
+
     def notified(self, zones: tuple[ZoneState, ...], now_ns: int) -> None:
         """Tell the watchers whose turn it is, all of them of a rise."""
         self._notified_ns = now_ns
@@ -348,7 +352,10 @@ class Device(BoardListener):
         return self.policy.guard_ns(self.open_files_of(user))
 
     def _guard_passed(self, file: OpenFile, now_ns: int) -> bool:
-        return file.told_ns is None or now_ns - file.told_ns >= self._guard_ns(file.user)
+        """Whether it may be told again. While memory is about to end, each notification is for whoever is back."""
+        if file.told_ns is None or now_ns - file.told_ns >= self._guard_ns(file.user):
+            return True
+        return file.topic in self._pressure.critical and self._pressure.last_of(file.topic) > file.told_rise
 
     def _told_ns(self, now_ns: int) -> int:
         """When a file was told that is told at `now_ns`: at the notification, so that none is missed by a hair."""

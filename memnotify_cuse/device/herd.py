@@ -78,6 +78,11 @@ class Herd:
         )
         return everybody + take_turns(offers, most)
 
+    def awaits(self, topics: Topics) -> bool:
+        """Whether a file about any of `topics` waits that has been answered since it was told."""
+        lines = (*self.watchers.in_turn(), *self.subscribers.in_turn())
+        return any(not file.awaits_answer for line in lines for file in _about(line, topics))
+
     def pick_changed(self) -> tuple[list[OpenFile], bool]:
         """The watchers of `state` to be woken of changes, in turn, and whether more are to be woken."""
         lines = self.watchers.in_turn()
@@ -166,9 +171,14 @@ class Herd:
         return picked
 
     def _due(self, line: Line, topics: Topics, now_ns: int) -> Iterator[OpenFile]:
-        """The files of `line` about `topics` whose guard time has passed."""
+        """The files of `line` about `topics` whose guard time has passed, or which are back while it is critical."""
         latest_ns = now_ns - self._guard_ns(line.user)
-        return (file for file in _about(line, topics) if file.told_ns is None or file.told_ns <= latest_ns)
+        critical = self._pressure.critical
+        return (
+            file
+            for file in _about(line, topics)
+            if file.told_ns is None or file.told_ns <= latest_ns or (file.topic in critical and not file.awaits_answer)
+        )
 
     def _is_change_due(self, file: OpenFile) -> bool:
         return not file.awaits_answer and self._pressure.rise_of(file.topic) > file.told_rise

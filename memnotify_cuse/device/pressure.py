@@ -8,7 +8,7 @@ from typing import NamedTuple
 from memnotify_cuse.board import ZoneState
 from memnotify_cuse.device.topics import Special, Topic, topics_at
 from memnotify_cuse.kernel.zoneinfo import ZoneId
-from memnotify_cuse.record import LEVELS
+from memnotify_cuse.record import LEVEL_CRITICAL, LEVELS
 
 Topics = frozenset[Topic]
 
@@ -40,7 +40,8 @@ class Notification(NamedTuple):
 class Pressure:
     """The zones under pressure that a notification has told of. `page_kb` is the page size in KiB.
 
-    `topics` are those of which there is something to be told. `notification` counts the notifications, and the changes
+    `topics` are those of which there is something to be told, `critical` those of them whose zone, or the worst one, is
+    critical. `notification` counts the notifications, and the changes
     of state.
     """
 
@@ -53,6 +54,7 @@ class Pressure:
         self._last: dict[Topic, int] = {}
         self._worst: _Pressed | None = None
         self.topics: Topics = frozenset()
+        self.critical: Topics = frozenset()
         self.notification = 0
 
     def follow(self, states: Mapping[ZoneId, ZoneState]) -> None:
@@ -109,6 +111,7 @@ class Pressure:
     def _look(self) -> None:
         """Find out what is to be told."""
         self.topics = _topics_of(self._pressed.values())
+        self.critical = _topics_of(each for each in self._pressed.values() if each.state.level == LEVEL_CRITICAL)
         self._rises = {Special.STATE: self._state_change}
         for zone, rise in self._zone_rises.items():
             for topic in (zone, *topics_at(self._pressed[zone].level)):
@@ -116,9 +119,14 @@ class Pressure:
         self._worst = max(self._pressed.values(), key=lambda each: (each.level, each.state.target_pages), default=None)
 
 
-def _topics_of(pressed: Iterable[_Pressed]) -> Topics:
+def topics_of_states(zones: Iterable[ZoneState]) -> Topics:
+    """What a notification about `zones` is about."""
     topics: set[Topic] = set()
-    for each in pressed:
-        topics.add(each.state.zone)
-        topics.update(topics_at(each.level))
+    for state in zones:
+        topics.add(state.zone)
+        topics.update(topics_at(LEVELS.index(state.level)))
     return frozenset(topics)
+
+
+def _topics_of(pressed: Iterable[_Pressed]) -> Topics:
+    return topics_of_states(each.state for each in pressed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from memnotify_cuse.board import ZoneState
 from memnotify_cuse.device.policy import Policy
 from memnotify_cuse.record import LEVEL_CRITICAL, LEVEL_LOW, LEVEL_MEDIUM
 from tests.device.bench import ALICE, BOB, CAROL, DMA32, MS, NORMAL, UserBench
@@ -12,6 +13,10 @@ from tests.device.bench import ALICE, BOB, CAROL, DMA32, MS, NORMAL, UserBench
 @pytest.fixture
 def bench() -> UserBench:
     return UserBench()
+
+
+def state_of(level: str) -> ZoneState:
+    return ZoneState(NORMAL, 1, 50, 60, 0, "anon_scan", level=level)
 
 
 def rise(bench: UserBench, now_ms: int, level: str = LEVEL_CRITICAL) -> None:
@@ -83,7 +88,7 @@ class TestPoll:
         rise(bench, 1000)
         woken = bench.woken()
         bench.answer(woken, 1001)
-        bench.notify(1200, level=LEVEL_CRITICAL)
+        bench.notify(1200, level=LEVEL_MEDIUM)
         assert bench.woken() == []
         assert not bench.polls(woken[0], 1300)
 
@@ -231,3 +236,45 @@ class TestSigio:
         bench.notify(1000, DMA32)
         rise(bench, 1200)
         assert {file.topic for file in bench.picks(1200)} == {NORMAL}
+
+
+class TestCritical:
+    """While what is left may end at any moment, whoever has answered and waits again is told by each notification."""
+
+    def test_guard_time_does_not_count_for_who_is_back(self, bench: UserBench) -> None:
+        (file,) = bench.sleepers(ALICE, 1)
+        for now_ms in (1000, 1020, 1040):
+            bench.notify(now_ms, level=LEVEL_CRITICAL)
+            assert bench.woken() == [file]
+            assert bench.device.awaits((state_of(LEVEL_CRITICAL),)) is False
+            bench.answer([file], now_ms + 1)
+            assert bench.device.awaits((state_of(LEVEL_CRITICAL),)) is True
+        bench.notify(1060, level=LEVEL_MEDIUM)
+        assert bench.woken() == []
+
+    def test_who_polls_without_waiting_is_told_once_by_each(self, bench: UserBench) -> None:
+        file = bench.open(ALICE)
+        for now_ms in (1000, 1020):
+            bench.notify(now_ms, level=LEVEL_CRITICAL)
+            assert bench.polls(file, now_ms)
+            assert bench.reads(file, now_ms)
+            assert not bench.polls(file, now_ms + 10)
+
+    def test_who_has_not_read_the_last_record_is_not_told_of_another_until_guard_time_has_passed(
+        self, bench: UserBench
+    ) -> None:
+        (file,) = bench.subscribers(ALICE, 1)
+        bench.notify(1000, level=LEVEL_CRITICAL)
+        assert bench.signal(1000) == [file]
+        bench.notify(1020, level=LEVEL_CRITICAL)
+        assert bench.signal(1020) == []
+        assert bench.reads(file, 1030)
+        bench.notify(1040, level=LEVEL_CRITICAL)
+        assert bench.signal(1040) == [file]
+        bench.notify(1240, level=LEVEL_CRITICAL)
+        assert bench.signal(1240) == [file]
+
+    def test_herd_control_holds(self, bench: UserBench) -> None:
+        bench.sleepers(ALICE, 160)
+        bench.notify(1000, level=LEVEL_CRITICAL)
+        assert len(bench.woken()) == 11
