@@ -22,7 +22,7 @@ from memnotify_cuse.cli.streams import complain, have_standard_streams, silence
 if TYPE_CHECKING:
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 
-SUBCOMMANDS = ("serve", "reload", "status", "wait", "simulate", "record", "doctor")
+SUBCOMMANDS = ("serve", "reload", "status", "wait", "simulate", "record", "explain", "doctor")
 
 # A full disk; a terminal that has closed; a descriptor that is not open for writing.
 _CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
@@ -37,6 +37,7 @@ examples:
   sudo memnotify simulate --for 2         tell every program, as if memory were tight
   memnotify status                        the state of every zone, and who watches
   sudo memnotify record trouble.jsonl.gz  write down what the scanner sees, for serve --replay
+  memnotify explain trouble.jsonl.gz      by which rule a zone came under pressure, or what was missing
 
 exit codes: 0 as asked; 1 a negative answer (each command's --help says which);
 2 an error, told in one line on stderr; 130 interrupted with Ctrl-C.

@@ -20,6 +20,7 @@ CONTRACT = {
     "wait": ["--device", "--timeout"],
     "simulate": ["--mount", "--zone", "--for"],
     "record": ["FILE", "--force", "--proc", "--seconds"],
+    "explain": ["RECORDING", "--at", "--time-ns", "--raise", "--json"],
     "doctor": [],
 }
 
@@ -49,7 +50,7 @@ def test_serve_has_the_sigio_option_of_the_contract(capsys: pytest.CaptureFixtur
     assert "--sigio" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["status", "wait", "simulate", "record", "doctor"])
+@pytest.mark.parametrize("name", ["status", "wait", "simulate", "record", "explain", "doctor"])
 def test_each_help_has_examples_and_exit_codes(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([name, "--help"]) == 0
     out = capsys.readouterr().out
