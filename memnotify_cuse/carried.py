@@ -2,7 +2,7 @@
 
     head      notifications so far and when the last one was, where a recording that is played was begun, two counts
     zones     one of each that was ever under pressure: its state, its simulation, the levels that programs were told
-    nodes     one of each while a zone is under pressure: how fast its memory declines
+    nodes     one of each while a zone is under pressure: how fast its memory declines, and what its slab had
 
 Times are CLOCK_MONOTONIC nanoseconds, which go on from one server to the next. Who reads it checks all of it: the
 server that wrote it may have been taken over, and a time that lies ahead could keep programs from being told for good.
@@ -24,7 +24,7 @@ MOST: Final = 1 << 62
 
 _HEAD: Final = struct.Struct("=QqqQHH")
 _ZONE: Final = struct.Struct("=i12s24sBBBBqqqQQq")
-_NODE: Final = struct.Struct("=iQ")
+_NODE: Final = struct.Struct("=iQQ")
 _PRESSED, _DUE, _TOLD = 1, 2, 4
 
 _NAME: Final = re.compile(rb"[A-Za-z0-9]{1,12}")
@@ -45,10 +45,11 @@ class ToldLevels(NamedTuple):
 
 
 class CarriedNode(NamedTuple):
-    """By how many pages a second a node's memory declines."""
+    """By how many pages a second a node's memory declines, and the fewest pages that the kernel's caches ever had."""
 
     node: int
     decline_pages_s: int
+    least_slab_pages: int
 
 
 class Played(NamedTuple):
@@ -117,7 +118,8 @@ def decode(data: bytes, now_ns: int, longest_simulation_ns: int) -> Carried:
             _decode_zone(each, now_ns, longest_simulation_ns) for each in _ZONE.iter_unpack(data[zones_at:nodes_at])
         ),
         nodes=tuple(
-            CarriedNode(node, _count("a decline", decline)) for node, decline in _NODE.iter_unpack(data[nodes_at:])
+            CarriedNode(node, _count("a decline", decline), _count("slab", slab))
+            for node, decline, slab in _NODE.iter_unpack(data[nodes_at:])
         ),
         played=played,
     )

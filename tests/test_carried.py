@@ -49,7 +49,7 @@ all_of_it = st.builds(
     notifications=counts,
     last_notified_ns=st.none() | past,
     zones=st.lists(zones, max_size=5, unique_by=lambda each: each.zone).map(tuple),
-    nodes=st.lists(st.builds(CarriedNode, st.integers(0, 10**6), counts), max_size=3).map(tuple),
+    nodes=st.lists(st.builds(CarriedNode, st.integers(0, 10**6), counts, counts), max_size=3).map(tuple),
     played=st.none() | st.builds(Played, past, counts),
 )
 

@@ -24,7 +24,8 @@ class Reclaim:
 
     `anon_taken_pages` is what of the anonymous pages went to swap, or is on its way there. `anon_grown_pages` is by how
     much programs have more memory than before, in swap or out of it, and `file_read_pages` how much page cache came in;
-    negative if less is there than before. `demoted_pages` were moved to a slower tier of memory.
+    negative if less is there than before. `demoted_pages` were moved to a slower tier of memory. `stalls` is how often a
+    program had to reclaim for itself.
     """
 
     scanned_pages: int = 0
@@ -33,6 +34,7 @@ class Reclaim:
     anon_grown_pages: int = 0
     file_read_pages: int = 0
     demoted_pages: int = 0
+    stalls: int = 0
 
     def __add__(self, other: Reclaim) -> Reclaim:
         return Reclaim(
@@ -42,6 +44,7 @@ class Reclaim:
             self.anon_grown_pages + other.anon_grown_pages,
             self.file_read_pages + other.file_read_pages,
             self.demoted_pages + other.demoted_pages,
+            self.stalls + other.stalls,
         )
 
 
@@ -88,7 +91,7 @@ class Measurer:
         machine = self._follow_lru(sample)
         reclaim = reclaim_between(before, sample)
         recent = self._within_last_second(reclaim, sample.time_ns)
-        forecasts = self._forecaster.update(sample, demotes=recent.demoted_pages > 0)
+        forecasts = self._forecaster.update(sample, demotes=recent.demoted_pages > 0, stalls=recent.stalls > 0)
         return Measured(before, sample, machine, reclaim, recent, forecasts)
 
     def _follow_lru(self, sample: Sample) -> Machine:
@@ -131,7 +134,7 @@ def reclaim_between(before: Sample, now: Sample) -> Reclaim:
         scanned, anon = scanned - (anon - taken), taken
     more = _anon_pages(now) - _anon_pages(before) + taken
     read = _file_pages(now) - _file_pages(before) + grown(earlier.pgsteal_file, later.pgsteal_file)
-    return Reclaim(scanned, anon, taken, more, read, demoted)
+    return Reclaim(scanned, anon, taken, more, read, demoted, grown(earlier.allocstall, later.allocstall))
 
 
 def grown(before: int | None, now: int | None) -> int:

@@ -1,6 +1,7 @@
 """Runs experiments inside a guest, one after the other; each row is written at once.
 
-    python -m tests.guest.run [--record] off:cold on:cold onlookers:hot speed:64 peers:cold cache:all hover churn
+    python -m tests.guest.run [--record] off:cold on:cold fast:200 onlookers:hot speed:64 peers:cold cache:all
+    python -m tests.guest.run hover churn
 
 With --record, what the scanner sees in each of them is recorded, and nobody listens to anything but the device.
 """
@@ -36,6 +37,8 @@ def run(place: Place, experiment: str) -> None:
             save(onlookers(place, what), place.results)
         case "speed":
             save(onlookers(place, "cold", rate_mib_s=int(what)), place.results)
+        case "fast":
+            save(headline(place, "cold", "device", DEVICE, rate_mib_s=int(what)), place.results)
         case "peers":
             for name, source in peers().items():
                 save(headline(place, what, name, source), place.results)

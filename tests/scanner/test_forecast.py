@@ -64,13 +64,28 @@ class TestLeft:
         assert tracker.update(few)[0].left_pages == 110 * MIB
         assert tracker.update(many)[0].left_pages == 100 * MIB + 100_000, "the anonymous pages of a test zone"
 
-    def test_the_kernels_own_caches_count_as_in_mem_available(self) -> None:
-        """All of them but half, or the low watermark where that is less."""
+    def test_what_the_kernels_own_caches_have_grown_by_counts_as_in_mem_available(self) -> None:
+        """All of it but half, or the low watermark where that is less. What has been there all along may be in use."""
         low = HIGH * 3 // 4
-        many = sample(machine(10), swap_kb=0, slab=100 * MIB)
-        few = sample(machine(10), swap_kb=0, slab=low)
-        assert Forecaster(CLASSIC).update(many)[0].left_pages == 110 * MIB - low
-        assert Forecaster(CLASSIC).update(few)[0].left_pages == 10 * MIB + low // 2
+        forecaster = Forecaster(CLASSIC)
+
+        def left(slab: int, *, stalls: bool = False) -> int:
+            now = sample(machine(10), swap_kb=0, slab=slab)
+            return forecaster.update(now, stalls=stalls)[0].left_pages - 10 * MIB
+
+        assert left(40 * MIB) == 0
+        assert left(140 * MIB) == 100 * MIB - low
+        assert left(140 * MIB, stalls=True) == 0, "what shrinks them does not keep up"
+        assert left(40 * MIB + low) == low // 2
+        assert left(30 * MIB) == 0
+        assert left(40 * MIB) == 10 * MIB - low, "the least there ever was"
+
+    def test_the_least_that_the_kernels_own_caches_had_is_carried(self) -> None:
+        before, after = Forecaster(CLASSIC), Forecaster(CLASSIC)
+        before.update(sample(machine(10), swap_kb=0, slab=40 * MIB))
+        after.go_on(before.carried(), 0)
+        now = sample(machine(10), swap_kb=0, slab=140 * MIB)
+        assert after.update(now)[0].left_pages == 110 * MIB - HIGH * 3 // 4
 
     def test_what_zfs_gives_back_counts_as_far_as_nothing_else_accounts_for_it(self) -> None:
         now = sample(machine(10), swap_kb=0, arc_gain_kb=4 * 100 * MIB)

@@ -36,11 +36,24 @@ class Case:
 def _dentries() -> Iterator[Sample]:
     """8 GiB without swap, of which failed lookups take 4.5 GiB as directory entries, beside 30 MiB of page cache."""
     for step in range(STEPS):
-        free = max(900 * MIB - step * 20 * MIB, 100 * MIB)
-        slab = int(4.5 * GIB) + step * 20 * MIB
+        free = max(4 * GIB - step * 50 * MIB, 100 * MIB)
+        slab = GIB // 2 + min(step * 50 * MIB, 4 * GIB)
         scanned = step * 50 if free == 100 * MIB else 0
         short = zone(free=free, high=75 * MIB, present=8 * GIB, file=30 * MIB, active_anon=GIB, inactive_anon=GIB)
         yield sample(short, time_ms=step * EVERY_MS, swap_kb=0, slab=slab, pgscan_kswapd=scanned, pgscan_file=scanned)
+
+
+def _slab_in_use() -> Iterator[Sample]:
+    """512 MiB without swap, with 40 MiB of directory entries in use: a program takes 24 MiB/s until it is killed."""
+    for step in range(STEPS * 4):
+        free = max(100 * MIB - step * MIB * 12 // 10, 4 * MIB)
+        scanned = step if free == 4 * MIB else 0
+        full = zone(
+            "DMA32", free=free, high=6 * MIB, present=512 * MIB, active_anon=0, inactive_anon=300 * MIB, file=100
+        )
+        yield sample(
+            full, time_ms=step * EVERY_MS, swap_kb=0, slab=40 * MIB, pgscan_kswapd=scanned, pgscan_file=scanned
+        )
 
 
 def _arc() -> Iterator[Sample]:
@@ -167,6 +180,7 @@ _NORMAL: Final = frozenset({ZoneId(0, "Normal")})
 CASES: Final = (
     Case("dentries", CLASSIC, _dentries),
     Case("dentries-mglru", MGLRU, _dentries),
+    Case("slab-in-use", CLASSIC, _slab_in_use, frozenset({ZoneId(0, "DMA32")})),
     Case("arc", CLASSIC, _arc),
     Case("demotion", CLASSIC, lambda: _demotion(known=True, full=False)),
     Case("demotion-before-6.1", CLASSIC, lambda: _demotion(known=False, full=False)),
