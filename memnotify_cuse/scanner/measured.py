@@ -24,8 +24,8 @@ class Reclaim:
 
     `anon_taken_pages` is what of the anonymous pages went to swap, or is on its way there. `anon_grown_pages` is by how
     much programs have more memory than before, in swap or out of it, and `file_read_pages` how much page cache came in;
-    negative if less is there than before. `demoted_pages` were moved to a slower tier of memory. `stalls` is how often a
-    program had to reclaim for itself.
+    negative if less is there than before. `demoted_pages` were moved to a slower tier of memory. `stalls` is how often
+    a program had to reclaim for itself.
     """
 
     scanned_pages: int = 0
