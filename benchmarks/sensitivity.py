@@ -18,8 +18,8 @@ from typing import Final, TextIO
 
 from benchmarks.report import Table, wrapped
 from memnotify_cuse.scanner import choices, evidence, forecast, zones
-from memnotify_cuse.scanner.cadence import Cadence
 from memnotify_cuse.scanner.machine import Machine
+from memnotify_cuse.scanner.polling import PollingInterval
 from memnotify_cuse.scanner.recordfile import Recording
 from memnotify_cuse.scanner.sample import Sample
 from memnotify_cuse.scanner.zones import ZoneTracker
@@ -79,15 +79,15 @@ def recordings() -> list[Played]:
 def looked_at(played: Played) -> Iterator[Sample]:
     """The samples that the scanner would have taken: each when it is due, or when an event rings."""
     tracker = ZoneTracker(played.machine)
-    cadence = Cadence(doorbell=True, page_kb=played.machine.page_kb)
+    interval = PollingInterval(doorbell=True, page_kb=played.machine.page_kb)
     due_ns = 0
     for sample in played.samples:
         if sample.time_ns < due_ns and not sample.events:
             continue
         scan = tracker.update(sample)
         if sample.events:
-            cadence.rang(sample.time_ns)
-        delay_s = cadence.next_delay_s(
+            interval.rang(sample.time_ns)
+        delay_s = interval.next_delay_s(
             now_ns=sample.time_ns,
             reclaiming=scan.measured.reclaim.scanned_pages > 0,
             raised=any(state.under_pressure for state in scan.states),

@@ -109,7 +109,7 @@ class BoardListener:
         return ChangesTold(0, more=False)
 
     def awaits(self, zones: tuple[ZoneState, ...]) -> bool:
-        """Whether somebody waits for the next notification about any of `zones`, having answered the last one."""
+        """Whether a program waits for the next notification about any of `zones`, having answered the last one."""
         return False
 
     def notified(self, zones: tuple[ZoneState, ...], now_ns: int) -> None:
@@ -192,7 +192,7 @@ class Board:
         self._more_to_show = False
         self._next_change_ns = 0
         self._last_notified_ns: int | None = None
-        self._found_nobody_ns = 0
+        self._found_no_program_ns = 0
         self.notifications = 0
 
     @property
@@ -258,8 +258,8 @@ class Board:
             self._due.update(dict.fromkeys(self._simulated_until_ns))
             self._due.update(dict.fromkeys(self._risen))
         zones = tuple(state for state in map(self._effective.get, self._due) if state and state.under_pressure)
-        if slot_open and zones and self._is_for_nobody(zones, now_ns):
-            self._found_nobody_ns, slot_open = now_ns, False
+        if slot_open and zones and self._is_for_no_program(zones, now_ns):
+            self._found_no_program_ns, slot_open = now_ns, False
         if slot_open or not zones:
             self._due.clear()
         if slot_open and zones:
@@ -356,10 +356,10 @@ class Board:
         regular_ns = self._last_notified_ns + NOTIFY_INTERVAL_NS
         if not any(state.under_pressure and state.level == LEVEL_CRITICAL for state in self._effective.values()):
             return regular_ns
-        return min(regular_ns, max(self._last_notified_ns, self._found_nobody_ns) + CRITICAL_INTERVAL_NS)
+        return min(regular_ns, max(self._last_notified_ns, self._found_no_program_ns) + CRITICAL_INTERVAL_NS)
 
-    def _is_for_nobody(self, zones: tuple[ZoneState, ...], now_ns: int) -> bool:
-        """Whether a notification that comes sooner than they usually do would find nobody who waits for one."""
+    def _is_for_no_program(self, zones: tuple[ZoneState, ...], now_ns: int) -> bool:
+        """Whether a notification that comes sooner than usual would find no program that waits for one."""
         if self._last_notified_ns is None or now_ns >= self._last_notified_ns + NOTIFY_INTERVAL_NS or self._risen:
             return False
         return not self._listener.awaits(zones)

@@ -38,12 +38,12 @@ from memnotify_cuse.kernel.errors import KernelFileError, KernelFileGoneError, N
 from memnotify_cuse.kernel.tracefs import TracePipe
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 from memnotify_cuse.pressurelog import PressureLog
-from memnotify_cuse.residency import Realtime, settle, warn_of_refusals
+from memnotify_cuse.residency import Realtime, lock_memory, warn_of_refusals
+from memnotify_cuse.scanner.deferred import DeferredDoorbell
 from memnotify_cuse.scanner.doorbell import Doorbell, TraceDoorbell, open_psi
 from memnotify_cuse.scanner.errors import RecordingError
 from memnotify_cuse.scanner.fillrate import measure_fill_kb_per_s
 from memnotify_cuse.scanner.health import TRACE, Health
-from memnotify_cuse.scanner.late import LateDoorbell
 from memnotify_cuse.scanner.loop import Scanner
 from memnotify_cuse.scanner.machine import Machine
 from memnotify_cuse.scanner.sample import Sample, Sampler
@@ -139,7 +139,7 @@ def serve(given: Given, channel: Channel, keeper_pid: int) -> int:
             server = _Server(given, channel, keeper_pid, stack)
         except (KernelFileError, RecordingError) as error:
             raise ServeError(str(error)) from None
-        not_locked = settle()
+        not_locked = lock_memory()
         if not reduce_child(given.identity, server_keeps()):
             log.warning("this machine has no user id %s; the server stays root, without its rights", given.identity)
         # Changing the user undoes this, so it comes after that.
@@ -276,11 +276,11 @@ class _Server:
         self._board = Board(self._hurrying, self._clock.poke, watch)
         self._pressure_log = pressure_log
 
-    def _late_doorbell(self) -> LateDoorbell | None:
+    def _late_doorbell(self) -> DeferredDoorbell | None:
         """What asks the keeper for another trace, where there was one, or is to be one."""
         if self._given.trace is None and not self._given.trace_may_come:
             return None
-        return LateDoorbell(self._ask_for_trace, wanted=self._given.trace is None)
+        return DeferredDoorbell(self._ask_for_trace, wanted=self._given.trace is None)
 
     def _say_health(self) -> None:
         words = ", ".join(f"{each.source} ({each.reason})" for each in self._health.failures)

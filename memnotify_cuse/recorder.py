@@ -16,7 +16,7 @@ import trio
 from memnotify_cuse.board import Board, BoardListener
 from memnotify_cuse.kernel.errors import KernelFileError, KernelFileGoneError
 from memnotify_cuse.kernel.files import read_kernel_text
-from memnotify_cuse.residency import Realtime, settle, warn_of_refusals
+from memnotify_cuse.residency import Realtime, lock_memory, warn_of_refusals
 from memnotify_cuse.scanner.doorbell import open_doorbell, open_psi
 from memnotify_cuse.scanner.errors import RecordingError
 from memnotify_cuse.scanner.loop import Scanner
@@ -93,7 +93,7 @@ async def _record(config: Config) -> Recorded:
             stack.callback(scanner.close)
             scanner.first_scan()
             # As the server: or it would see less, and later, just when there is something to see.
-            warn_of_refusals([settle(), realtime.check()])
+            warn_of_refusals([lock_memory(), realtime.check()])
             config.say(f"recording: file={config.file} doorbell={header.doorbell}")
             with trio.move_on_after(float("inf") if config.seconds is None else config.seconds):
                 async with trio.open_nursery() as nursery:

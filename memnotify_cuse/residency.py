@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 REALTIME_PRIORITY = 1
 
 
-def settle() -> str | None:
+def lock_memory() -> str | None:
     """Call once all is set up: let go of what only that needed, and lock the rest. What is not permitted, None if all
     is.
     """

@@ -29,13 +29,13 @@ from typing import Final, NamedTuple
 
 from memnotify_cuse.fasync.attention import UNKNOWN_UID, Attention
 from memnotify_cuse.fasync.leftout import key_of
+from memnotify_cuse.identify import IDENTIFY
 from memnotify_cuse.kernel.errors import KernelFileGoneError
 from memnotify_cuse.kernel.fdinfo import list_descriptors, open_fdinfo, read_inode
 from memnotify_cuse.kernel.files import read_short_kernel_text
 from memnotify_cuse.kernel.pidfd import get_descriptor
 from memnotify_cuse.kernel.process import ThreadStatus, parse_thread_status
 from memnotify_cuse.kernel.statx import FileId, file_id, file_id_at
-from memnotify_cuse.transport.identify import IDENTIFY
 
 _NUMBER: Final = struct.Struct("=Q")
 

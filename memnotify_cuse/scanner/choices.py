@@ -61,7 +61,7 @@ more; where memory was short, a twelfth."""
 ZRAM_PRIOR_KB: Final = 16 * 1024
 """So much is taken to be stored already, of data that does not compress: few pages say little of the others."""
 
-# How often the kernel's counters are looked at (cadence).
+# How often the kernel's counters are looked at (polling).
 
 ACTIVE_S: Final = 0.02
 """While the kernel reclaims, and while what is left is about to end."""

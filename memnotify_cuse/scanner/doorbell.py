@@ -1,7 +1,7 @@
 """What wakes the scanner when the kernel starts to reclaim: a trace instance, or a PSI trigger.
 
 The trace tells at once, and says for each batch of pages whether it was anonymous; PSI tells that programs have
-been stalling for a while. Where neither can be had, the timer of `cadence` alone must do.
+been stalling for a while. Where neither can be had, the timer of `polling` alone must do.
 """
 
 from __future__ import annotations

@@ -86,7 +86,7 @@ class Forecast:
 
     @property
     def left_alone_pages(self) -> int:
-        """How much must be left for nobody to have to be told again before programs have had time to act."""
+        """How much must be left for programs to be left alone until they have had time to act."""
         return self.headroom_pages + max(self.floor_pages, int(self.decline_pages_s * choices.REACTION_S))
 
     @property

@@ -15,12 +15,12 @@ from memnotify_cuse.carried import Carried, CarriedNode
 from memnotify_cuse.kernel.errors import KernelFileError
 from memnotify_cuse.kernel.trace import TraceEvent
 from memnotify_cuse.scanner import choices
-from memnotify_cuse.scanner.cadence import FASTEST_FILL_KB_PER_S, Cadence
+from memnotify_cuse.scanner.deferred import DeferredDoorbell
 from memnotify_cuse.scanner.doorbell import Doorbell
 from memnotify_cuse.scanner.errors import RecordingError
 from memnotify_cuse.scanner.health import SCANNER, ZONEINFO, Health
-from memnotify_cuse.scanner.late import LateDoorbell
 from memnotify_cuse.scanner.machine import Machine
+from memnotify_cuse.scanner.polling import FASTEST_FILL_KB_PER_S, PollingInterval
 from memnotify_cuse.scanner.retry import Backoff
 from memnotify_cuse.scanner.sample import Sample, SampleSource
 from memnotify_cuse.scanner.wakeup import Wakeup
@@ -60,7 +60,7 @@ class Scanner:
         source: SampleSource,
         doorbell: Doorbell | None,
         machine: Machine,
-        late: LateDoorbell | None = None,
+        late: DeferredDoorbell | None = None,
         *,
         spare: Doorbell | None = None,
         open_spare: Callable[[], Doorbell | None] = lambda: None,
@@ -79,7 +79,7 @@ class Scanner:
         self._on_sample = on_sample
         self._new_tracker = partial(ZoneTracker, machine, headroom_kb)
         self._tracker = self._new_tracker()
-        self._cadence = Cadence(doorbell is not None, machine.page_kb, fill_kb_per_s)
+        self._interval = PollingInterval(doorbell is not None, machine.page_kb, fill_kb_per_s)
         self._delay_s = choices.ACTIVE_S
         self._raised = False
         self._on_active = on_active
@@ -186,7 +186,7 @@ class Scanner:
             self._rang_since_ns = self._rang_since_ns or now_ns
             left_s = choices.ACTIVE_S - (now_ns - self._rang_since_ns) / 1e9
             if left_s > 0:
-                self._cadence.rang(now_ns)
+                self._interval.rang(now_ns)
                 self._delay_s = left_s
                 return
         self._scan(events, rang=rang)
@@ -209,11 +209,11 @@ class Scanner:
         # A scanner that goes on from it does not see again what it shows: so all of that must have been told.
         self._on_sample(sample)
         if rang:
-            self._cadence.rang(sample.time_ns)
+            self._interval.rang(sample.time_ns)
         self._raised = any(state.under_pressure for state in scan.states)
         self._pause_s = self._longer_pause_s() if rang else 0.0
-        self._cadence.doorbell = self._wakeup.current is not None
-        self._delay_s = self._cadence.next_delay_s(
+        self._interval.doorbell = self._wakeup.current is not None
+        self._delay_s = self._interval.next_delay_s(
             now_ns=sample.time_ns,
             reclaiming=scan.measured.reclaim.scanned_pages > 0,
             raised=self._raised,
@@ -222,7 +222,7 @@ class Scanner:
         )
         if self._health.is_settling:
             self._delay_s = min(self._delay_s, SETTLING_S)
-        active = self._raised or self._cadence.is_active(sample.time_ns)
+        active = self._raised or self._interval.is_active(sample.time_ns)
         self._on_active(active)
         if not active:
             self._wakeup.calm()

@@ -18,9 +18,9 @@ from typing import Final
 
 from memnotify_cuse.kernel.errors import KernelFileError, MalformedKernelFileError
 from memnotify_cuse.kernel.trace import TraceEvent
+from memnotify_cuse.scanner.deferred import DeferredDoorbell
 from memnotify_cuse.scanner.doorbell import Doorbell
 from memnotify_cuse.scanner.health import LOST_EVENTS_SETTLED_S, PSI, TRACE, TRACE_EVENTS, Health
-from memnotify_cuse.scanner.late import LateDoorbell
 from memnotify_cuse.scanner.retry import Backoff
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Wakeup:
         self,
         first: Doorbell | None,
         health: Health,
-        late: LateDoorbell | None = None,
+        late: DeferredDoorbell | None = None,
         *,
         spare: Doorbell | None = None,
         open_spare: Callable[[], Doorbell | None] = lambda: None,

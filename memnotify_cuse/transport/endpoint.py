@@ -22,9 +22,9 @@ from memnotify_cuse.device.accounts import Account, Bounds, OverBoundError, User
 from memnotify_cuse.device.device import Device
 from memnotify_cuse.device.openfile import OpenFile
 from memnotify_cuse.device.topics import Topic
+from memnotify_cuse.identify import IDENTIFY, NUMBER_BYTES
 from memnotify_cuse.transport import wire
 from memnotify_cuse.transport.holdings import Holdings
-from memnotify_cuse.transport.identify import IDENTIFY, NUMBER_BYTES
 from memnotify_cuse.transport.notes import FileNotes
 
 READABLE = select.POLLIN | select.POLLRDNORM

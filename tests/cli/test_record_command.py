@@ -46,7 +46,7 @@ def ignoring(number: signal.Signals) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _tests_stay_ordinary(monkeypatch: pytest.MonkeyPatch) -> None:
     """The process that runs the tests is not to be locked into memory, nor hidden from the OOM killer."""
-    monkeypatch.setattr(recorder, "settle", lambda: None)
+    monkeypatch.setattr(recorder, "lock_memory", lambda: None)
 
 
 @pytest.fixture

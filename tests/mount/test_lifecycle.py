@@ -19,7 +19,7 @@ from memnotify_cuse.keeper import mount
 from memnotify_cuse.kernel import libc
 from memnotify_cuse.kernel.mountinfo import mount_at
 from memnotify_cuse.kernel.zoneinfo import parse_zoneinfo
-from memnotify_cuse.scanner.cadence import FASTEST_FILL_KB_PER_S
+from memnotify_cuse.scanner.polling import FASTEST_FILL_KB_PER_S
 from tests.attacks.processes import CONNECTIONS, mount_fusectl
 from tests.fuzz.processes import family
 from tests.support.mounted import (

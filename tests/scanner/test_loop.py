@@ -19,8 +19,8 @@ from memnotify_cuse.kernel import files
 from memnotify_cuse.kernel.errors import KernelFileError, KernelFileGoneError, NoKernelMemoryError
 from memnotify_cuse.kernel.trace import TraceEvent
 from memnotify_cuse.kernel.zoneinfo import ZoneId
+from memnotify_cuse.scanner.deferred import LONGEST_PAUSE_S, DeferredDoorbell
 from memnotify_cuse.scanner.health import Health, Level
-from memnotify_cuse.scanner.late import LONGEST_PAUSE_S, LateDoorbell
 from memnotify_cuse.scanner.loop import Scanner
 from memnotify_cuse.scanner.sample import Sampler
 from memnotify_cuse.scanner.wakeup import LONGEST_RETRY_S
@@ -134,7 +134,7 @@ def kernel(tmp_path: Path) -> Kernel:
 async def scanning(
     kernel: Kernel,
     bell: FakeBell | None,
-    late: LateDoorbell | None = None,
+    late: DeferredDoorbell | None = None,
     *,
     limit_s: float = LIMIT_S,
     spare: FakeBell | None = None,
@@ -359,7 +359,7 @@ def test_a_trace_that_is_switched_off_again_and_again_is_left_alone_for_longer_e
 def test_a_trace_that_cannot_be_read_is_replaced_by_another(kernel: Kernel, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         trace, psi, memory = FakeBell("tracefs"), FakeBell("psi"), Memory(refusals=2)
-        late = LateDoorbell(memory.open, wanted=False)
+        late = DeferredDoorbell(memory.open, wanted=False)
         async with scanning(kernel, trace, late, spare=psi, limit_s=3600) as (scanner, _board, listener):
             await trio.sleep(100)
             assert not memory.asked_s
@@ -398,12 +398,12 @@ def test_a_psi_trigger_that_hangs_up_leaves_the_timer_until_there_is_another(ker
             psi.broken = KernelFileGoneError("pressure/memory", "the trigger hung up")
             await until_woken_by(scanner, "timer")
             await trio.sleep(1)
-            assert not scanner._cadence.doorbell, "or it would rest for longer than it may"
+            assert not scanner._interval.doorbell, "or it would rest for longer than it may"
             assert health_of(scanner).level is Level.DEGRADED
             await until_woken_by(scanner, "psi")
             assert not others
             await trio.sleep(1)
-            assert scanner._cadence.doorbell
+            assert scanner._interval.doorbell
             await trio.sleep(60)
             assert health_of(scanner).level is Level.OK
             put_under_pressure(kernel)
@@ -487,7 +487,7 @@ def test_the_trace_is_asked_for_again_until_there_is_memory_for_it(
 
     async def main() -> None:
         psi, memory = FakeBell("psi"), Memory(refusals=7)
-        async with scanning(kernel, psi, LateDoorbell(memory.open), limit_s=3600) as (scanner, board, listener):
+        async with scanning(kernel, psi, DeferredDoorbell(memory.open), limit_s=3600) as (scanner, board, listener):
             assert scanner.doorbell_name == "psi"
             await until_woken_by(scanner, "tracefs")
             assert not psi.closed, "it is kept to stand in"
@@ -509,7 +509,7 @@ def test_the_trace_is_asked_for_again_until_there_is_memory_for_it(
 def test_the_timer_too_is_replaced_by_the_trace(kernel: Kernel) -> None:
     async def main() -> None:
         memory = Memory()
-        async with scanning(kernel, None, LateDoorbell(memory.open), limit_s=3600) as (scanner, _board, listener):
+        async with scanning(kernel, None, DeferredDoorbell(memory.open), limit_s=3600) as (scanner, _board, listener):
             assert scanner.doorbell_name == "timer"
             await until_woken_by(scanner, "tracefs")
             scanner._delay_s = 1e9
@@ -533,7 +533,7 @@ def test_reclaim_while_the_doorbells_are_changed_is_not_lost(kernel: Kernel) -> 
             put_under_pressure(kernel)
             return bell
 
-        late = LateDoorbell(open_while_reclaim_begins)
+        late = DeferredDoorbell(open_while_reclaim_begins)
         async with scanning(kernel, FakeBell("psi"), late, limit_s=3600) as (scanner, _board, listener):
             await listener.told.wait()
             await until_woken_by(scanner, "tracefs")
@@ -544,7 +544,7 @@ def test_reclaim_while_the_doorbells_are_changed_is_not_lost(kernel: Kernel) -> 
 def test_the_trace_is_not_asked_for_under_pressure(kernel: Kernel) -> None:
     async def main() -> None:
         memory = Memory()
-        async with scanning(kernel, FakeBell("psi"), LateDoorbell(memory.open), limit_s=DAY_S) as (
+        async with scanning(kernel, FakeBell("psi"), DeferredDoorbell(memory.open), limit_s=DAY_S) as (
             scanner,
             _board,
             listener,
@@ -569,7 +569,7 @@ def test_a_refusal_that_does_not_pass_is_logged_and_the_last(kernel: Kernel, cap
             asked += 1
             raise KernelFileError("tracefs is not mounted, or not for us to see")
 
-        async with scanning(kernel, FakeBell("psi"), LateDoorbell(refuse), limit_s=DAY_S) as (
+        async with scanning(kernel, FakeBell("psi"), DeferredDoorbell(refuse), limit_s=DAY_S) as (
             scanner,
             _board,
             _listener,
@@ -595,7 +595,7 @@ def test_a_trace_that_came_and_was_not_taken_yet_is_closed_when_the_server_stops
             await go_on.wait()
             return trace
 
-        async with scanning(kernel, None, LateDoorbell(open_slowly), limit_s=DAY_S) as (scanner, _board, _listener):
+        async with scanning(kernel, None, DeferredDoorbell(open_slowly), limit_s=DAY_S) as (scanner, _board, _listener):
             while not memory.asked_s:  # noqa: ASYNC110
                 await trio.sleep(1)
             go_on.set()

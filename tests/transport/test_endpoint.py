@@ -17,11 +17,11 @@ from memnotify_cuse.board import ZoneState
 from memnotify_cuse.device.accounts import Bounds, Users
 from memnotify_cuse.device.device import Device
 from memnotify_cuse.device.policy import Policy
+from memnotify_cuse.identify import IDENTIFY
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 from memnotify_cuse.record import Record
 from memnotify_cuse.transport import wire
 from memnotify_cuse.transport.endpoint import ENDED, HELD_READ_BOUNDS, OPEN_REPLY, READABLE, DeviceEndpoint
-from memnotify_cuse.transport.identify import IDENTIFY
 from tests.transport.messages import (
     Reply,
     flush_request,

@@ -23,7 +23,7 @@ FIRST_PAUSE_S: Final = 5.0
 LONGEST_PAUSE_S: Final = 600.0
 
 
-class LateDoorbell:
+class DeferredDoorbell:
     """Opens a trace with `open_bell`, which is somebody else's work, while `run` runs and one is `wanted`.
 
     `ask` says that now would be a good time; it has no timer of its own, which would wake a machine at rest.

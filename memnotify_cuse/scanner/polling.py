@@ -20,7 +20,7 @@ FASTEST_FILL_KB_PER_S: Final = 8 * 1024 * 1024
 
 
 @dataclass(slots=True)
-class Cadence:
+class PollingInterval:
     """Decides on the next delay. `doorbell`: something wakes the scanner when reclaim starts.
 
     `fill_kb_per_s` is how fast programs can take memory on this machine.
