@@ -16,6 +16,7 @@ import pytest
 
 import memnotify_cuse
 from memnotify_cuse.keeper.lives import MAX_DEATHS
+from memnotify_cuse.keeper.statefile import LAYOUT
 from tests.support.mounted import (
     LIMIT_S,
     LONG_S,
@@ -163,7 +164,9 @@ def test_code_that_does_not_start_is_not_used(broken: str, tmp_path: Path, proc:
 def test_code_that_cannot_go_on_with_the_state_is_not_used(tmp_path: Path, proc: str) -> None:
     with breakable(tmp_path, proc) as (server, copy), opened(server.device) as fd:
         statefile = copy / "keeper" / "statefile.py"
-        statefile.write_text(statefile.read_text().replace("LAYOUT: Final = 2", "LAYOUT: Final = 3"))
+        now, next_one = f"LAYOUT: Final = {LAYOUT}\n", f"LAYOUT: Final = {LAYOUT + 1}\n"
+        assert now in statefile.read_text()
+        statefile.write_text(statefile.read_text().replace(now, next_one))
         refuses_to_reload(server, fd, "the new code cannot take over from this version")
         assert server.stop() == 0
 
