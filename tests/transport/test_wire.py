@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memnotify_cuse.transport import identify, wire
+from memnotify_cuse import identify
+from memnotify_cuse.transport import wire
 from memnotify_cuse.transport.endpoint import OPEN_REPLY
 from tests.support.programs import Programs, compiler_problem
 from tests.transport.messages import fields, poll_request, read_request, request
