@@ -72,7 +72,9 @@ def test_every_mutated_kernel_file_is_understood_or_refused_by_name() -> None:
 
 def test_the_same_seed_is_the_same_run() -> None:
     for fuzz in (fuzz_frames, fuzz_texts):
-        assert fuzz(FEW, 3).facts == fuzz(FEW, 3).facts != fuzz(FEW, 4).facts
+        assert fuzz(FEW, 3).facts == fuzz(FEW, 3).facts
+        # Two seeds may come to the same counts.
+        assert any(fuzz(FEW, 3).facts != fuzz(FEW, seed).facts for seed in (4, 5, 6, 7))
 
 
 def test_every_parser_of_the_kernel_room_is_fuzzed() -> None:
