@@ -263,9 +263,13 @@ def _statfs_error(path: Path) -> str:
 
 
 def make_directory(path: Path) -> bool:
-    """Make the mount point; whether it was not there. MountError."""
+    """Make the mount point; whether it was not there. MountError.
+
+    It is closed to others: the mount over it has a mode of its own. Once that is gone, programs that look into it for
+    all they can would keep its lock, and rmdir(2) waiting; the lock is not taken for those who may not look.
+    """
     try:
-        path.mkdir(mode=0o755)
+        path.mkdir(mode=0o700)
     except FileExistsError:
         if not path.is_dir():
             raise MountError(f"{path}: not a directory") from None

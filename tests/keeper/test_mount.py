@@ -158,3 +158,13 @@ def test_a_dead_mount_that_stays_is_an_error(dead: Path, monkeypatch: pytest.Mon
 def test_a_dead_mount_is_removed(dead: Path) -> None:
     assert remove_if_dead(dead)
     assert mount_at(dead) is None
+
+
+def test_a_mount_point_that_is_made_is_closed_to_others(tmp_path: Path) -> None:
+    """Three thousand threads that look into it once the mount is gone kept it from being removed for seconds."""
+    point = tmp_path / "mount"
+    assert mount_module.make_directory(point)
+    assert point.stat().st_mode & 0o777 == 0o700
+    point.chmod(0o755)
+    assert not mount_module.make_directory(point)
+    assert point.stat().st_mode & 0o777 == 0o755, "that of a directory that was there is its owner's"
