@@ -110,6 +110,13 @@ class _Hurrying(BoardListener):
             log.exception("unexpected error in telling of a change")
             return ChangesTold(0, more=False)
 
+    def awaits(self, zones: tuple[ZoneState, ...]) -> bool:
+        try:
+            return self._device.awaits(zones)
+        except Exception:
+            log.exception("unexpected error in a look at the programs that wait")
+            return False
+
     def notified(self, zones: tuple[ZoneState, ...], now_ns: int) -> None:
         self._pressed.update(state.zone for state in zones)
         self._realtime.pressed(True)

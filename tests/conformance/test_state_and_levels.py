@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import select
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from memnotify_cuse.board import NOTIFY_INTERVAL_NS
 from memnotify_cuse.record import Record
 from tests.support.mounted import (
     LIMIT_S,
@@ -20,6 +22,7 @@ from tests.support.mounted import (
     opened,
     revents,
     wait_for_watchers,
+    wait_until,
     watchdog,
 )
 from tests.support.server import Server
@@ -85,6 +88,20 @@ def test_a_device_from_a_level_up_tells_nothing_below_it(level: str, server: Ser
         assert poller.result() == READABLE
         (record,) = read_records(fd)
         assert record.level == "critical"
+
+
+def test_while_it_is_critical_a_program_that_waits_again_is_told_sooner_than_every_200_ms(server: Server) -> None:
+    with opened(server.device) as fd:
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+
+        def told_s() -> float:
+            assert poll.poll(LIMIT_S * 1000)
+            assert read_records(fd)[0].level == "critical"
+            return time.monotonic()
+
+        server.simulate(seconds=LIMIT_S, level="critical")
+        wait_until(lambda: -(told_s() - told_s()) < NOTIFY_INTERVAL_NS / 2e9, "two notifications in short order")
 
 
 def test_the_mount_lists_the_devices(server: Server) -> None:
