@@ -67,6 +67,9 @@ def test_a_descriptor_that_was_passed_on_and_its_sender_ended(
     assert receiver.so_far() == []
     receiver.ask("setown", receiver_fd, receiver.pid)
     assert {got.fd for got in notify_until_told(server, machine, receiver)} == {receiver_fd}
+    # A signal of the notifications before may have been on its way.
+    sender.so_far()
+    assert {got.fd for got in notify_until_told(server, machine, receiver)} == {receiver_fd}
     assert sender.so_far() == []
     sender.close()
     assert {got.fd for got in notify_until_told(server, machine, receiver)} == {receiver_fd}
