@@ -62,6 +62,7 @@ detection: ## measure who is told when memory runs out, and who survives (qemu; 
 	.venv/bin/python -m benchmarks.detection
 
 sensitivity: ## play all recordings with each number of the rules halved and doubled, and without each rule (10 minutes)
+	@packaging/setup.sh dev
 	.venv/bin/python -m benchmarks.sensitivity --write
 
 clients: ## run 140 programs in many languages against the device; installs what they need (15 minutes)

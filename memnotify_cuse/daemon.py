@@ -45,7 +45,6 @@ from memnotify_cuse.scanner.errors import RecordingError
 from memnotify_cuse.scanner.fillrate import measure_fill_kb_per_s
 from memnotify_cuse.scanner.health import TRACE, Health
 from memnotify_cuse.scanner.loop import Scanner
-from memnotify_cuse.scanner.machine import Machine
 from memnotify_cuse.scanner.sample import Sample, Sampler
 from memnotify_cuse.succession import Succession
 from memnotify_cuse.transport.cuse import CuseTransport
@@ -240,7 +239,7 @@ class _Server:
         else:
             sampler = Sampler(config.proc, self._health)
             stack.callback(sampler.close)
-            self._machine = Machine(mglru=sampler.mglru, page_kb=os.sysconf("SC_PAGE_SIZE") // 1024)
+            self._machine = sampler.machine
             self._make_board(config)
             # What stands in for the trace is opened while there is the right to.
             spare = open_psi(config.proc, spare=self._given.trace is not None)

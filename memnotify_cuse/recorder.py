@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -20,7 +19,6 @@ from memnotify_cuse.residency import Realtime, lock_memory, warn_of_refusals
 from memnotify_cuse.scanner.doorbell import open_doorbell, open_psi
 from memnotify_cuse.scanner.errors import RecordingError
 from memnotify_cuse.scanner.loop import Scanner
-from memnotify_cuse.scanner.machine import Machine
 from memnotify_cuse.scanner.recordfile import RecordingSource, RecordingWriter
 from memnotify_cuse.scanner.recording import Header
 from memnotify_cuse.scanner.sample import Sampler
@@ -73,7 +71,7 @@ async def _record(config: Config) -> Recorded:
         if doorbell is not None:
             stack.callback(doorbell.close)
         header = Header(
-            machine=Machine(mglru=sampler.mglru, page_kb=os.sysconf("SC_PAGE_SIZE") // 1024),
+            machine=sampler.machine,
             kernel=_kernel_release(config.proc),
             doorbell=doorbell.name if doorbell is not None else "timer",
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -93,23 +92,22 @@ def _of_recording(args: argparse.Namespace) -> _Found:
 
 
 def _of_this_machine() -> _Found:
-    from memnotify_cuse.scanner.machine import Machine
+    from memnotify_cuse.scanner.explain import moments
     from memnotify_cuse.scanner.sample import Sampler
 
     sampler = Sampler()
     try:
-        machine = Machine(mglru=sampler.mglru, page_kb=os.sysconf("SC_PAGE_SIZE") // 1024)
-        return _choose(
-            _watch(sampler.sample), machine, argparse.Namespace(file=None, at=LIVE_S * 2, time_ns=None, nth=None)
-        )
+        first, *_, last = seen = list(moments(_watch(sampler.sample), sampler.machine))
+        return _Found(last, first.time_ns, sum(bool(moment.raised) for moment in seen))
     finally:
         sampler.close()
 
 
 def _watch(sample: Callable[[], Sample]) -> Iterator[Sample]:
-    for _ in range(round(LIVE_S / LIVE_EVERY_S) + 1):
-        yield sample()
+    yield sample()
+    for _ in range(round(LIVE_S / LIVE_EVERY_S)):
         time.sleep(LIVE_EVERY_S)
+        yield sample()
 
 
 def _choose(samples: Iterator[Sample], machine: Machine, args: argparse.Namespace) -> _Found:
@@ -141,6 +139,6 @@ def _choose(samples: Iterator[Sample], machine: Machine, args: argparse.Namespac
         raise CommandError(f"{args.file}: a zone came under pressure {raises} times, there is no number {args.nth}")
     if chosen is None or (args.time_ns is not None and args.time_ns > last_ns):
         raise CommandError(f"{args.file}: time_ns goes from {began_ns} to {last_ns}")
-    if args.at is not None and args.file is not None and args.at * 1e9 > last_ns - began_ns:
+    if args.at is not None and args.at * 1e9 > last_ns - began_ns:
         raise CommandError(f"{args.file}: ends {(last_ns - began_ns) / 1e9:.3f} s after the first sample")
     return _Found(chosen, began_ns, raises)

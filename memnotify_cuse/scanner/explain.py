@@ -20,7 +20,6 @@ from memnotify_cuse.scanner.zones import Scan, ZoneTracker
 class Moment:
     """One sample, and what came of it. `raised` are the zones that came under pressure in it."""
 
-    number: int
     scan: Scan
     raised: tuple[ZoneState, ...]
 
@@ -40,17 +39,18 @@ def moments(samples: Iterable[Sample], machine: Machine) -> Iterator[Moment]:
     """Each sample with what came of it, as the scanner would have seen them."""
     tracker = ZoneTracker(machine)
     before: set[object] = set()
-    for number, sample in enumerate(samples):
+    for sample in samples:
         scan = tracker.update(sample)
         raised = tuple(state for state in scan.states if state.under_pressure and state.zone not in before)
         before = {state.zone for state in scan.states if state.under_pressure}
-        yield Moment(number, scan, raised)
+        yield Moment(scan, raised)
 
 
 def as_object(moment: Moment) -> dict[str, Any]:
-    """The moment as what `--json` prints: sizes in KiB, times in ns and s."""
+    """The moment as what `--json` prints: sizes in KiB, times in ns."""
     measured = moment.scan.measured
     page_kb = measured.machine.page_kb
+    verdicts = judge(measured)
     return {
         "time_ns": moment.time_ns,
         "interval_ns": moment.time_ns - measured.before.time_ns,
@@ -65,7 +65,7 @@ def as_object(moment: Moment) -> dict[str, Any]:
                 "headroom_kb": forecast.headroom_pages * page_kb,
                 "floor_kb": forecast.floor_pages * page_kb,
                 "level": forecast.level,
-                "rules": [_rule(verdict, page_kb) for verdict in judge(measured)[node]],
+                "rules": [_rule(verdict, page_kb) for verdict in verdicts[node]],
             }
             for node, forecast in measured.forecasts.items()
         ],

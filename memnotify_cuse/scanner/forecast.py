@@ -173,7 +173,7 @@ class Forecaster:
         }
 
     def carried(self) -> tuple[CarriedNode, ...]:
-        """What the next forecaster cannot see by itself: rates that are kept."""
+        """What the next forecaster cannot see by itself: rates that are kept, and the least of slab."""
         return tuple(
             CarriedNode(node, round(max(rate for _, rate in self._peaks[node])), self._least_slab[node])
             for node in self._history

@@ -19,6 +19,7 @@ from memnotify_cuse.kernel.trace import TraceEvent
 from memnotify_cuse.kernel.vmstat import Vmstat, parse_vmstat
 from memnotify_cuse.kernel.zoneinfo import Zoneinfo, parse_zoneinfo
 from memnotify_cuse.scanner.health import ARC, FILES, LRU_GEN, MEMINFO, TIERS, VMSTAT, Health
+from memnotify_cuse.scanner.machine import Machine
 from memnotify_cuse.scanner.swapspace import SwapSpace
 
 T = TypeVar("T")
@@ -81,6 +82,11 @@ class Sampler:
         self._arc_gain_kb = 0
         self._demoting: frozenset[int] | None = None
         self._read_switches()
+
+    @property
+    def machine(self) -> Machine:
+        """The machine that is sampled, as it is now."""
+        return Machine(mglru=self.mglru, page_kb=os.sysconf("SC_PAGE_SIZE") // 1024)
 
     def zoneinfo_text(self) -> str:
         """The text of zoneinfo that was read last."""
