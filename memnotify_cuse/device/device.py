@@ -160,8 +160,7 @@ class Device(BoardListener):
 
     def restored(self, file: OpenFile) -> None:
         """What an adopted file was told has been set, as it was with the server before."""
-        if file.awaits_answer:
-            self._unanswered[file.number] = file
+        self._answer_changed(file)
         if file.topic is Special.STATE and file.told_ns is not None:
             # It was told of what it was like until now.
             file.told_rise = self._pressure.notification
@@ -172,11 +171,11 @@ class Device(BoardListener):
 
     def watch(self, file: OpenFile) -> None:
         """A program waits on `file`: it takes its place at the end of its user's line, or keeps the one it has."""
-        self._herd.watchers.add(file)
+        self._herd.watch(file)
 
     def unwatch(self, file: OpenFile) -> None:
         """No program waits on `file` any more, as far as is known: it gives up its place."""
-        self._herd.watchers.remove(file)
+        self._herd.unwatch(file)
 
     def poll(self, file: OpenFile, now_ns: int) -> bool:
         """Whether `file` is readable: the answer to poll, which starts the guard time when it is told.
@@ -385,12 +384,20 @@ class Device(BoardListener):
             file.put(self._pressure.record(file.topic))
         file.pending, file.answered, file.signal = True, False, 0
         file.told_rise = self._pressure.notification
-        self._unanswered[file.number] = file
+        self._answer_changed(file)
 
     def _answered(self, file: OpenFile, now_ns: int) -> None:
         file.answered, file.told_ns = True, self._told_ns(now_ns)
         file.signal = 0
-        self._unanswered.pop(file.number, None)
+        self._answer_changed(file)
+
+    def _answer_changed(self, file: OpenFile) -> None:
+        """Whether `file` awaits an answer may have changed."""
+        if file.awaits_answer:
+            self._unanswered[file.number] = file
+        else:
+            self._unanswered.pop(file.number, None)
+        self._herd.answer_changed(file)
 
     def _wake(self, picked: list[OpenFile]) -> None:
         for file in picked:
@@ -414,4 +421,4 @@ class Device(BoardListener):
 
     def _withdraw(self, file: OpenFile) -> None:
         file.withdraw()
-        self._unanswered.pop(file.number, None)
+        self._answer_changed(file)

@@ -3,6 +3,10 @@
 Those that wait in poll or a read (`watchers`) and those that have an owner who wants SIGIO (`subscribers`) share a
 notification in proportion to their numbers, user by user (`Policy.shares`). A rise in level is not shared: it picks all
 of the zone.
+
+While a level is critical, notifications come sooner than a file can be told twice. Such a notification looks only at
+the files that are back: they wait, and their program has answered since it was told. The others are as many as users
+like, and are looked at as often as without it.
 """
 
 from __future__ import annotations
@@ -25,12 +29,13 @@ class Herd:
     """The files that wait, and whose turn it is. `guard_ns(user)` is for how long a file that was told is left alone.
 
     `_topics` are those of the last notification whose level did not rise in it, `_waited` is how many watchers of them
-    each user had then.
+    each user had then. `_back` are the watchers and subscribers that await no answer.
     """
 
     def __init__(self, policy: Policy, pressure: Pressure, guard_ns: Callable[[int], int]) -> None:
         self.watchers = Lines()
         self.subscribers = Lines()
+        self._back = Lines()
         self._rise_due = Lines()
         self._places = itertools.count(1)
         self._policy = policy
@@ -38,19 +43,37 @@ class Herd:
         self._guard_ns = guard_ns
         self._topics: Topics = frozenset()
         self._waited: dict[int, int] = {}
+        self._looked_at_all_ns: int | None = None
+        self._only_back = False
 
     def remove(self, file: OpenFile) -> None:
         """`file` waits for nothing any more."""
-        self.watchers.remove(file)
+        self.unwatch(file)
         self.unsubscribe(file)
 
+    def watch(self, file: OpenFile) -> None:
+        """`file` goes to the end of its user's line of watchers, or keeps its place."""
+        self.watchers.add(file)
+        self.answer_changed(file)
+
+    def unwatch(self, file: OpenFile) -> None:
+        self.watchers.remove(file)
+        self.answer_changed(file)
+
+    def answer_changed(self, file: OpenFile) -> None:
+        """Whether `file` waits, or whether it awaits an answer, may have changed."""
+        if not file.awaits_answer and (file in self.watchers or file in self.subscribers):
+            self._back.add(file)
+        else:
+            self._back.remove(file)
+
     def give_memory_back(self) -> None:
-        for lines in (self.watchers, self.subscribers, self._rise_due):
+        for lines in (self.watchers, self.subscribers, self._back, self._rise_due):
             lines.give_memory_back()
 
     def move(self, user: int, owner: int) -> None:
         """The files of `user` are `owner`'s from now on."""
-        for lines in (self.watchers, self.subscribers, self._rise_due):
+        for lines in (self.watchers, self.subscribers, self._back, self._rise_due):
             lines.move(user, owner)
         if user in self._waited:
             self._waited[owner] = self._waited.get(owner, 0) + self._waited.pop(user)
@@ -59,6 +82,11 @@ class Herd:
         """The watchers to be woken, in turn."""
         risen = notification.risen
         self._topics = notification.topics - risen
+        all_ns = self._looked_at_all_ns
+        soon = all_ns is not None and 0 <= now_ns - all_ns < self._policy.guard_step_ns
+        self._only_back = soon and bool(self._pressure.critical)
+        if not self._only_back:
+            self._looked_at_all_ns = now_ns
         self._waited = self.watchers.count(self._topics)
         everybody: list[OpenFile] = []
         if risen:
@@ -70,7 +98,7 @@ class Herd:
         shares, (most, _) = self._shares(self._topics)
         offers = (
             Offer(
-                (file for file in self._due(line, self._topics, now_ns) if not file.awaits_answer),
+                (file for file in self._due(line, self.watchers, self._topics, now_ns) if not file.awaits_answer),
                 shares[line.user][0],
             )
             for line in self.watchers.in_turn()
@@ -80,8 +108,7 @@ class Herd:
 
     def awaits(self, topics: Topics) -> bool:
         """Whether a file about any of `topics` waits that has been answered since it was told."""
-        lines = (*self.watchers.in_turn(), *self.subscribers.in_turn())
-        return any(not file.awaits_answer for line in lines for file in _about(line, topics))
+        return bool(self._back.count(topics))
 
     def pick_changed(self) -> tuple[list[OpenFile], bool]:
         """The watchers of `state` to be woken of changes, in turn, and whether more are to be woken."""
@@ -103,17 +130,19 @@ class Herd:
 
     def woken(self, file: OpenFile) -> None:
         """`file` was picked of the watchers: it waits no more, and its user has had its turn."""
-        self.watchers.remove(file)
+        self.unwatch(file)
         self.watchers.took_turn(file.user)
 
     def subscribe(self, file: OpenFile) -> None:
         """A new subscriber goes to the end of its user's line."""
         if self.subscribers.add(file):
             file.place = next(self._places)
+            self.answer_changed(file)
             self._expect_signal_of_rise(file)
 
     def unsubscribe(self, file: OpenFile) -> None:
         self.subscribers.remove(file)
+        self.answer_changed(file)
         self._rise_due.remove(file)
 
     def pick_subscribers(self, now_ns: int, signalled: Collection[OpenFile]) -> list[OpenFile]:
@@ -127,7 +156,7 @@ class Herd:
         offers = (
             Offer(
                 # Looking for owners can take longer than the guard time.
-                (file for file in self._due(line, topics, now_ns) if file.number not in passed_over),
+                (file for file in self._due(line, self.subscribers, topics, now_ns) if file.number not in passed_over),
                 shares[line.user][1] - told[line.user],
                 owed=line.user not in told,
             )
@@ -170,13 +199,21 @@ class Herd:
             file.tried_rise = self._pressure.notification
         return picked
 
-    def _due(self, line: Line, topics: Topics, now_ns: int) -> Iterator[OpenFile]:
-        """The files of `line` about `topics` whose guard time has passed, or which are back while it is critical."""
+    def _due(self, line: Line, of: Lines, topics: Topics, now_ns: int) -> Iterator[OpenFile]:
+        """The files of `line`, one of `of`, about `topics`, that may be told again.
+
+        Their guard time has passed, or they are back while it is critical.
+        """
+        if self._only_back:
+            back = self._back.line_of(line.user)
+            files = (file for file in _about(back, topics) if file in of) if back is not None else iter(())
+        else:
+            files = _about(line, topics)
         latest_ns = now_ns - self._guard_ns(line.user)
         critical = self._pressure.critical
         return (
             file
-            for file in _about(line, topics)
+            for file in files
             if file.told_ns is None or file.told_ns <= latest_ns or (file.topic in critical and not file.awaits_answer)
         )
 

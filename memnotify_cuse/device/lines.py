@@ -60,6 +60,10 @@ class Lines:
         line = self._lines.get(file.user)
         return line is not None and file.number in line.files
 
+    def line_of(self, user: int) -> Line | None:
+        """The line of `user`, None where nothing of it waits."""
+        return self._lines.get(user)
+
     def add(self, file: OpenFile) -> bool:
         """Put `file` at the end of its user's line; one that has a place keeps it, and the answer is False."""
         user = file.user

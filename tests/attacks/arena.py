@@ -32,6 +32,9 @@ from tests.support.programs import Programs
 OPENS = 10
 """By each user who must be able to open the device."""
 
+CRITICAL_S = 600
+"""Longer than any of them lasts."""
+
 
 @dataclass(slots=True)
 class Outcome:
@@ -117,6 +120,8 @@ class Arena:
         if self._silent is not None:
             self._silent.hand_over()
         self.attacker.wait_for("ready", scenario.users.processes)
+        if scenario.critical:
+            (self.target.mount / "simulate").write_text(f"all {CRITICAL_S} critical\n")
 
     def end_attack(self) -> list[int]:
         """SIGKILL for the attack; its processes that are still there after the limit."""

@@ -46,6 +46,8 @@ class Scenario:
     """Root and the honest user must be able to open the device."""
     gives_back: bool = False
     """Memory is measured once more when the attack is over."""
+    critical: bool = False
+    """Every zone is critical all along, so that whoever answers is told every 20 ms."""
     kills: bool = False
     """SIGKILL of the server under this attack is part of the tests; of `make attacks` it always is."""
 
@@ -69,10 +71,17 @@ def _slow(
 
 
 def _owners(
-    name: str, bounded: str, mode: str, count: int = 0, *, options: tuple[str, ...] = (), kills: bool = False
+    name: str,
+    bounded: str,
+    mode: str,
+    count: int = 0,
+    *,
+    options: tuple[str, ...] = (),
+    critical: bool = False,
+    kills: bool = False,
 ) -> Scenario:
     arguments = (mode, "{device}", "{count}")
-    return Scenario(name, bounded, "owners", arguments, count=count, options=options, kills=kills)
+    return Scenario(name, bounded, "owners", arguments, count=count, options=options, critical=critical, kills=kills)
 
 
 def _files(
@@ -85,6 +94,7 @@ def _files(
     long_count: int = 0,
     users: Users = Users.NOBODY,
     opens: bool = False,
+    critical: bool = False,
     kills: bool = False,
     gives_back: bool = False,
 ) -> Scenario:
@@ -97,6 +107,7 @@ def _files(
         count=count,
         long_count=long_count,
         opens=opens,
+        critical=critical,
         kills=kills,
         gives_back=gives_back,
     )
@@ -161,6 +172,10 @@ TABLE: Final = (
     _owners("forks", "owners that are looked at", "forks", kills=True),
     _owners("exec storm", "owners that are looked at", "exec"),
     _owners("stopped owners", "time for each client", "stopped", 300),
+    _files("4,090 asleep, critical", "files that are looked at", "asleep", 4_090, critical=True),
+    _files("sub-uids asleep, critical", "files that are looked at", "asleep", 400, users=Users.SUBS, critical=True),
+    _owners("stopped owners, critical", "files that are looked at", "stopped", 300, critical=True),
+    _files("open and close, critical", "requests of a user", "opens", critical=True),
 )
 
 LONG_ONLY: Final = frozenset(
@@ -186,6 +201,9 @@ LONG_ONLY: Final = frozenset(
         "poll of a millisecond",
         "random owners",
         "device opens",
+        "sub-uids asleep, critical",
+        "stopped owners, critical",
+        "open and close, critical",
     }
 )
 """Kin of other rows, for `make attacks` alone: the tests are to take three minutes."""

@@ -278,3 +278,45 @@ class TestCritical:
         bench.sleepers(ALICE, 160)
         bench.notify(1000, level=LEVEL_CRITICAL)
         assert len(bench.woken()) == 11
+
+    def test_one_that_is_back_is_found_among_many_that_are_not(self, bench: UserBench) -> None:
+        bench.subscribers(ALICE, 500)
+        for now_ms in range(1000, 11_200, 200):
+            bench.notify(now_ms, level=LEVEL_CRITICAL)
+            told = bench.signal(now_ms)
+        back = told[-1]
+        assert bench.reads(back, 11_010)
+        assert bench.device.awaits((state_of(LEVEL_CRITICAL),)) is True
+        bench.notify(11_020, level=LEVEL_CRITICAL)
+        assert bench.signal(11_020) == [back]
+        assert bench.device.awaits((state_of(LEVEL_CRITICAL),)) is False
+
+    def test_those_that_are_not_back_are_looked_at_as_often_as_otherwise(self, bench: UserBench) -> None:
+        (silent,) = bench.subscribers(ALICE, 1)
+        (other,) = bench.subscribers(BOB, 1)
+        bench.notify(1000, level=LEVEL_CRITICAL)
+        assert bench.signal(1000) == [silent, other]
+        told_ms = []
+        for now_ms in range(1020, 1620, 20):
+            assert bench.reads(other, now_ms)
+            bench.notify(now_ms, level=LEVEL_CRITICAL)
+            told = bench.signal(now_ms)
+            assert other in told
+            if silent in told:
+                told_ms.append(now_ms)
+        assert told_ms == [1200, 1400, 1600]
+
+    def test_one_that_is_closed_does_not_count_as_back(self, bench: UserBench) -> None:
+        files = bench.sleepers(ALICE, 2)
+        for file in files:
+            assert bench.device.awaits((state_of(LEVEL_CRITICAL),)) is True
+            bench.device.close(file)
+        assert bench.device.awaits((state_of(LEVEL_CRITICAL),)) is False
+
+    def test_one_that_waits_no_more_does_not_count_as_back(self, bench: UserBench) -> None:
+        (file,) = bench.sleepers(ALICE, 1)
+        bench.device.subscribe(file, subscribed=True)
+        bench.device.unwatch(file)
+        assert bench.device.awaits((state_of(LEVEL_CRITICAL),)) is True
+        bench.device.subscribe(file, subscribed=False)
+        assert bench.device.awaits((state_of(LEVEL_CRITICAL),)) is False
