@@ -68,8 +68,9 @@ ANSWER_S: Final = 2.0
 """How long the mount may take to answer a helper that asks whether it does."""
 
 ALIVE_S: Final = 1.5
-LATEST_ALIVE_S: Final = 2.5
-"""How often the keeper is told that this process does its work; it waits for `keeper.lives.WATCHDOG_S`."""
+LATEST_ALIVE_S: Final = 5.25
+"""How often it is noted that this process does its work: with a sample, which takes no wake-up of its own, or by itself
+just before the keeper would take it for dead (`keeper.lives.WATCHDOG_S`)."""
 
 
 class _BoardClock:
@@ -367,15 +368,19 @@ class _Server:
             self._sampled.set()
 
     async def _prove_alive(self) -> None:
-        """Tell the keeper, by and by, that this process does its work."""
+        """Let the keeper know, by and by, that this process does its work."""
+        said = False
         while True:
             # None: there is nobody to ask, which is no sign of anything.
             if await self._pool.sees_answers(ANSWER_S) is not False:
-                self._channel.send("alive")
+                self._state.note_alive(time.monotonic_ns())
+                if not said:
+                    # It has waited for a start, which may take longer than what comes now.
+                    self._channel.send("alive")
+                    said = True
             self.realtime.started()
             self._alive_s = trio.current_time()
             self._sampled = trio.Event()
-            # With a sample, if there is one in time: that costs no wake-up of its own.
             with trio.move_on_after(LATEST_ALIVE_S):
                 await self._sampled.wait()
 

@@ -32,6 +32,7 @@ import signal
 import sys
 import time
 
+from memnotify_cuse.keeper import heartbeat
 from memnotify_cuse.keeper.channel import Channel
 from memnotify_cuse.keeper.children import Child, fork
 from memnotify_cuse.keeper.facts import Facts, Recalled
@@ -97,9 +98,9 @@ class _Server:
         self.heard_s = time.monotonic()
         self.waited_before_s = 0.0
 
-    def heard(self) -> None:
-        """It has proved that it is alive."""
-        self.heard_s, self.waited_before_s = time.monotonic(), self.waited_s()
+    def heard(self, at_s: float) -> None:
+        """It has proved at `at_s` that it is alive."""
+        self.heard_s, self.waited_before_s = at_s, self.waited_s()
 
     def waited_s(self) -> float:
         """For how long it has waited for a processor, since it began (Documentation/scheduler/sched-stats.rst)."""
@@ -332,7 +333,7 @@ class _Keeper:
         if self._retiring is not None and not self._retiring.killed:
             left_s.append(max(0.0, self._retire_by_s - now_s))
         if self._service_watchdog_s is not None:
-            left_s.append(self._service_watchdog_s / 3)
+            left_s.append(self._service_watchdog_s / 2)
         return min(left_s)
 
     def _tell_watchdog(self) -> None:
@@ -358,6 +359,7 @@ class _Keeper:
             if now_s >= self._server_due_s:
                 self._start_next_server()
             return True
+        self._look_for_heartbeat(server, now_s)
         if self._lives.hangs(now_s) and not server.killed and not self._is_starved(server, now_s):
             say(f"ERROR: the server was silent for {self._lives.allowed_s:g} s")
             server.killed = True
@@ -512,7 +514,7 @@ class _Keeper:
             os.close(fd)
         try:
             if word == "alive":
-                self._heard(server)
+                self._heard(server, time.monotonic())
             elif word == "prepared" and server is self._server and not server.prepared:
                 server.prepared = True
                 self._let_serve()
@@ -528,10 +530,17 @@ class _Keeper:
             say(f"WARNING: no process for {word}: {error.strerror}")
             server.channel.send("no-helpers" if word == "helpers" else "no-trace", "again")
 
-    def _heard(self, server: _Server) -> None:
-        server.heard()
+    def _heard(self, server: _Server, at_s: float) -> None:
+        server.heard(at_s)
         if server is self._server:
-            self._lives.heard(server.heard_s)
+            self._lives.heard(at_s)
+
+    def _look_for_heartbeat(self, server: _Server, now_s: float) -> None:
+        """Once the server is due: whether it has done its work meanwhile."""
+        if self._lives.left_s(now_s) <= 0:
+            at_s = heartbeat.last_s(self._kept.fds["state"], now_s)
+            if at_s > server.heard_s:
+                self._heard(server, at_s)
 
     def _give(self) -> None:
         """Give the server what it serves."""

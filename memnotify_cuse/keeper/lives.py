@@ -1,8 +1,8 @@
 """When the keeper starts a server again, and when it gives up. No I/O: the time is an argument, in seconds.
 
-    starting ──prepared──▶ serving ──alive──▶ serving
-        │                     │
-        │                     ├── silent for WATCHDOG_S, and GRACE_S more ──▶ to be killed
+    starting ──alive──▶ serving ──heartbeat──▶ serving
+        │                  │
+        │                  ├── silent for WATCHDOG_S, and GRACE_S more ──▶ to be killed
         └── silent for STARTING_S ──▶ to be killed
 
 A server that dies is replaced, unless MAX_DEATHS of them have died within DEATHS_S: programs are better off without a
@@ -14,8 +14,9 @@ from __future__ import annotations
 import math
 from collections import deque
 
-WATCHDOG_S = 5.0
-"""A person's choice: how long programs may wait for an answer of a server that hangs."""
+WATCHDOG_S = 5.5
+"""A person's choice: how long programs may wait for an answer of a server that hangs. The server is heard of with each
+sample, every 5 s at rest; half a second later the keeper looks, so that one look for each is enough."""
 GRACE_S = 1.0
 """The keeper may have been stopped together with the server, and run first."""
 STARTING_S = 20.0
@@ -40,9 +41,10 @@ class Lives:
         self.count += 1
         self._heard_s, self.allowed_s, self._warned_s = now_s, STARTING_S, None
 
-    def heard(self, now_s: float) -> None:
-        """It has proved that it is alive."""
-        self._heard_s, self.allowed_s, self._warned_s = now_s, WATCHDOG_S, None
+    def heard(self, at_s: float) -> None:
+        """It has proved at `at_s` that it is alive. What was known already changes nothing."""
+        if at_s > self._heard_s or self.allowed_s != WATCHDOG_S:
+            self._heard_s, self.allowed_s, self._warned_s = at_s, WATCHDOG_S, None
 
     def left_s(self, now_s: float) -> float:
         """How long it may yet be silent, for ever until it was started."""

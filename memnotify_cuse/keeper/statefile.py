@@ -1,6 +1,7 @@
 """The state file: what a server must know of the one before it. A memfd that the keeper holds and each server maps.
 
-    header     which layout this is, the FUSE_INIT request, the zones in the order of their inodes, the last number
+    header     which layout this is, the FUSE_INIT request, the zones in the order of their inodes, the last number,
+               and when the server has last done its work (`heartbeat`)
     files      one slot for each open file of the device: who opened it, how it is woken, what it was told
     records    what is left to read of each
     requests   requests that were received and not answered, as the kernel sent them (`RequestJournal`)
@@ -30,8 +31,10 @@ from dataclasses import dataclass
 from enum import IntFlag
 from typing import Final, NamedTuple
 
+from memnotify_cuse.keeper import heartbeat
+
 MAGIC: Final = b"memnotify state\0"
-LAYOUT: Final = 3
+LAYOUT: Final = 4
 """Goes up with every change of the layout. A server that finds another one does not go on with it: `reload` refuses,
 and a restart of the service makes the device anew."""
 
@@ -223,6 +226,10 @@ class StateFile:
     def has_room_for(self, number: int) -> bool:
         """Whether a file that was opened with that number, before it could be noted, can be noted now."""
         return self._slots.use(number % SLOTS)
+
+    def note_alive(self, now_ns: int) -> None:
+        """The server has done its work until now."""
+        heartbeat.note(self._map, now_ns)
 
     # The scanner.
 

@@ -65,3 +65,12 @@ def test_servers_are_counted() -> None:
     lives.started(0)
     lives.started(1)
     assert lives.count == 2
+
+
+def test_what_was_known_already_is_no_sign_of_life() -> None:
+    lives = Lives()
+    lives.started(0)
+    lives.heard(10)
+    assert not lives.hangs(10 + WATCHDOG_S)
+    lives.heard(10)
+    assert lives.hangs(10 + WATCHDOG_S + GRACE_S)

@@ -74,3 +74,12 @@ static inline char *map(size_t bytes)
 	madvise(memory, bytes, MADV_NOHUGEPAGE);
 	return memory;
 }
+
+static inline char *map_shared(size_t bytes)
+{
+	char *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (memory == MAP_FAILED)
+		fail("mmap");
+	return memory;
+}

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.support.guest.disk import LABEL, PROJECT, bound_paths, make_stream_disk
+from tests.support.guest.disk import LABEL, PROJECT, SWAP_LABEL, bound_paths, make_stream_disk, make_swap_disk
 from tests.support.guest.kernel import Kernel
 from tests.support.guest.workdisk import LABEL as WORK_LABEL
 
@@ -25,7 +25,7 @@ KVM_PROBE_S: Final = 15.0
 
 @dataclass(frozen=True)
 class Shape:
-    """What is booted: memory, processors, swap ("none" or "zram"), LRU kind ("classic" or "mglru"), NUMA nodes."""
+    """What is booted: memory, processors, swap ("none", "zram" or "disk"), LRU kind ("classic" or "mglru"), NUMA nodes."""
 
     memory_mib: int = 512
     swap: str = "none"
@@ -68,6 +68,8 @@ class Guest:
         if work_disk is not None:
             disks.append(results / "work.img")
             subprocess.run(["cp", "--sparse=always", str(work_disk), str(disks[-1])], check=True)
+        if shape.swap == "disk":
+            disks.append(make_swap_disk(results, shape.memory_mib // 2))
         try:
             _run_on_terminal(self._vng(shape, script, results, disks), results / "console.log", limit_s)
         finally:
@@ -119,8 +121,9 @@ def _script(shape: Shape, programs: Path, command: Sequence[str], results: Path,
         "for module in ext4 fuse cuse zram; do modprobe $module || true; done",
         "mountpoint -q /sys/kernel/tracing || mount -t tracefs tracefs /sys/kernel/tracing",
         f"system=$(findfs LABEL={LABEL})",
-        f"work=$(findfs LABEL={WORK_LABEL} || true)",
-        'stream=$(ls /dev/sd? /dev/vd? 2>/dev/null | grep -vx -e "$system" -e "${work:-none}" | tail -1)',
+        f"work=$(findfs LABEL={WORK_LABEL} || true); swap=$(findfs LABEL={SWAP_LABEL} || true)",
+        'used="-e $system -e ${work:-none} -e ${swap:-none}"',
+        "stream=$(ls /dev/sd? /dev/vd? 2>/dev/null | grep -vx $used | tail -1)",
         "mkdir -p /run/system && mount -o ro $system /run/system",
         *[f"mount --bind /run/system{path} {path}" for path in map(str, bound_paths(programs))],
         # cgroup v1's memory controller, for memory.pressure_level; not everywhere.
@@ -134,6 +137,8 @@ def _script(shape: Shape, programs: Path, command: Sequence[str], results: Path,
             f"echo {shape.memory_mib // 2}M > /sys/block/zram0/disksize",
             "mkswap /dev/zram0 > /dev/null && swapon /dev/zram0",
         ]
+    if shape.swap == "disk":
+        lines.append("swapon $swap")
     environment = {
         "MEMNOTIFY_RESULTS": str(results),
         "MEMNOTIFY_PROGRAMS": str(programs),

@@ -1,8 +1,8 @@
 """Makes the recordings of tests/fixtures/traces/guest: what the scanner sees in the experiments of the guest tier.
 
-    python -m tests.support.guest.captures [NAME …]
+    python -m tests.support.guest.captures [NAME …] [--experiments KIND:WHAT …]
 
-NAME is a combination of swap and LRU kind, as zram-mglru (default: all four, about half an hour without KVM).
+NAME is a combination of swap and LRU kind, as zram-mglru (default: all six, about two hours without KVM).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import json
 import shutil
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -27,19 +28,20 @@ from tests.support.guest.prepare import prepare_for_work, results_of
 
 FIXTURES: Final = PROJECT / "tests" / "fixtures" / "traces" / "guest"
 LIMIT_S: Final = 3600.0
-EXPERIMENTS: Final = ("onlookers:cold", "onlookers:hot", "onlookers:mixed", "cache:all")
+WORKLOADS: Final = ("cold", "hot", "mixed", "burst", "shared", "locked", "cow", "pipes")
+EXPERIMENTS: Final = (*(f"onlookers:{workload}" for workload in WORKLOADS), "cache:all")
 SHAPES: Final = {
-    f"{swap}-{lru}": Shape(swap=swap, lru=lru) for swap in ("zram", "none") for lru in ("classic", "mglru")
+    f"{swap}-{lru}": Shape(swap=swap, lru=lru) for swap in ("zram", "none", "disk") for lru in ("classic", "mglru")
 }
 AFTER_NS: Final = 500_000_000
 """How much is kept of what came after the OOM kill."""
 
 
-def capture(guest: Guest, work_disk: Path, name: str) -> int:
+def capture(guest: Guest, work_disk: Path, experiments: Sequence[str], name: str) -> int:
     """Boot, run the experiments, and keep their recordings; how many there are."""
     results = results_of(f"captures-{name}")
     shutil.rmtree(results, ignore_errors=True)
-    command = [sys.executable, "-m", "tests.guest.run", "--record", *EXPERIMENTS]
+    command = [sys.executable, "-m", "tests.guest.run", "--record", *experiments]
     code = guest.run(SHAPES[name], command, results, limit_s=LIMIT_S, work_disk=work_disk)
     rows = results / "rows.jsonl"
     lines = rows.read_text().splitlines() if rows.exists() else []
@@ -78,6 +80,7 @@ def without_events(sample: Sample) -> Sample:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.support.guest.captures", description="Record experiments.")
     parser.add_argument("name", nargs="*", metavar="NAME", help=", ".join(SHAPES))
+    parser.add_argument("--experiments", nargs="+", default=EXPERIMENTS, metavar="KIND:WHAT", help="default: all")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.name if name not in SHAPES]
     if unknown:
@@ -88,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"no captures: {error}")
         return 2
     with ThreadPoolExecutor(2) as pool:
-        counts = list(pool.map(partial(capture, guest, work_disk), options.name or SHAPES))
+        counts = list(pool.map(partial(capture, guest, work_disk, options.experiments), options.name or SHAPES))
     return int(not all(counts))
 
 

@@ -13,6 +13,7 @@ import sysconfig
 from pathlib import Path
 
 LABEL = "memnotify"
+SWAP_LABEL = "memnotify-swap"
 PROJECT = Path(__file__).parents[3]
 PARTS = ("memnotify_cuse", "tests", "benchmarks", "examples", "pyproject.toml")
 STREAM_BYTES = 4 << 30
@@ -76,6 +77,15 @@ def make_stream_disk(directory: Path) -> Path:
     image = directory / "stream.img"
     with image.open("wb") as file:
         file.truncate(STREAM_BYTES)
+    return image
+
+
+def make_swap_disk(directory: Path, mib: int) -> Path:
+    """A disk to swap to."""
+    image = directory / "swap.img"
+    with image.open("wb") as file:
+        file.truncate(mib << 20)
+    subprocess.run(["/sbin/mkswap", "-q", "-L", SWAP_LABEL, str(image)], check=True, capture_output=True)
     return image
 
 
