@@ -96,12 +96,12 @@ def measure(workshop: Workshop) -> Part:
         server = stack.enter_context(workshop.server())
         instance = stack.enter_context(_trace_instance())
         part = Part(TITLE, list(HOW))
-        doorbell = re.search(r"doorbell=(\S+)", (server.mount / "server").read_text())
+        wakeup = re.search(r"wakeup=(\S+)", (server.mount / "server").read_text())
         # It is held only while it is needed.
         priority = (
             "ordinary" if "real-time priority" in server.log else "real-time while the kernel reclaims, else ordinary"
         )
-        part.remarks.append(f"The server: woken by {doorbell[1] if doorbell else 'unknown'}, {priority} priority.")
+        part.remarks.append(f"The server: woken by {wakeup[1] if wakeup else 'unknown'}, {priority} priority.")
         try:
             with ExitStack() as listeners:
                 ways = list(_open_ways(listeners, listen, _wanted(server.device), part))

@@ -20,7 +20,7 @@ from benchmarks.report import Table, wrapped
 from memnotify_cuse.scanner import choices, evidence, forecast, zones
 from memnotify_cuse.scanner.machine import Machine
 from memnotify_cuse.scanner.polling import PollingInterval
-from memnotify_cuse.scanner.recordfile import Recording
+from memnotify_cuse.scanner.recordingfile import Recording
 from memnotify_cuse.scanner.sample import Sample
 from memnotify_cuse.scanner.zones import ZoneTracker
 from tests.support.constructed import CASES
@@ -77,16 +77,16 @@ def recordings() -> list[Played]:
 
 
 def looked_at(played: Played) -> Iterator[Sample]:
-    """The samples that the scanner would have taken: each when it is due, or when an event rings."""
+    """The samples that the scanner would have taken: each when it is due, or when an event reports reclaim."""
     tracker = ZoneTracker(played.machine)
-    interval = PollingInterval(doorbell=True, page_kb=played.machine.page_kb)
+    interval = PollingInterval(wakeup=True, page_kb=played.machine.page_kb)
     due_ns = 0
     for sample in played.samples:
         if sample.time_ns < due_ns and not sample.events:
             continue
         scan = tracker.update(sample)
         if sample.events:
-            interval.rang(sample.time_ns)
+            interval.woken(sample.time_ns)
         delay_s = interval.next_delay_s(
             now_ns=sample.time_ns,
             reclaiming=scan.measured.reclaim.scanned_pages > 0,

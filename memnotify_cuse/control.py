@@ -19,7 +19,7 @@ FRESH_NS = 20_000_000
 """How long a text that has counters and clocks in it is shown as it is. A text per read would be work without end."""
 
 
-class CommandError(ValueError):
+class SimulateError(ValueError):
     """A line written to `simulate` that cannot be understood; the message says which part."""
 
 
@@ -96,23 +96,23 @@ class Control:
         return self._version(), tuple(state.status for state in self._board.states.values())
 
     def simulate(self, line: str) -> None:
-        """Carry out "all SECONDS [LEVEL]" or "nodeN-NAME SECONDS [LEVEL]"; else CommandError or UnknownZoneError."""
+        """Carry out "all SECONDS [LEVEL]" or "nodeN-NAME SECONDS [LEVEL]"; else SimulateError or UnknownZoneError."""
         words = line.split()
         if len(words) not in (2, 3):
-            raise CommandError("expected: all SECONDS, or nodeN-NAME SECONDS, and a level if you like")
+            raise SimulateError("expected: all SECONDS, or nodeN-NAME SECONDS, and a level if you like")
         try:
             zone = None if words[0] == "all" else ZoneId.parse(words[0])
         except ValueError:
-            raise CommandError(f"not a zone: {words[0]}") from None
+            raise SimulateError(f"not a zone: {words[0]}") from None
         try:
             seconds = float(words[1])
         except ValueError:
-            raise CommandError(f"not a number of seconds: {words[1]}") from None
+            raise SimulateError(f"not a number of seconds: {words[1]}") from None
         if not 0 <= seconds <= MAX_SIMULATION_S:
-            raise CommandError(f"seconds must be between 0 and {MAX_SIMULATION_S:.0f}, not {words[1]}")
+            raise SimulateError(f"seconds must be between 0 and {MAX_SIMULATION_S:.0f}, not {words[1]}")
         level = words[2] if len(words) == 3 else LEVEL_LOW
         if level not in LEVELS:
-            raise CommandError(f"not one of the levels {', '.join(LEVELS)}: {level}")
+            raise SimulateError(f"not one of the levels {', '.join(LEVELS)}: {level}")
         self._board.simulate(zone, int(seconds * 1e9), self._clock_ns(), level)
 
     def _moment(self) -> int:

@@ -39,13 +39,13 @@ from memnotify_cuse.kernel.tracefs import TracePipe
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 from memnotify_cuse.pressurelog import PressureLog
 from memnotify_cuse.residency import Realtime, lock_memory, warn_of_refusals
-from memnotify_cuse.scanner.deferred import DeferredDoorbell
-from memnotify_cuse.scanner.doorbell import Doorbell, TraceDoorbell, open_psi
+from memnotify_cuse.scanner.deferred import DeferredSource
 from memnotify_cuse.scanner.errors import RecordingError
 from memnotify_cuse.scanner.fillrate import measure_fill_kb_per_s
 from memnotify_cuse.scanner.health import TRACE, Health
 from memnotify_cuse.scanner.loop import Scanner
 from memnotify_cuse.scanner.sample import Sample, Sampler
+from memnotify_cuse.scanner.sources import TraceSource, WakeupSource, open_psi
 from memnotify_cuse.succession import Succession
 from memnotify_cuse.transport.cuse import CuseTransport
 from memnotify_cuse.transport.fuse import FuseTransport
@@ -228,7 +228,7 @@ class _Server:
         """Open what the scanner reads, first of all, so that no client can take these descriptors away."""
         if config.replay is not None:
             # Only a server that replays is to have in memory what that takes.
-            from memnotify_cuse.scanner.recordfile import Recording
+            from memnotify_cuse.scanner.recordingfile import Recording
             from memnotify_cuse.scanner.replay import Replay
 
             recording = Recording(config.replay)
@@ -251,9 +251,9 @@ class _Server:
             scanner = Scanner(
                 self._board,
                 sampler,
-                TraceDoorbell(self._given.trace) if self._given.trace is not None else None,
+                TraceSource(self._given.trace) if self._given.trace is not None else None,
                 self._machine,
-                self._late_doorbell(),
+                self._late_source(),
                 spare=spare,
                 open_spare=partial(open_psi, config.proc, spare=True),
                 health=self._health,
@@ -283,16 +283,16 @@ class _Server:
         self._board = Board(self._hurrying, self._clock.poke, watch)
         self._pressure_log = pressure_log
 
-    def _late_doorbell(self) -> DeferredDoorbell | None:
+    def _late_source(self) -> DeferredSource | None:
         """What asks the keeper for another trace, where there was one, or is to be one."""
         if self._given.trace is None and not self._given.trace_may_come:
             return None
-        return DeferredDoorbell(self._ask_for_trace, wanted=self._given.trace is None)
+        return DeferredSource(self._ask_for_trace, wanted=self._given.trace is None)
 
     def _say_health(self) -> None:
         words = ", ".join(f"{each.source} ({each.reason})" for each in self._health.failures)
         state = self._health.level.value + (f": {words}" if words else "")
-        status = f"{state}; woken by {self._scanner.doorbell_name}"
+        status = f"{state}; woken by {self._scanner.wakeup_name}"
         if status != self._status:
             self._status = status
             self._channel.send("status", status[:MAX_STATUS_CHARS])
@@ -311,7 +311,7 @@ class _Server:
                 "health": self._health.level.value,
                 "lru": "mglru" if scanner.mglru else "classic",
                 "lost_events": str(scanner.lost_events),
-                "doorbell": scanner.doorbell_name,
+                "wakeup": scanner.wakeup_name,
                 "samples": str(scanner.samples),
                 "server_pid": str(os.getpid()),
                 "restarts": str(self._restarts),
@@ -449,7 +449,7 @@ class _Server:
                 for transport, _ in self._transports:
                     nursery.start_soon(transport.end)
 
-    async def _ask_for_trace(self) -> Doorbell:
+    async def _ask_for_trace(self) -> WakeupSource:
         answered = trio.Event()
         answers: list[Message] = []
 
@@ -468,7 +468,7 @@ class _Server:
             case ("trace", path, (pipe, switch, *events)):
                 trace = TracePipe(Path(path), pipe, switch, *events)
                 trace.watch_events()
-                return TraceDoorbell(trace)
+                return TraceSource(trace)
             case (_, why, _):
                 again, _, reason = why.partition(" ")
                 kind = NoKernelMemoryError if again == "again" else KernelFileGoneError

@@ -16,23 +16,23 @@ from memnotify_cuse.board import Board, BoardListener
 from memnotify_cuse.kernel.errors import KernelFileError, KernelFileGoneError
 from memnotify_cuse.kernel.files import read_kernel_text
 from memnotify_cuse.residency import Realtime, lock_memory, warn_of_refusals
-from memnotify_cuse.scanner.doorbell import open_doorbell, open_psi
 from memnotify_cuse.scanner.errors import RecordingError
 from memnotify_cuse.scanner.loop import Scanner
-from memnotify_cuse.scanner.recordfile import RecordingSource, RecordingWriter
 from memnotify_cuse.scanner.recording import Header
+from memnotify_cuse.scanner.recordingfile import RecordingSource, RecordingWriter
 from memnotify_cuse.scanner.sample import Sampler
+from memnotify_cuse.scanner.sources import open_psi, open_source
 
 END_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 """All that would end the process, and leave its trace instance behind; but for those of a programming error."""
 
 
-class RecordError(Exception):
+class RecorderError(Exception):
     """Nothing, or no more, can be recorded; the message is one line for the user."""
 
 
 @dataclass(frozen=True, slots=True)
-class Config:
+class RecorderConfig:
     """What `record` was asked for. `seconds` None: until a signal. `say` writes a line for the user."""
 
     file: Path
@@ -51,15 +51,15 @@ class Recorded:
     raised: int
 
 
-def record(config: Config) -> Recorded:
-    """Record until one of `END_SIGNALS`, or for as long as asked. Raises RecordError."""
+def record(config: RecorderConfig) -> Recorded:
+    """Record until one of `END_SIGNALS`, or for as long as asked. Raises RecorderError."""
     try:
         return trio.run(_record, config)
     except (KernelFileError, RecordingError) as error:
-        raise RecordError(str(error)) from error
+        raise RecorderError(str(error)) from error
 
 
-async def _record(config: Config) -> Recorded:
+async def _record(config: RecorderConfig) -> Recorded:
     # A terminal that closes sends SIGHUP, which nohup has ignored.
     ends = [number for number in END_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     with trio.open_signal_receiver(*ends) as signals, ExitStack() as stack:
@@ -67,13 +67,13 @@ async def _record(config: Config) -> Recorded:
         stack.callback(sampler.close)
         # A machine that cannot be sampled must not cost the user the file that is to be replaced.
         sampler.sample()
-        doorbell = open_doorbell(config.proc)
-        if doorbell is not None:
-            stack.callback(doorbell.close)
+        wakeup = open_source(config.proc)
+        if wakeup is not None:
+            stack.callback(wakeup.close)
         header = Header(
             machine=sampler.machine,
             kernel=_kernel_release(config.proc),
-            doorbell=doorbell.name if doorbell is not None else "timer",
+            wakeup=wakeup.name if wakeup is not None else "timer",
         )
         writer = RecordingWriter(config.file, header, replace=config.replace)
         board = Board(BoardListener())
@@ -83,7 +83,7 @@ async def _record(config: Config) -> Recorded:
             scanner = Scanner(
                 board,
                 source,
-                doorbell,
+                wakeup,
                 header.machine,
                 open_spare=partial(open_psi, config.proc, spare=True),
                 on_active=realtime.reclaiming,
@@ -92,7 +92,7 @@ async def _record(config: Config) -> Recorded:
             scanner.first_scan()
             # As the server: or it would see less, and later, just when there is something to see.
             warn_of_refusals([lock_memory(), realtime.check()])
-            config.say(f"recording: file={config.file} doorbell={header.doorbell}")
+            config.say(f"recording: file={config.file} wakeup={header.wakeup}")
             with trio.move_on_after(float("inf") if config.seconds is None else config.seconds):
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_scan, scanner, nursery.cancel_scope)

@@ -6,7 +6,7 @@ import os
 from contextlib import closing
 from pathlib import Path
 
-from memnotify_cuse.cli.machine import Finding, Machine
+from memnotify_cuse.cli.host import Finding, Host
 from memnotify_cuse.kernel.capabilities import Capability
 from memnotify_cuse.kernel.errors import KernelFileError
 from memnotify_cuse.kernel.files import read_kernel_text
@@ -18,12 +18,12 @@ from memnotify_cuse.kernel.trace import KNOWN_EVENTS
 from memnotify_cuse.kernel.tracefs import TraceInstance, find_tracefs, instance_name
 from memnotify_cuse.kernel.vmstat import read_vmstat
 from memnotify_cuse.kernel.zoneinfo import read_zoneinfo
-from memnotify_cuse.scanner.doorbell import PSI_STALL_US, PSI_WINDOW_US
 from memnotify_cuse.scanner.sample import Sampler
+from memnotify_cuse.scanner.sources import PSI_STALL_US, PSI_WINDOW_US
 from memnotify_cuse.scanner.zones import SMALL_ZONE_FRACTION
 
 
-def zoneinfo(machine: Machine) -> Finding:
+def zoneinfo(machine: Host) -> Finding:
     """The zones: without them there is nothing to tell about."""
     try:
         zones = [zone for zone in read_zoneinfo(machine.proc).zones if zone.present_pages]
@@ -42,7 +42,7 @@ def zoneinfo(machine: Machine) -> Finding:
     return Finding("ok", "zoneinfo", found, "free pages, watermarks and LRU lists come from here")
 
 
-def vmstat(machine: Machine) -> Finding:
+def vmstat(machine: Host) -> Finding:
     """The counter that says reclaim has turned to anonymous pages."""
     try:
         counters = read_vmstat(machine.proc)
@@ -63,7 +63,7 @@ def vmstat(machine: Machine) -> Finding:
     )
 
 
-def meminfo(machine: Machine) -> Finding:
+def meminfo(machine: Host) -> Finding:
     """All that the server reads for one look at the kernel, read as it does that."""
     try:
         with closing(Sampler(machine.proc)) as sampler:
@@ -78,7 +78,7 @@ def meminfo(machine: Machine) -> Finding:
     )
 
 
-def lru(machine: Machine) -> Finding:
+def lru(machine: Host) -> Finding:
     """Which LRU the kernel uses: it decides what counts as evidence."""
     try:
         enabled = read_lru_gen(machine.sys)
@@ -95,7 +95,7 @@ def lru(machine: Machine) -> Finding:
     return Finding("ok", "lru", found, "scanning and movement of anonymous pages are counted by node")
 
 
-def swap(machine: Machine) -> Finding:
+def swap(machine: Host) -> Finding:
     """Whether there is swap: without it the kernel never scans anonymous pages."""
     try:
         swaps = parse_swaps(read_kernel_text(machine.proc / "swaps"))
@@ -117,12 +117,12 @@ def swap(machine: Machine) -> Finding:
     return Finding("ok", "swap", found, "reclaim of anonymous pages is evidence; full swap counts as none")
 
 
-def tracefs(machine: Machine) -> Finding:
-    """The fastest doorbell: an event in the moment reclaim starts."""
+def tracefs(machine: Host) -> Finding:
+    """The fastest wakeup source: an event in the moment reclaim starts."""
     otherwise = "the PSI trigger or the timer wakes the server instead, milliseconds to seconds later"
     root = find_tracefs([machine.sys / "kernel/tracing", machine.sys / "kernel/debug/tracing"])
     if root is None and machine.euid == 0 and (machine.sys / "kernel/tracing").is_dir():
-        return Finding("ok", "tracefs", "not mounted", "used as doorbell: the server mounts it")
+        return Finding("ok", "tracefs", "not mounted", "used as wakeup source: the server mounts it")
     if root is None:
         return Finding(
             "warn",
@@ -146,11 +146,11 @@ def tracefs(machine: Machine) -> Finding:
         "ok",
         "tracefs",
         f"{root}, all {len(events)} vmscan events",
-        "used as doorbell: the server wakes within a millisecond, in a trace instance of its own",
+        "used as wakeup source: the server wakes within a millisecond, in a trace instance of its own",
     )
 
 
-def kprobes(machine: Machine) -> Finding:
+def kprobes(machine: Host) -> Finding:
     """Whether `--sigio auto` can see O_ASYNC."""
     otherwise = "--sigio auto cannot see O_ASYNC: it works as owner, and signals whoever has set an owner"
     root = find_tracefs([machine.sys / "kernel/tracing", machine.sys / "kernel/debug/tracing"])
@@ -173,8 +173,8 @@ def _instance_error(root: Path) -> str | None:
     return None
 
 
-def psi(machine: Machine) -> Finding:
-    """The second doorbell: a trigger on memory stalls."""
+def psi(machine: Host) -> Finding:
+    """The second wakeup source: a trigger on memory stalls."""
     try:
         stalled = read_pressure(machine.proc).some.avg60_percent
     except KernelFileError as error:
@@ -186,4 +186,4 @@ def psi(machine: Machine) -> Finding:
     found = f"memory stalls {stalled:.2f} % of the last minute, triggers work"
     if not machine.can(Capability.SYS_RESOURCE):
         found += " (windows in multiples of 2 s: no CAP_SYS_RESOURCE)"
-    return Finding("ok", "psi", found, "used as doorbell where tracefs is missing")
+    return Finding("ok", "psi", found, "used as wakeup source where tracefs is missing")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from memnotify_cuse.cli.common import DEFAULT_DEVICE, DEFAULT_MOUNT, device_path, mount_path
-from memnotify_cuse.cli.machine import Finding, Machine
+from memnotify_cuse.cli.host import Finding, Host
 from memnotify_cuse.keeper.chardev import cuse_problem, is_served
 from memnotify_cuse.keeper.children import ApartError, apart
 from memnotify_cuse.keeper.mount import FSTYPE, PROBE_S, Occupant, occupant_of, occupant_of_mount
@@ -36,7 +36,7 @@ _CHECK_S = 5.0
 _SILENT = "a server that hangs, or was killed, is replaced within seconds: try again"
 
 
-def fuse(machine: Machine) -> Finding:
+def fuse(machine: Host) -> Finding:
     """The transport that is used."""
     path = machine.root / "dev/fuse"
     try:
@@ -53,7 +53,7 @@ def fuse(machine: Machine) -> Finding:
     return Finding("ok", "fuse", f"{path} can be opened", "used to serve the device")
 
 
-def pyfuse3(machine: Machine) -> Finding:
+def pyfuse3(machine: Host) -> Finding:
     """The library that speaks FUSE; its C part needs libfuse3."""
     try:
         import pyfuse3 as library
@@ -64,7 +64,7 @@ def pyfuse3(machine: Machine) -> Finding:
     return Finding("ok", "pyfuse3", library.__version__, "serves the texts of the control file system")
 
 
-def cuse(machine: Machine) -> Finding:
+def cuse(machine: Host) -> Finding:
     """The transport for a true character device; FUSE does without it, so its absence is nothing to warn about."""
     path = machine.root / "dev/cuse"
     problem = cuse_problem(path)
@@ -73,7 +73,7 @@ def cuse(machine: Machine) -> Finding:
     return Finding("ok", "cuse", f"{path} can be opened", "the device will be a character device")
 
 
-def mounting(machine: Machine) -> Finding:
+def mounting(machine: Host) -> Finding:
     """Who may mount: root itself, or an ordinary user with the help of fusermount3. It is the user id that decides."""
     if machine.euid == 0:
         if machine.can(Capability.SYS_ADMIN):
@@ -101,7 +101,7 @@ def mounting(machine: Machine) -> Finding:
     )
 
 
-def device(machine: Machine) -> Finding:
+def device(machine: Host) -> Finding:
     """The path that programs ask for, and what is there, by the server's own rules."""
     path = _path_on(machine, device_path(DEFAULT_DEVICE))
     if machine.euid != 0:
@@ -140,7 +140,7 @@ def device(machine: Machine) -> Finding:
     return Finding("ok", "device", f"{path} is free", "'memnotify serve' makes it")
 
 
-def mount_point(machine: Machine) -> Finding:
+def mount_point(machine: Host) -> Finding:
     """Where the control file system is mounted, if nothing else is said."""
     path = _path_on(machine, _resolved(DEFAULT_MOUNT))
     elsewhere = "serve another directory with --mount"
@@ -164,7 +164,7 @@ def mount_point(machine: Machine) -> Finding:
     return Finding("ok", "mount", f"{path} is free", "'memnotify serve' makes it")
 
 
-def descriptors(machine: Machine) -> Finding:
+def descriptors(machine: Host) -> Finding:
     """Whether the server may open enough files."""
     refusal = _in_a_child(too_few_descriptors) if machine.is_this else None
     if refusal is not None:
@@ -172,7 +172,7 @@ def descriptors(machine: Machine) -> Finding:
     return Finding("ok", "descriptors", f"{LEAST_DESCRIPTORS} files or more may be open", "what the server needs")
 
 
-def memlock(machine: Machine) -> Finding:
+def memlock(machine: Host) -> Finding:
     """Whether the server can keep itself in memory, where it must be when memory is short."""
     if machine.can(Capability.IPC_LOCK):
         return Finding("ok", "memlock", "CAP_IPC_LOCK", "the server locks itself into memory")
@@ -191,7 +191,7 @@ def memlock(machine: Machine) -> Finding:
     )
 
 
-def oom_score(machine: Machine) -> Finding:
+def oom_score(machine: Host) -> Finding:
     """Whether the server can keep the OOM killer away from itself."""
     refusal = _in_a_child(_oom_score_refusal) if machine.is_this else None
     if refusal is None and (machine.is_this or machine.can(Capability.SYS_RESOURCE)):
@@ -204,7 +204,7 @@ def oom_score(machine: Machine) -> Finding:
     )
 
 
-def realtime(machine: Machine) -> Finding:
+def realtime(machine: Host) -> Finding:
     """Whether the server gets a CPU when all are busy with reclaim."""
     refusal = _in_a_child(Realtime().check) if machine.is_this else None
     if refusal is None and (machine.is_this or machine.can(Capability.SYS_NICE)):
@@ -217,7 +217,7 @@ def realtime(machine: Machine) -> Finding:
     )
 
 
-def sigio(machine: Machine) -> Finding:
+def sigio(machine: Host) -> Finding:
     """What the SIGIO helpers need: to look at another process's descriptors, and to signal it."""
     error = pidfd_getfd_error()
     if error is not None:
@@ -250,7 +250,7 @@ def sigio(machine: Machine) -> Finding:
     )
 
 
-def _yama(machine: Machine) -> str:
+def _yama(machine: Host) -> str:
     try:
         scope = (machine.proc / "sys/kernel/yama/ptrace_scope").read_text().strip()
     except OSError:
@@ -281,7 +281,7 @@ def _resolved(path: str) -> Path:
         return device_path(path)
 
 
-def _path_on(machine: Machine, path: Path) -> Path:
+def _path_on(machine: Host, path: Path) -> Path:
     return machine.root / path.relative_to("/")
 
 

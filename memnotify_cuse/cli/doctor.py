@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from memnotify_cuse.cli.common import EXIT_NEGATIVE, EXIT_OK, CommandError
 
 if TYPE_CHECKING:
-    from memnotify_cuse.cli.machine import Finding, Machine
+    from memnotify_cuse.cli.host import Finding, Host
     from memnotify_cuse.cli.main import Subparsers
 
 _EPILOG = """\
@@ -38,11 +38,11 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the findings and a conclusion. Return 0 if the server could run, 1 if not."""
-    from memnotify_cuse.cli.machine import this_machine
+    from memnotify_cuse.cli.host import this_host
     from memnotify_cuse.kernel.errors import KernelFileError
 
     try:
-        machine = this_machine()
+        machine = this_host()
     except KernelFileError as error:
         raise CommandError(str(error)) from None
     findings = [check(machine) for check in checks()]
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_NEGATIVE if any(finding.level == "fail" for finding in findings) else EXIT_OK
 
 
-def checks() -> list[Callable[[Machine], Finding]]:
+def checks() -> list[Callable[[Host], Finding]]:
     """Return every check, in the order of the report: the device first, then the evidence."""
     from memnotify_cuse.cli import checks_kernel, checks_serving
 
@@ -86,9 +86,9 @@ def conclusion(findings: Sequence[Finding]) -> str:
         return f"the server cannot run here; see: {', '.join(failed)}"
     level = {finding.name: finding.level for finding in findings}
     if level.get("tracefs") == "ok":
-        doorbell = "woken by tracefs"
+        wakeup = "woken by tracefs"
     elif level.get("psi") == "ok":
-        doorbell = "woken by a PSI trigger and a timer"
+        wakeup = "woken by a PSI trigger and a timer"
     else:
-        doorbell = "woken by a timer alone"
-    return f"the server can run here, {doorbell}"
+        wakeup = "woken by a timer alone"
+    return f"the server can run here, {wakeup}"

@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _of_recording(args: argparse.Namespace) -> _Found:
-    from memnotify_cuse.scanner.recordfile import Recording
+    from memnotify_cuse.scanner.recordingfile import Recording
 
     recording = Recording(Path(args.file))
     return _choose(recording.samples(), recording.header.machine, args)

@@ -53,14 +53,14 @@ def run(args: argparse.Namespace) -> int:
     """Record as ``args`` says. Return 0, or raise CommandError."""
     if os.path.lexists(args.file) and not args.force:
         raise CommandError(f"{args.file} exists; --force replaces it")
-    from memnotify_cuse.recorder import Config, RecordError, record
+    from memnotify_cuse.recorder import RecorderConfig, RecorderError, record
 
     logging.basicConfig(stream=sys.stderr, level="WARNING", format="memnotify: %(levelname)s: %(message)s")
     logging.raiseExceptions = False
-    config = Config(Path(args.file), Path(args.proc), args.seconds, replace=args.force, say=complain)
+    config = RecorderConfig(Path(args.file), Path(args.proc), args.seconds, replace=args.force, say=complain)
     try:
         done = record(config)
-    except RecordError as error:
+    except RecorderError as error:
         raise CommandError(str(error)) from None
     pressure = {0: "no zone came under pressure", 1: "a zone came under pressure once"}
     seen = pressure.get(done.raised, f"zones came under pressure {done.raised} times")

@@ -2,7 +2,7 @@
 
 Sample (the leading ``server`` lines may be absent, and keys may be added)::
 
-    server pid=812 version=0.1.0 doorbell=tracefs lru=classic swap=zram
+    server pid=812 version=0.1.0 wakeup=tracefs lru=classic swap=zram
     server open_files=3 notifications=12 uptime_s=345.6
     node=0 zone=Normal status=1 free_pages=5210 high_pages=2100 reserve_pages=0 clear_pages=4200 raised=2 reason=pgscan_anon
 

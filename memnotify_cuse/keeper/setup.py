@@ -28,7 +28,7 @@ from memnotify_cuse.kernel.errors import KernelFileError
 from memnotify_cuse.kernel.fdinfo import fdinfo_has_inodes
 from memnotify_cuse.kernel.statx import FileId
 from memnotify_cuse.logstream import say
-from memnotify_cuse.scanner.doorbell import FirstTrace, open_first_trace, trace_path
+from memnotify_cuse.scanner.sources import FirstTrace, open_first_trace, trace_path
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from typing import Final
 import trio
 
 from memnotify_cuse.kernel.errors import KernelFileError, NoKernelMemoryError
-from memnotify_cuse.scanner.doorbell import Doorbell
 from memnotify_cuse.scanner.retry import Backoff
+from memnotify_cuse.scanner.sources import WakeupSource
 
 log = logging.getLogger(__name__)
 
@@ -23,15 +23,15 @@ FIRST_PAUSE_S: Final = 5.0
 LONGEST_PAUSE_S: Final = 600.0
 
 
-class DeferredDoorbell:
-    """Opens a trace with `open_bell`, which is somebody else's work, while `run` runs and one is `wanted`.
+class DeferredSource:
+    """Opens a trace with `open_source`, which is somebody else's work, while `run` runs and one is `wanted`.
 
     `ask` says that now would be a good time; it has no timer of its own, which would wake a machine at rest.
     """
 
-    def __init__(self, open_bell: Callable[[], Awaitable[Doorbell]], *, wanted: bool = True) -> None:
-        self._open_bell = open_bell
-        self._bell: Doorbell | None = None
+    def __init__(self, open_source: Callable[[], Awaitable[WakeupSource]], *, wanted: bool = True) -> None:
+        self._open_source = open_source
+        self._source: WakeupSource | None = None
         self._asked = trio.Event()
         self._wanted = trio.Event()
         self._not_before_s = math.inf
@@ -47,25 +47,25 @@ class DeferredDoorbell:
         if self._not_before_s < math.inf and trio.current_time() >= self._not_before_s:
             self._asked.set()
 
-    def take(self) -> Doorbell | None:
+    def take(self) -> WakeupSource | None:
         """The trace, once, if there is one by now."""
-        bell, self._bell = self._bell, None
-        return bell
+        source, self._source = self._source, None
+        return source
 
     def close(self) -> None:
         """Close a trace that nobody has taken."""
-        bell = self.take()
-        if bell is not None:
-            bell.close()
+        source = self.take()
+        if source is not None:
+            source.close()
 
     async def run(self) -> None:
         """Open one whenever one is wanted."""
         while True:
             await self._wanted.wait()
-            self._bell = await self._open()
+            self._source = await self._open()
             self._wanted = trio.Event()
 
-    async def _open(self) -> Doorbell:
+    async def _open(self) -> WakeupSource:
         backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         told = False
         while True:
@@ -74,7 +74,7 @@ class DeferredDoorbell:
             await self._asked.wait()
             self._not_before_s = math.inf
             try:
-                return await self._open_bell()
+                return await self._open_source()
             except NoKernelMemoryError as error:
                 log.debug("still no trace events: %s", error)
             except (KernelFileError, OSError) as error:

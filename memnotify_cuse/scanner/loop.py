@@ -1,4 +1,4 @@
-"""The scanner: waits for the doorbell or the timer, samples, and publishes to the board."""
+"""The scanner: waits for a wakeup source or the timer, samples, and publishes to the board."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from memnotify_cuse.carried import Carried, CarriedNode
 from memnotify_cuse.kernel.errors import KernelFileError
 from memnotify_cuse.kernel.trace import TraceEvent
 from memnotify_cuse.scanner import choices
-from memnotify_cuse.scanner.deferred import DeferredDoorbell
-from memnotify_cuse.scanner.doorbell import Doorbell
+from memnotify_cuse.scanner.deferred import DeferredSource
 from memnotify_cuse.scanner.errors import RecordingError
 from memnotify_cuse.scanner.health import SCANNER, ZONEINFO, Health
 from memnotify_cuse.scanner.machine import Machine
 from memnotify_cuse.scanner.polling import FASTEST_FILL_KB_PER_S, PollingInterval
 from memnotify_cuse.scanner.retry import Backoff
 from memnotify_cuse.scanner.sample import Sample, SampleSource
+from memnotify_cuse.scanner.sources import WakeupSource
 from memnotify_cuse.scanner.wakeup import Wakeup
 from memnotify_cuse.scanner.zones import ZoneTracker
 
@@ -36,19 +36,19 @@ SETTLING_S: Final = 1.0
 """The longest time between samples while a source that failed has only just worked again."""
 
 FIRST_PAUSE_S: Final = 0.001
-"""The doorbell also rings for reclaim of file pages, maybe thousands of times a second: after each look that it
+"""The wakeup source also reports reclaim of file pages, maybe thousands of times a second: after each look that it
 brought about it is left alone for twice as long as before, from this up to the time between samples. It is the
 shortest time that trio can sleep for (epoll_wait(2) counts milliseconds)."""
 
 
 SILENCE_S: Final = 0.001
-"""How long after a look the doorbell is silenced: that takes the kernel as long as answering a poll()."""
+"""How long after a look the wakeup source is silenced: that takes the kernel as long as answering a poll()."""
 
 
 class Scanner:
     """Feeds `board` from `source`. `first_scan` must have succeeded before `run`.
 
-    `doorbell`, and `late` if there is to be a better one, are closed by `close`, as is `spare`, which stands in for a
+    `first`, and `late` if there is to be a better one, are closed by `close`, as is `spare`, which stands in for a
     trace that fails; `open_spare` opens another one. `on_active` is called with whether the kernel reclaims, or a zone
     is under pressure. `health` is told of what fails, `on_sample` of each sample,
     once it was published.
@@ -58,12 +58,12 @@ class Scanner:
         self,
         board: Board,
         source: SampleSource,
-        doorbell: Doorbell | None,
+        first: WakeupSource | None,
         machine: Machine,
-        late: DeferredDoorbell | None = None,
+        late: DeferredSource | None = None,
         *,
-        spare: Doorbell | None = None,
-        open_spare: Callable[[], Doorbell | None] = lambda: None,
+        spare: WakeupSource | None = None,
+        open_spare: Callable[[], WakeupSource | None] = lambda: None,
         health: Health | None = None,
         headroom_kb: int | None = None,
         fill_kb_per_s: int = FASTEST_FILL_KB_PER_S,
@@ -74,23 +74,23 @@ class Scanner:
         self._board = board
         self._source = source
         self._health = health or Health()
-        self._wakeup = Wakeup(doorbell, self._health, late, spare=spare, open_spare=open_spare, clock_s=clock_s)
+        self._wakeup = Wakeup(first, self._health, late, spare=spare, open_spare=open_spare, clock_s=clock_s)
         self._late = late
         self._on_sample = on_sample
         self._new_tracker = partial(ZoneTracker, machine, headroom_kb)
         self._tracker = self._new_tracker()
-        self._interval = PollingInterval(doorbell is not None, machine.page_kb, fill_kb_per_s)
+        self._interval = PollingInterval(first is not None, machine.page_kb, fill_kb_per_s)
         self._delay_s = choices.ACTIVE_S
         self._raised = False
         self._on_active = on_active
         self._pause_s = 0.0
-        self._rang_since_ns = 0
+        self._woken_since_ns = 0
         self._mglru = machine.mglru
         self._one_node = True
         self.samples = 0
 
     @property
-    def doorbell_name(self) -> str:
+    def wakeup_name(self) -> str:
         """What wakes the scanner at present."""
         return self._wakeup.name
 
@@ -142,8 +142,8 @@ class Scanner:
         retry = Backoff(FIRST_RETRY_S, LONGEST_RETRY_S)
         while True:
             try:
-                rang = await self._wait()
-                self._look(rang=rang)
+                woken = await self._wait()
+                self._look(woken=woken)
             except KernelFileError as error:
                 self._health.failed(ZONEINFO, error)
             except RecordingError:
@@ -158,9 +158,9 @@ class Scanner:
             await trio.sleep(retry.next_pause_s())
 
     async def _wait(self) -> bool:
-        """Wait for the doorbell or the timer; True if it rang. Under pressure the timer alone counts."""
-        bell = self._wakeup.current
-        if bell is None or self._raised:
+        """Wait for the wakeup source or the timer; True if that woke it. Under pressure the timer alone counts."""
+        source = self._wakeup.current
+        if source is None or self._raised:
             # Who was just told comes first.
             await trio.sleep(min(SILENCE_S, self._delay_s))
             self._silence(silent=True)
@@ -169,27 +169,27 @@ class Scanner:
         if self._pause_s:
             await trio.sleep(self._pause_s)
         with trio.move_on_after(max(0.0, self._delay_s - self._pause_s)):
-            await trio.lowlevel.wait_readable(bell.fileno())
+            await trio.lowlevel.wait_readable(source.fileno())
             return True
         return False
 
-    def _look(self, *, rang: bool) -> None:
-        """Sample, unless it rang only to say that reclaim begins: then the news is about to come, and has priority."""
-        if rang:
+    def _look(self, *, woken: bool) -> None:
+        """Sample, unless all there is to know is that reclaim begins: what it reclaims is about to be known."""
+        if woken:
             self._on_active(True)
         events = self._wakeup.drain()
-        if not rang and self._wakeup.look_after():
+        if not woken and self._wakeup.look_after():
             # The sample that follows has in it what the new trace could have told until now.
             events = None
         now_ns = time.monotonic_ns()
-        if rang and self._is_only_a_beginning(events):
-            self._rang_since_ns = self._rang_since_ns or now_ns
-            left_s = choices.ACTIVE_S - (now_ns - self._rang_since_ns) / 1e9
+        if woken and self._is_only_a_beginning(events):
+            self._woken_since_ns = self._woken_since_ns or now_ns
+            left_s = choices.ACTIVE_S - (now_ns - self._woken_since_ns) / 1e9
             if left_s > 0:
-                self._interval.rang(now_ns)
+                self._interval.woken(now_ns)
                 self._delay_s = left_s
                 return
-        self._scan(events, rang=rang)
+        self._scan(events, woken=woken)
 
     def _is_only_a_beginning(self, events: tuple[TraceEvent, ...] | None) -> bool:
         """Whether the trace would tell of anonymous pages, and does not."""
@@ -198,21 +198,21 @@ class Scanner:
     def _longer_pause_s(self) -> float:
         return min(max(2 * self._pause_s, FIRST_PAUSE_S), choices.ACTIVE_S)
 
-    def _scan(self, events: tuple[TraceEvent, ...] | None, *, rang: bool = False) -> None:
+    def _scan(self, events: tuple[TraceEvent, ...] | None, *, woken: bool = False) -> None:
         sample = self._source.sample(events)
         self._health.worked(ZONEINFO)
-        self._rang_since_ns = 0
+        self._woken_since_ns = 0
         self.samples += 1
         self._follow_lru(sample)
         scan = self._tracker.update(sample)
         self._board.publish(scan.states, scan.moved, time.monotonic_ns())
         # A scanner that goes on from it does not see again what it shows: so all of that must have been told.
         self._on_sample(sample)
-        if rang:
-            self._interval.rang(sample.time_ns)
+        if woken:
+            self._interval.woken(sample.time_ns)
         self._raised = any(state.under_pressure for state in scan.states)
-        self._pause_s = self._longer_pause_s() if rang else 0.0
-        self._interval.doorbell = self._wakeup.current is not None
+        self._pause_s = self._longer_pause_s() if woken else 0.0
+        self._interval.wakeup = self._wakeup.current is not None
         self._delay_s = self._interval.next_delay_s(
             now_ns=sample.time_ns,
             reclaiming=scan.measured.reclaim.scanned_pages > 0,
@@ -232,7 +232,7 @@ class Scanner:
         self._health.worked(SCANNER)
 
     def _silence(self, *, silent: bool) -> None:
-        """Let the doorbell note, or not, what goes on under pressure, when nobody listens to it anyway.
+        """Let the wakeup source note, or not, what goes on under pressure, when nobody listens to it anyway.
 
         With several nodes the events say which of them it is about; with one, counting pages is cheaper.
         """

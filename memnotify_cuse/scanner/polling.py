@@ -21,12 +21,12 @@ FASTEST_FILL_KB_PER_S: Final = 8 * 1024 * 1024
 
 @dataclass(slots=True)
 class PollingInterval:
-    """Decides on the next delay. `doorbell`: something wakes the scanner when reclaim starts.
+    """Decides on the next delay. `wakeup`: something wakes the scanner when reclaim starts.
 
     `fill_kb_per_s` is how fast programs can take memory on this machine.
     """
 
-    doorbell: bool
+    wakeup: bool
     page_kb: int
     fill_kb_per_s: int = FASTEST_FILL_KB_PER_S
     _last_scan_ns: int | None = None
@@ -49,8 +49,8 @@ class PollingInterval:
         if raised:
             if self._is_quiet(now_ns):
                 # A zone may stay short of free pages for hours after reclaim has ended: page cache fills memory up to
-                # the watermarks. The doorbell rings when reclaim starts again; to see the zone clear, less will do.
-                return choices.BURST_NS / 1e9 if self.doorbell else choices.RAISED_S
+                # the watermarks. The wakeup source reports new reclaim; to see the zone clear, less will do.
+                return choices.BURST_NS / 1e9 if self.wakeup else choices.RAISED_S
             critical = any(forecast.level == LEVEL_CRITICAL for forecast in forecasts)
             return choices.ACTIVE_S if critical else choices.RAISED_S
         if self.is_active(now_ns):
@@ -61,8 +61,8 @@ class PollingInterval:
         """Whether the kernel is reclaiming, or was a moment ago: kswapd comes in spells."""
         return self._last_scan_ns is not None and now_ns - self._last_scan_ns < choices.SECOND_NS
 
-    def rang(self, now_ns: int) -> None:
-        """The doorbell rang: reclaim has started, or is about to."""
+    def woken(self, now_ns: int) -> None:
+        """The wakeup source reported: reclaim has started, or is about to."""
         self._last_scan_ns = now_ns
 
     def _is_quiet(self, now_ns: int) -> bool:
@@ -71,14 +71,14 @@ class PollingInterval:
         return not last_ns or now_ns - max(last_ns) >= choices.REST_S * 1e9
 
     def _rest_s(self, zones: tuple[Zone, ...]) -> float:
-        """How long the memory above the thresholds lasts at the fastest possible fill rate, where nothing rings."""
-        if self.doorbell:
+        """How long the memory above the thresholds lasts at the fastest fill rate, where nothing reports reclaim."""
+        if self.wakeup:
             return choices.REST_S
         spare_kb = sum(max(0, zone.free_pages - clear_pages(zone)) for zone in zones) * self.page_kb
         return min(max(spare_kb / self.fill_kb_per_s, choices.RAISED_S), choices.REST_S)
 
     def _until_exhausted_s(self, now_ns: int, forecasts: Collection[Forecast]) -> float:
-        """Half the time in which a node could be exhausted: without page cache, no reclaim rings before that.
+        """Half the time in which a node could be exhausted: without page cache, nothing is reclaimed before that.
 
         Where nothing has been taken for a while, a machine that is small, or full, is left some peace.
         """

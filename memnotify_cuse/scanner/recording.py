@@ -1,6 +1,6 @@
 """The format of recordings: what the scanner saw, sample by sample, as lines of JSON. Pure: no files here.
 
-    {"format":"memnotify-recording","version":4,"kernel":"6.18.44","page_kb":4,"mglru":false,"doorbell":"tracefs"}
+    {"format":"memnotify-recording","version":5,"kernel":"6.18.44","page_kb":4,"mglru":false,"wakeup":"tracefs"}
     {"time_ns":1978142633130,"whole":true,"zones":{"node0-Normal":{"free_pages":5347729,...}},"nodes":{...},...}
     {"time_ns":1978162744001,"zones":{"node0-Normal":{"free_pages":5347601}},"vmstat":{"nr_free_pages":6120351}}
 
@@ -26,13 +26,14 @@ from memnotify_cuse.scanner.machine import Machine
 from memnotify_cuse.scanner.sample import Sample
 
 FORMAT: Final = "memnotify-recording"
-VERSION: Final = 4
+VERSION: Final = 5
 _LATER: Final[Mapping[int, frozenset[str]]] = MappingProxyType(
     {
         1: frozenset({"shmem_pages", "slab_reclaimable_pages", "pgdemote"}),
         2: frozenset({"slab_reclaimable_pages", "pgdemote"}),
         3: frozenset({"slab_reclaimable_pages", "pgdemote"}),
         4: frozenset(),
+        5: frozenset(),
     }
 )
 """The counters that recordings of a version do not have yet: they are None."""
@@ -71,7 +72,7 @@ _SAMPLE_KEYS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What holds for all samples: the machine that was recorded, its kernel release, and the scanner's doorbell.
+    """What holds for all samples: the machine that was recorded, its kernel release, and what woke the scanner.
 
     `kernel` is None where the release is not known. `title` is free text, `marks` are moments of interest by name
     (CLOCK_MONOTONIC nanoseconds, as in the samples): notes of whoever made the recording, which no rule looks at.
@@ -79,7 +80,7 @@ class Header:
 
     machine: Machine
     kernel: str | None = None
-    doorbell: str = "timer"
+    wakeup: str = "timer"
     title: str = ""
     marks: Mapping[str, int] = field(default_factory=dict)
 
@@ -92,7 +93,7 @@ def encode_header(header: Header) -> bytes:
         "kernel": header.kernel,
         "page_kb": header.machine.page_kb,
         "mglru": header.machine.mglru,
-        "doorbell": header.doorbell,
+        "wakeup": header.wakeup,
     }
     if header.title:
         raw["title"] = header.title
@@ -167,18 +168,19 @@ class Decoder:
             self._fail(f"version {version!r:.40} of the format; this memnotify reads versions 1 to {VERSION}")
         self._later = _LATER[version]
         kernel, page_kb, mglru = raw.get("kernel"), raw.get("page_kb"), raw.get("mglru")
-        doorbell, title, marks = raw.get("doorbell"), raw.get("title", ""), raw.get("marks", {})
+        wakeup = raw.get("wakeup" if version > 4 else "doorbell")
+        title, marks = raw.get("title", ""), raw.get("marks", {})
         if not (kernel is None or isinstance(kernel, str)) or not isinstance(title, str):
             self._fail("kernel and title must be text")
-        if not isinstance(doorbell, str):
-            self._fail("no doorbell")
+        if not isinstance(wakeup, str):
+            self._fail("no wakeup source")
         if not isinstance(mglru, bool):
             self._fail("no mglru, true or false")
         if not _is_count(page_kb) or page_kb == 0:
             self._fail("no page_kb, a number")
         if not isinstance(marks, dict) or not all(map(_is_count, marks.values())):
             self._fail("marks must be times by name")
-        return Header(Machine(mglru=mglru, page_kb=page_kb), kernel, doorbell, title, marks)
+        return Header(Machine(mglru=mglru, page_kb=page_kb), kernel, wakeup, title, marks)
 
     def sample(self, line: bytes) -> Sample:
         """Read a further line."""

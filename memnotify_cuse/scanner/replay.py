@@ -17,7 +17,7 @@ from memnotify_cuse.carried import CarriedZone, Played
 from memnotify_cuse.kernel.zoneinfo import format_zoneinfo
 from memnotify_cuse.scanner.errors import RecordingError
 from memnotify_cuse.scanner.machine import Machine
-from memnotify_cuse.scanner.recordfile import Recording
+from memnotify_cuse.scanner.recordingfile import Recording
 from memnotify_cuse.scanner.sample import Sample
 from memnotify_cuse.scanner.zones import Scan, ZoneTracker
 
@@ -64,7 +64,7 @@ class Replay:
     (RecordingError).
     """
 
-    doorbell_name: Final = "replay"
+    wakeup_name: Final = "replay"
     lost_events: Final = 0
 
     def __init__(self, board: Board, recording: Recording, headroom_kb: int | None = None) -> None:

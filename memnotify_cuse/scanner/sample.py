@@ -50,7 +50,7 @@ class SampleSource(Protocol):
     """Where the scanner's samples come from: the kernel, or somebody who listens in."""
 
     def sample(self, events: tuple[TraceEvent, ...] | None = None) -> Sample:
-        """A sample of now, with the trace events that the doorbell had."""
+        """A sample of now, with the trace events that the wakeup source had."""
         ...
 
 

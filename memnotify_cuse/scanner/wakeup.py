@@ -18,10 +18,10 @@ from typing import Final
 
 from memnotify_cuse.kernel.errors import KernelFileError, MalformedKernelFileError
 from memnotify_cuse.kernel.trace import TraceEvent
-from memnotify_cuse.scanner.deferred import DeferredDoorbell
-from memnotify_cuse.scanner.doorbell import Doorbell
+from memnotify_cuse.scanner.deferred import DeferredSource
 from memnotify_cuse.scanner.health import LOST_EVENTS_SETTLED_S, PSI, TRACE, TRACE_EVENTS, Health
 from memnotify_cuse.scanner.retry import Backoff
+from memnotify_cuse.scanner.sources import WakeupSource
 
 log = logging.getLogger(__name__)
 
@@ -41,12 +41,12 @@ class Wakeup:
 
     def __init__(
         self,
-        first: Doorbell | None,
+        first: WakeupSource | None,
         health: Health,
-        late: DeferredDoorbell | None = None,
+        late: DeferredSource | None = None,
         *,
-        spare: Doorbell | None = None,
-        open_spare: Callable[[], Doorbell | None] = lambda: None,
+        spare: WakeupSource | None = None,
+        open_spare: Callable[[], WakeupSource | None] = lambda: None,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._trace = first if first is not None and first.is_trace else None
@@ -68,7 +68,7 @@ class Wakeup:
         """Events that the kernel reported as lost, of all traces that there were."""
 
     @property
-    def current(self) -> Doorbell | None:
+    def current(self) -> WakeupSource | None:
         """What to wait for, beside the timer."""
         return self._trace if self._trace is not None and not self._parked else self._spare
 
@@ -78,36 +78,36 @@ class Wakeup:
         return self.current.name if self.current is not None else "timer"
 
     def close(self) -> None:
-        for bell in (self._trace, self._spare, self._late):
-            if bell is not None:
-                bell.close()
+        for source in (self._trace, self._spare, self._late):
+            if source is not None:
+                source.close()
 
     def drain(self) -> tuple[TraceEvent, ...] | None:
         """Silence it; the trace events since the last time, None if there is no trace, or they are not whole."""
-        bell = self.current
-        if bell is None:
+        source = self.current
+        if source is None:
             return None
         try:
-            events = bell.drain()
+            events = source.drain()
         except MalformedKernelFileError as error:
             self._health.failed(TRACE_EVENTS, error, settled_s=LOST_EVENTS_SETTLED_S)
             return None
         except (KernelFileError, OSError) as error:
-            self._lose(bell, error)
+            self._lose(source, error)
             return None
-        if bell is self._trace and not self._are_whole(bell):
+        if source is self._trace and not self._are_whole(source):
             return None
         return events
 
     def pause(self, *, paused: bool) -> None:
         """Let it note, or not, what the kernel does."""
-        bell = self.current
-        if bell is None:
+        source = self.current
+        if source is None:
             return
         try:
-            bell.pause(paused=paused)
+            source.pause(paused=paused)
         except (KernelFileError, OSError) as error:
-            self._lose(bell, error)
+            self._lose(source, error)
 
     def look_after(self) -> bool:
         """Mend what fails, if that is due; whether the scanner is woken by the trace anew.
@@ -143,7 +143,7 @@ class Wakeup:
         if self._late is not None:
             self._late.ask()
 
-    def _check(self, trace: Doorbell, now_s: float) -> None:
+    def _check(self, trace: WakeupSource, now_s: float) -> None:
         try:
             trace.check()
         except (KernelFileError, OSError) as error:
@@ -158,7 +158,7 @@ class Wakeup:
         else:
             self._health.worked(TRACE)
 
-    def _mend(self, trace: Doorbell, now_s: float) -> bool:
+    def _mend(self, trace: WakeupSource, now_s: float) -> bool:
         """Switch the trace on again, and at the next time see whether that lasted; whether it did."""
         try:
             if not self._mended:
@@ -191,11 +191,11 @@ class Wakeup:
         # While it was not read, it may well have lost some.
         self._lost_events = self._trace.lost_events
 
-    def _lose(self, bell: Doorbell, error: Exception) -> None:
-        """Do without `bell` until there is another one of its kind."""
+    def _lose(self, source: WakeupSource, error: Exception) -> None:
+        """Do without `source` until there is another one of its kind."""
         with contextlib.suppress(KernelFileError, OSError):
-            bell.close()
-        if bell is self._trace:
+            source.close()
+        if source is self._trace:
             self._health.failed(TRACE, error)
             self._trace = None
             self._have_a_spare()
@@ -218,7 +218,7 @@ class Wakeup:
         self._spare_failed = False
         self._reopening.reset()
 
-    def _are_whole(self, trace: Doorbell) -> bool:
+    def _are_whole(self, trace: WakeupSource) -> bool:
         """Whether no event of the trace was lost since the last time."""
         lost = trace.lost_events - self._lost_events
         self._lost_events = trace.lost_events

@@ -67,7 +67,7 @@ AT_ONCE: Final = NO_REPLY | {
 EXPECTED_SEND_ERRORS: Final = (errno.ENOENT, errno.ENODEV, errno.ENOTCONN, errno.EPERM)
 """The request was interrupted, the open file is gone, or the connection has ended."""
 
-Dispatch = Callable[[wire.Header, memoryview], None]
+Dispatch = Callable[[wire.RequestHeader, memoryview], None]
 
 
 class _Got(Enum):
@@ -104,7 +104,7 @@ class Connection:
         self._dispatch = dispatch
         self._users = users or Users()
         self._view = memoryview(bytearray(RECEIVE_BYTES))
-        self._queued: Turns[tuple[wire.Header, bytes]] = Turns()
+        self._queued: Turns[tuple[wire.RequestHeader, bytes]] = Turns()
         self._first = True
         self._gauge = FloodGauge(on_flood)
         self._errors = errors or ErrorLog(log)
@@ -160,7 +160,7 @@ class Connection:
                 self._errors.unexpected("requests could not be asked for again", error)
         return True
 
-    def _header_left(self, message: wire.Buffer) -> wire.Header | None:
+    def _header_left(self, message: wire.Buffer) -> wire.RequestHeader | None:
         try:
             return wire.decode_header(message, whole=False)
         except wire.WireError:
@@ -316,14 +316,14 @@ class Connection:
         else:
             self._queued.put(self._users.of(header.uid), header.unique, (header, bytes(message)))
 
-    def _header(self, message: memoryview) -> wire.Header | None:
+    def _header(self, message: memoryview) -> wire.RequestHeader | None:
         try:
             return wire.decode_header(message)
         except wire.WireError as error:
             self._errors.unexpected("a message from the kernel was not understood", error)
             return None
 
-    def _serve(self, header: wire.Header, message: memoryview) -> None:
+    def _serve(self, header: wire.RequestHeader, message: memoryview) -> None:
         try:
             self._dispatch(header, message)
         except Exception as error:
@@ -333,7 +333,7 @@ class Connection:
         if self._entries and header.opcode in NO_REPLY:
             self._done(header.unique)
 
-    def _ends_queued(self, header: wire.Header, message: memoryview) -> bool:
+    def _ends_queued(self, header: wire.RequestHeader, message: memoryview) -> bool:
         """Whether it is the INTERRUPT of a request whose turn has not come, which then is ended."""
         if header.opcode != wire.Opcode.INTERRUPT or len(message) < wire.INTERRUPT_BYTES:
             return False

@@ -34,7 +34,7 @@ from pyfuse3 import (
 )
 
 from memnotify_cuse.board import UnknownZoneError
-from memnotify_cuse.control import CommandError, Control
+from memnotify_cuse.control import Control, SimulateError
 from memnotify_cuse.device.accounts import OverBoundError
 from memnotify_cuse.kernel.errors import KernelFileError
 from memnotify_cuse.transport import tree
@@ -162,7 +162,7 @@ class ControlFs(pyfuse3.Operations):
             raise FUSEError(errno.EINVAL)
         try:
             self._control.simulate(buf.decode("ascii"))
-        except (CommandError, UnknownZoneError, UnicodeDecodeError) as error:
+        except (SimulateError, UnknownZoneError, UnicodeDecodeError) as error:
             log.warning("simulate: %s", _one_line(error))
             raise FUSEError(errno.EINVAL) from None
         return len(buf)

@@ -77,7 +77,7 @@ class CuseTransport:
         finally:
             self._endpoint.close()
 
-    def _dispatch(self, header: wire.Header, message: memoryview) -> None:
+    def _dispatch(self, header: wire.RequestHeader, message: memoryview) -> None:
         if header.opcode == wire.Opcode.CUSE_INIT:
             self._connection.send(wire.encode_cuse_init(header.unique, wire.decode_cuse_init(message), self._name))
             self.on_made()

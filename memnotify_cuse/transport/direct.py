@@ -20,7 +20,7 @@ class DirectAnswers:
         self._send = send
         self._release = release
 
-    def handle(self, header: wire.Header, message: wire.Buffer) -> bool:
+    def handle(self, header: wire.RequestHeader, message: wire.Buffer) -> bool:
         """Answer a request; False if it is none of those that are answered here."""
         match header.opcode:
             case wire.Opcode.LOOKUP:
@@ -44,7 +44,7 @@ class DirectAnswers:
                 return False
         return True
 
-    def _lookup(self, header: wire.Header, name: bytes) -> None:
+    def _lookup(self, header: wire.RequestHeader, name: bytes) -> None:
         try:
             node = self._tree.lookup(header.inode, name)
         except TreeError as error:
@@ -52,7 +52,7 @@ class DirectAnswers:
             return
         self._send(wire.encode_entry(header.unique, self._attributes(node), ATTR_TIMEOUT_S))
 
-    def _getattr(self, header: wire.Header) -> None:
+    def _getattr(self, header: wire.RequestHeader) -> None:
         try:
             node = self._tree.node(header.inode)
         except TreeError as error:

@@ -116,7 +116,7 @@ class DeviceEndpoint:
                     # It may have been killed before it could say so.
                     self._send(wire.encode_notify_poll(kh))
 
-    def open(self, header: wire.Header, message: wire.Buffer, topic: Topic) -> None:
+    def open(self, header: wire.RequestHeader, message: wire.Buffer, topic: Topic) -> None:
         """Open the device about `topic` for reading; for writing it is EACCES, whoever asks."""
         flags = wire.decode_open(message)
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
@@ -133,7 +133,7 @@ class DeviceEndpoint:
         self._send(wire.encode_open(header.unique, file.number, OPEN_REPLY))
         self._notes.opened(file)
 
-    def handle(self, header: wire.Header, message: wire.Buffer) -> bool:
+    def handle(self, header: wire.RequestHeader, message: wire.Buffer) -> bool:
         """Answer a request on an open device file; False if it is none of those an endpoint serves."""
         match header.opcode:
             case wire.Opcode.POLL:
@@ -173,7 +173,7 @@ class DeviceEndpoint:
         for each in (self._files, self._kh, self._held, self._held_on, self._holdings, self._asked_to_look):
             each.clear()
 
-    def _file(self, header: wire.Header, fh: int) -> OpenFile | None:
+    def _file(self, header: wire.RequestHeader, fh: int) -> OpenFile | None:
         """The open file that a request is about, None if there is none."""
         file = self._files.get(fh)
         if file is None and self._takes_in:
@@ -184,7 +184,7 @@ class DeviceEndpoint:
             self._notes.taken_in(file)
         return file
 
-    def _poll(self, header: wire.Header, request: wire.PollRequest) -> None:
+    def _poll(self, header: wire.RequestHeader, request: wire.PollRequest) -> None:
         file = self._file(header, request.fh)
         if file is None:
             self._send(wire.encode_error(header.unique, errno.EBADF))
@@ -204,7 +204,7 @@ class DeviceEndpoint:
         if readable:
             self._notes.told(file)
 
-    def _read(self, header: wire.Header, request: wire.ReadRequest) -> None:
+    def _read(self, header: wire.RequestHeader, request: wire.ReadRequest) -> None:
         file = self._file(header, request.fh)
         if file is None:
             self._send(wire.encode_error(header.unique, errno.EBADF))
@@ -222,7 +222,7 @@ class DeviceEndpoint:
         else:
             self._hold(header, file, request.size_bytes)
 
-    def _hold(self, header: wire.Header, file: OpenFile, size_bytes: int) -> None:
+    def _hold(self, header: wire.RequestHeader, file: OpenFile, size_bytes: int) -> None:
         # The kernel gives a number again only once the read that had it is over.
         self._forget_read(header.unique)
         try:
@@ -249,7 +249,7 @@ class DeviceEndpoint:
         if self._ending and not self._asked_to_look:
             self._all_have_looked.set()
 
-    def _ioctl(self, header: wire.Header, request: wire.IoctlRequest) -> None:
+    def _ioctl(self, header: wire.RequestHeader, request: wire.IoctlRequest) -> None:
         asked = request.command == IDENTIFY and request.out_bytes >= NUMBER_BYTES
         if asked and header.pid in self._identifiers and request.fh in self._files:
             self._send(wire.encode_ioctl(header.unique, request.fh.to_bytes(NUMBER_BYTES, sys.byteorder)))
@@ -272,7 +272,7 @@ class DeviceEndpoint:
             self._device.unwatch(self._files[held.fh])
         return True
 
-    def _release(self, header: wire.Header, fh: int) -> None:
+    def _release(self, header: wire.RequestHeader, fh: int) -> None:
         file = self._files.pop(fh, None)
         if file is not None:
             for unique in list(self._held_on.get(fh, ())):

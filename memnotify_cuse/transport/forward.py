@@ -55,7 +55,7 @@ class Forwarder:
         """How many requests wait to be passed on."""
         return self._waiting.count
 
-    def forward(self, header: wire.Header, message: wire.Buffer) -> None:
+    def forward(self, header: wire.RequestHeader, message: wire.Buffer) -> None:
         """Pass on a request, now or in its turn; EBUSY for a user of whom too many wait already."""
         if len(message) > MAX_FORWARDED_BYTES:
             self._send(wire.encode_error(header.unique, errno.EINVAL))

@@ -126,7 +126,7 @@ class FuseTransport:
             pyfuse3.close(unmount=False)
             self._forwarder.close()
 
-    def dispatch(self, header: wire.Header, message: memoryview) -> None:
+    def dispatch(self, header: wire.RequestHeader, message: memoryview) -> None:
         """Answer a request on a device file, a name or attributes, hand everything else to pyfuse3."""
         if header.opcode == wire.Opcode.INIT and self._state is not None:
             self._state.note_init(bytes(message))

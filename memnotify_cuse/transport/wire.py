@@ -114,7 +114,7 @@ class WireError(ValueError):
     """A message that is not a request of this protocol, or shorter than its opcode needs."""
 
 
-class Header(NamedTuple):
+class RequestHeader(NamedTuple):
     """`struct fuse_in_header`. `opcode` is a plain int: most are not ours. `pid` is a thread id, 0 if unseen."""
 
     length_bytes: int
@@ -170,14 +170,14 @@ class CuseInit(NamedTuple):
     flags: int
 
 
-def decode_header(message: Buffer, *, whole: bool = True) -> Header:
+def decode_header(message: Buffer, *, whole: bool = True) -> RequestHeader:
     """The header of a request; a message shorter than its header, or (`whole`) its own length, is a `WireError`."""
     if len(message) < HEADER_BYTES:
         raise WireError(f"a message of {len(message)} bytes is shorter than its header")
     length, opcode, unique, inode, uid, gid, pid, _, _ = _HEADER.unpack_from(message)
     if whole and length != len(message):
         raise WireError(f"a message of {len(message)} bytes says that it has {length}")
-    return Header(length, opcode, unique, inode, uid, gid, pid)
+    return RequestHeader(length, opcode, unique, inode, uid, gid, pid)
 
 
 def decode_lookup(message: Buffer) -> bytes:

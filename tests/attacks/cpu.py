@@ -40,6 +40,8 @@ WORKERS: Final = 4
 ALLOWED: Final = 0.9
 """What others have left may be so much less than beside one ordinary process more: two runs differ by as much."""
 
+Command = list[str | Path]
+
 
 def main() -> int:
     """Measure the floods that are named, or all, at rest and while a zone is critical."""
@@ -67,25 +69,19 @@ def _measure(
 ) -> bool:
     program, mode, path = command
     path = path.format(device=target.device, mount=target.mount)
-    flood = [programs(program), mode, path, "0"]
+    flood: Command = [programs(program), mode, path, "0"]
     worker = programs("worker")
-    spinning = [worker, "spin", str(WORKERS)]
+    spinning: Command = [worker, "spin", str(WORKERS)]
     if critical:
         (target.mount / "simulate").write_text("all 600 critical\n")
-    work = {
-        what: _work_beside(beside, worker, seconds)
-        for what, beside in (
-            ("ordinary", [spinning]),
-            ("flood", [flood]),
-            ("more", [spinning, [worker, "spin", "1"]]),
-        )
-    }
-    left, allowed = work["flood"] / work["ordinary"], work["more"] / work["ordinary"]
+    ordinary = _work_beside([spinning], worker, seconds)
+    left = _work_beside([flood], worker, seconds) / ordinary
+    allowed = _work_beside([spinning, [worker, "spin", "1"]], worker, seconds) / ordinary
     print(f"| {name} | {'critical' if critical else 'at rest'} | {left:.2f} | {allowed:.2f} |", flush=True)
     return left >= allowed * ALLOWED
 
 
-def _work_beside(beside: Sequence[Sequence[str | Path]], worker: Path, seconds: float) -> int:
+def _work_beside(beside: Sequence[Command], worker: Path, seconds: float) -> int:
     """What one program for each processor gets done in that time, in all."""
     with ExitStack() as stack:
         for command in beside:

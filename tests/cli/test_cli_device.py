@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from memnotify_cuse.cli import checks_serving
-from memnotify_cuse.cli.machine import Machine
+from memnotify_cuse.cli.host import Host
 from memnotify_cuse.cli.main import main
 from memnotify_cuse.record import Record
 from tests.support.mounted import Blocking, facts, state_of, wait_for_watchers, wait_until
@@ -192,9 +192,9 @@ def test_status_names_the_process_that_takes_signals_and_the_one_that_answers(
 def test_doctor_sees_the_device_of_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     node = tmp_path / "mem_notify"
     monkeypatch.setattr(checks_serving, "DEFAULT_DEVICE", str(node))
-    assert "is free" in checks_serving.device(Machine()).found
+    assert "is free" in checks_serving.device(Host()).found
     with Server(tmp_path, node=node) as server:
-        finding = checks_serving.device(Machine())
+        finding = checks_serving.device(Host())
         assert finding.level == "ok"
         assert "is served" in finding.found
         server_pid = int(facts(server)["server_pid"])
@@ -202,4 +202,4 @@ def test_doctor_sees_the_device_of_a_server(tmp_path: Path, monkeypatch: pytest.
         server.process.wait(LIMIT_S)
         # The kernel kills it after its keeper.
         wait_until(lambda: state_of(server_pid) in ("", "Z", "X"), "the end of the server")
-        assert "left from a server that was killed" in checks_serving.device(Machine()).found
+        assert "left from a server that was killed" in checks_serving.device(Host()).found

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from memnotify_cuse.cli import checks_kernel, checks_serving, doctor
-from memnotify_cuse.cli.machine import Finding, Machine, parse_capabilities
+from memnotify_cuse.cli.host import Finding, Host, parse_capabilities
 from memnotify_cuse.cli.main import main
 from memnotify_cuse.keeper.mount import PLACEHOLDER
 from memnotify_cuse.keeper.statefile import STATE_BYTES
@@ -58,15 +58,15 @@ def without(mask: int, capability: Capability) -> int:
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Machine:
+def machine(tmp_path: Path) -> Host:
     """A machine with empty /dev, /proc and /sys, and all rights."""
     for folder in ("dev", "proc/self", "sys"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "proc/self/mountinfo").touch()
-    return Machine(root=tmp_path, euid=0, effective=ALL, bounding=ALL, memlock_bytes=8 << 20)
+    return Host(root=tmp_path, euid=0, effective=ALL, bounding=ALL, memlock_bytes=8 << 20)
 
 
-def test_on_this_machine_every_line_has_the_form(capsys: pytest.CaptureFixture[str]) -> None:
+def test_on_this_host_every_line_has_the_form(capsys: pytest.CaptureFixture[str]) -> None:
     code = main(["doctor"])
     *lines, empty, conclusion = capsys.readouterr().out.splitlines()
     assert len(lines) == len(doctor.checks())
@@ -78,14 +78,14 @@ def test_on_this_machine_every_line_has_the_form(capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize("check", doctor.checks())
-def test_a_bare_machine_breaks_no_check(check: Callable[[Machine], Finding], machine: Machine) -> None:
+def test_a_bare_machine_breaks_no_check(check: Callable[[Host], Finding], machine: Host) -> None:
     assert LINE.fullmatch(check(machine).line())
 
 
 def test_the_exit_code_is_1_when_a_check_fails(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], machine: Machine
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], machine: Host
 ) -> None:
-    monkeypatch.setattr("memnotify_cuse.cli.machine.this_machine", lambda: machine)
+    monkeypatch.setattr("memnotify_cuse.cli.host.this_host", lambda: machine)
     assert main(["doctor"]) == 1
     assert "cannot run here; see: fuse, zoneinfo, vmstat" in capsys.readouterr().out
 
@@ -106,13 +106,13 @@ def test_the_exit_code_is_1_when_a_check_fails(
         (checks_kernel.psi, "warn", "no trigger"),
     ],
 )
-def test_what_is_missing(check: Callable[[Machine], Finding], level: str, word: str, machine: Machine) -> None:
+def test_what_is_missing(check: Callable[[Host], Finding], level: str, word: str, machine: Host) -> None:
     finding = check(machine)
     assert finding.level == level
     assert word in finding.line()
 
 
-def test_the_zones_to_be_watched(machine: Machine) -> None:
+def test_the_zones_to_be_watched(machine: Host) -> None:
     small = ZONEINFO.replace("  Normal", "     DMA").replace("present  3998", "present  300")
     small = re.sub(r"  per-node stats\n(      nr_.*\n){5}  pages", "  pages", small)
     (machine.proc / "zoneinfo").write_text(ZONEINFO + small)
@@ -121,7 +121,7 @@ def test_the_zones_to_be_watched(machine: Machine) -> None:
     assert "node0-Normal to be watched, node0-DMA too small" in finding.found
 
 
-def test_an_old_kernel_has_no_pgscan_anon(machine: Machine) -> None:
+def test_an_old_kernel_has_no_pgscan_anon(machine: Host) -> None:
     (machine.proc / "vmstat").write_text("nr_free_pages 1\n")
     assert checks_kernel.vmstat(machine).level == "warn"
     (machine.proc / "vmstat").write_text("nr_free_pages 1\npgscan_anon 7\n")
@@ -134,7 +134,7 @@ def test_an_old_kernel_has_no_pgscan_anon(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize(("mask", "word"), [("0x0007", "MGLRU)"), ("0x0000", "switched off")])
-def test_mglru(mask: str, word: str, machine: Machine) -> None:
+def test_mglru(mask: str, word: str, machine: Host) -> None:
     folder = machine.sys / "kernel/mm/lru_gen"
     folder.mkdir(parents=True)
     (folder / "enabled").write_text(f"{mask}\n")
@@ -142,7 +142,7 @@ def test_mglru(mask: str, word: str, machine: Machine) -> None:
 
 
 @pytest.mark.parametrize(("name", "zram"), [("/dev/zram0", True), ("/dev/sda2", False)])
-def test_swap_and_zram(name: str, zram: bool, machine: Machine) -> None:
+def test_swap_and_zram(name: str, zram: bool, machine: Host) -> None:
     (machine.proc / "swaps").write_text(
         f"Filename\t\t\t\tType\t\tSize\tUsed\tPriority\n{name} partition\t524288\t0\t-2\n"
     )
@@ -151,7 +151,7 @@ def test_swap_and_zram(name: str, zram: bool, machine: Machine) -> None:
     assert ("zram" in finding.meaning) == zram
 
 
-def test_tracefs_events(machine: Machine) -> None:
+def test_tracefs_events(machine: Host) -> None:
     root = machine.sys / "kernel/tracing"
     (root / "instances").mkdir(parents=True)
     for event in KNOWN_EVENTS[:-1]:
@@ -163,7 +163,7 @@ def test_tracefs_events(machine: Machine) -> None:
     assert checks_kernel.tracefs(machine).level == "ok"
 
 
-def test_a_file_in_the_way_of_the_device(machine: Machine) -> None:
+def test_a_file_in_the_way_of_the_device(machine: Host) -> None:
     node = machine.root / "dev/mem_notify"
     node.write_text("precious")
     finding = checks_serving.device(machine)
@@ -171,7 +171,7 @@ def test_a_file_in_the_way_of_the_device(machine: Machine) -> None:
     assert "is a file that is not ours" in finding.found
 
 
-def test_an_empty_file_is_in_the_way_of_a_character_device_only(machine: Machine) -> None:
+def test_an_empty_file_is_in_the_way_of_a_character_device_only(machine: Host) -> None:
     (machine.root / "dev/mem_notify").touch()
     finding = checks_serving.device(machine)
     assert finding.level == "ok"
@@ -181,20 +181,20 @@ def test_an_empty_file_is_in_the_way_of_a_character_device_only(machine: Machine
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="the placeholder is root's")
-def test_a_placeholder_without_a_mount_is_what_a_killed_server_left(machine: Machine) -> None:
+def test_a_placeholder_without_a_mount_is_what_a_killed_server_left(machine: Host) -> None:
     os.mknod(machine.root / "dev/mem_notify", PLACEHOLDER)
     finding = checks_serving.device(machine)
     assert finding.level == "ok"
     assert "left from a server that was killed" in finding.found
 
 
-def test_a_swap_file_whose_name_looks_like_the_end_of_a_line(machine: Machine) -> None:
+def test_a_swap_file_whose_name_looks_like_the_end_of_a_line(machine: Host) -> None:
     title = b"Filename\t\t\t\tType\t\tSize\tUsed\tPriority\n"
     (machine.proc / "swaps").write_bytes(title + b"/var/a\x85b file\t1024\t0\t-2\n")
     assert checks_kernel.swap(machine).found == r"1 MiB on /var/a\x85b"
 
 
-def test_a_character_device_of_a_server_is_not_in_the_way(machine: Machine) -> None:
+def test_a_character_device_of_a_server_is_not_in_the_way(machine: Host) -> None:
     (machine.root / "dev/mem_notify").touch()
     (machine.sys / "class/cuse/mem_notify").mkdir(parents=True)
     assert checks_serving.device(machine).found.endswith("is served (cuse)")
@@ -207,8 +207,8 @@ def test_as_much_memory_may_be_locked_as_the_server_has_mapped(server: Server) -
     mapped_kb = int(re.search(r"^VmSize:\s+([0-9]+) kB$", status, re.MULTILINE)[1])  # type: ignore[index]
     # It is mapped later, and not locked.
     mapped_kb -= STATE_BYTES // 1024
-    assert checks_serving.memlock(Machine(memlock_bytes=mapped_kb * 1024)).level == "warn"
-    assert checks_serving.memlock(Machine(memlock_bytes=mapped_kb * 2048)).level == "ok"
+    assert checks_serving.memlock(Host(memlock_bytes=mapped_kb * 1024)).level == "warn"
+    assert checks_serving.memlock(Host(memlock_bytes=mapped_kb * 2048)).level == "ok"
 
 
 DOCTOR_OF = """
@@ -246,7 +246,7 @@ def test_a_server_that_does_not_answer_keeps_it_no_longer_than_another(number: i
         assert server.stop() == 0
 
 
-def test_mounting_needs_a_right_that_a_container_may_lack(machine: Machine) -> None:
+def test_mounting_needs_a_right_that_a_container_may_lack(machine: Host) -> None:
     assert checks_serving.mounting(machine).level == "ok"
     bare = dataclasses.replace(
         machine, effective=without(ALL, Capability.SYS_ADMIN), bounding=without(ALL, Capability.SYS_ADMIN)
@@ -257,7 +257,7 @@ def test_mounting_needs_a_right_that_a_container_may_lack(machine: Machine) -> N
         assert "--cap-add" in finding.meaning
 
 
-def test_an_ordinary_user_needs_fusermount3(machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_ordinary_user_needs_fusermount3(machine: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     user = dataclasses.replace(machine, euid=1000, effective=0)
     folder = tmp_path / "bin"
     folder.mkdir()
@@ -281,12 +281,12 @@ def test_an_ordinary_user_needs_fusermount3(machine: Machine, tmp_path: Path, mo
     ],
 )
 def test_a_right_that_is_missing_is_a_warning(
-    check: Callable[[Machine], Finding], capability: Capability, machine: Machine
+    check: Callable[[Host], Finding], capability: Capability, machine: Host
 ) -> None:
     assert check(dataclasses.replace(machine, effective=without(ALL, capability))).level == "warn"
 
 
-def test_the_helpers_of_root_are_nobody_without_their_rights(machine: Machine) -> None:
+def test_the_helpers_of_root_are_nobody_without_their_rights(machine: Host) -> None:
     """They are of a user of their own; an ordinary user's are that user's, and reach that user's programs."""
     mask = without(without(ALL, Capability.SYS_PTRACE), Capability.KILL)
     finding = checks_serving.sigio(dataclasses.replace(machine, effective=mask))
@@ -296,7 +296,7 @@ def test_the_helpers_of_root_are_nobody_without_their_rights(machine: Machine) -
     assert checks_serving.sigio(user).meaning.startswith("SIGIO reaches programs of the same user only")
 
 
-def test_for_a_character_device_the_helpers_need_to_look_into_folders_too(machine: Machine) -> None:
+def test_for_a_character_device_the_helpers_need_to_look_into_folders_too(machine: Host) -> None:
     machine = dataclasses.replace(machine, effective=without(ALL, Capability.DAC_READ_SEARCH))
     assert checks_serving.sigio(machine).level == "ok"
     (machine.root / "dev/cuse").touch()
@@ -304,12 +304,12 @@ def test_for_a_character_device_the_helpers_need_to_look_into_folders_too(machin
 
 
 @pytest.mark.parametrize(("limit", "level"), [(None, "ok"), (1 << 30, "ok"), (64 << 10, "warn")])
-def test_the_limit_of_locked_memory(limit: int | None, level: str, machine: Machine) -> None:
+def test_the_limit_of_locked_memory(limit: int | None, level: str, machine: Host) -> None:
     machine = dataclasses.replace(machine, effective=0, memlock_bytes=limit)
     assert checks_serving.memlock(machine).level == level
 
 
-def test_kprobe_events(machine: Machine) -> None:
+def test_kprobe_events(machine: Host) -> None:
     tracing = machine.sys / "kernel/tracing"
     assert "works as owner" in checks_kernel.kprobes(machine).meaning
     for folder in ("instances", "events"):
@@ -319,7 +319,7 @@ def test_kprobe_events(machine: Machine) -> None:
     assert "sees O_ASYNC" in checks_kernel.kprobes(machine).meaning
 
 
-def test_the_conclusion_names_the_doorbell() -> None:
+def test_the_conclusion_names_what_wakes_it() -> None:
     tracefs = Finding("ok", "tracefs", "", "")
     psi = Finding("ok", "psi", "", "")
     assert "tracefs" in doctor.conclusion([tracefs, psi])

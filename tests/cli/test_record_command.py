@@ -21,10 +21,10 @@ from memnotify_cuse.kernel.meminfo import read_meminfo
 from memnotify_cuse.kernel.trace import TraceEvent
 from memnotify_cuse.kernel.vmstat import read_vmstat
 from memnotify_cuse.kernel.zoneinfo import read_zoneinfo
-from memnotify_cuse.scanner.doorbell import trace_path
 from memnotify_cuse.scanner.errors import RecordingError
-from memnotify_cuse.scanner.recordfile import Recording, RecordingWriter
+from memnotify_cuse.scanner.recordingfile import Recording, RecordingWriter
 from memnotify_cuse.scanner.sample import Sample, Sampler
+from memnotify_cuse.scanner.sources import trace_path
 from tests.support.mounted import LIMIT_S, NOBODY, ProcTree, calm_proc
 from tests.support.server import Lines
 
@@ -71,7 +71,7 @@ def test_what_the_scanner_sees_is_recorded(proc: Path, file: Path, capsys: pytes
     count = len(list(recording.samples()))
     size_bytes = file.stat().st_size
     assert out == f"{file}: {count} samples, {size_bytes} bytes; no zone came under pressure\n"
-    assert f"recording: file={file} doorbell={recording.header.doorbell}\n" in err
+    assert f"recording: file={file} wakeup={recording.header.wakeup}\n" in err
 
 
 def test_the_kernel_release_is_that_of_the_folder(proc: Path, file: Path) -> None:
@@ -82,14 +82,14 @@ def test_the_kernel_release_is_that_of_the_folder(proc: Path, file: Path) -> Non
     assert Recording(file).header.kernel == "5.14.0-something"
 
 
-def test_without_a_doorbell_and_without_memory_to_spare_it_looks_often(
+def test_without_a_wakeup_source_and_without_memory_to_spare_it_looks_often(
     tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorder, "open_doorbell", lambda proc: None)
+    monkeypatch.setattr(recorder, "open_source", lambda proc: None)
     tight = ProcTree(tmp_path / "tight", zoneinfo="arm-4.1", vmstat="x86-4.9", meminfo="x86-4.20-noswap")
     assert main(["record", str(file), "--proc", str(tight.path), "--seconds", "0.5"]) == 0
     recording = Recording(file)
-    assert recording.header.doorbell == "timer"
+    assert recording.header.wakeup == "timer"
     assert len(list(recording.samples())) >= 3
 
 
@@ -134,7 +134,7 @@ def test_a_disk_that_fills_up_later_ends_it_with_one_line(
         write(writer, sample)
 
     monkeypatch.setattr(RecordingWriter, "write", failing)
-    monkeypatch.setattr(recorder, "open_doorbell", lambda proc: None)
+    monkeypatch.setattr(recorder, "open_source", lambda proc: None)
     tight = ProcTree(tmp_path / "tight", zoneinfo="arm-4.1", vmstat="x86-4.9", meminfo="x86-4.20-noswap")
     assert main(["record", str(file), "--proc", str(tight.path)]) == 2
     assert capsys.readouterr().err.splitlines()[-1] == f"memnotify: {file}: No space left on device"
@@ -250,7 +250,7 @@ def test_an_ordinary_user_can_record() -> None:
         )
         assert done.returncode == 0, done.stderr
         recording = Recording(file)
-        assert recording.header.doorbell in ("psi", "timer")
+        assert recording.header.wakeup in ("psi", "timer")
         assert all(each.events is None for each in recording.samples())
         assert file.stat().st_uid == NOBODY
 
@@ -270,7 +270,7 @@ def test_a_malformed_counter_while_it_records_does_not_end_it(
             return super().sample(events)
 
     monkeypatch.setattr(recorder, "Sampler", Stumbling)
-    monkeypatch.setattr(recorder, "open_doorbell", lambda proc: None)
+    monkeypatch.setattr(recorder, "open_source", lambda proc: None)
     monkeypatch.setattr("memnotify_cuse.scanner.choices.REST_S", 0.01)
     monkeypatch.setattr("memnotify_cuse.scanner.loop.FIRST_RETRY_S", 0.01)
     assert main(["record", str(file), "--proc", str(proc), "--seconds", "0.5"]) == 0

@@ -19,7 +19,7 @@ ZONES = (
     "node=0 zone=DMA status=-1 free_pages=3840 high_pages=79 raised=0 reason=none watchers=3\n"
     "node=0 zone=Normal status=1 free_pages=262144 high_pages=20480 raised=12 reason=pgscan_anon watchers=3 level=low\n"
 )
-SERVER = "server pid=812 version=0.1.0 doorbell=tracefs\nserver open_files=3 notifications=12 uptime_s=3725.5\n"
+SERVER = "server pid=812 version=0.1.0 wakeup=tracefs\nserver open_files=3 notifications=12 uptime_s=3725.5\n"
 MEMORY = {
     "total_bytes": 1000 * 2**20,
     "available_bytes": 250 * 2**20,
@@ -33,7 +33,7 @@ def test_zones_and_server_are_told_apart() -> None:
     assert status.server == {
         "pid": 812,
         "version": "0.1.0",
-        "doorbell": "tracefs",
+        "wakeup": "tracefs",
         "open_files": 3,
         "notifications": 12,
         "uptime_s": 3725.5,
@@ -65,7 +65,7 @@ def test_any_text_is_a_status_or_a_status_error(text: str) -> None:
 
 def test_the_table() -> None:
     assert render(parse_status(SERVER + ZONES), MEMORY, page_bytes=4096, now_ns=10**12).splitlines() == [
-        "server: pid 812, version 0.1.0, doorbell tracefs, open files 3, notifications 12, up 1 h 2 min",
+        "server: pid 812, version 0.1.0, wakeup tracefs, open files 3, notifications 12, up 1 h 2 min",
         "",
         "zone          status    free MiB  high MiB  raised  reason       watchers  level",
         "node0-DMA     ignored       15.0       0.3       0  none                3  -",
@@ -91,16 +91,16 @@ def test_the_time_up_is_readable(uptime_s: str, words: str) -> None:
 
 def test_the_json_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "status").write_text(ZONES)
-    (tmp_path / "server").write_text("pid=812 doorbell=psi\n")
+    (tmp_path / "server").write_text("pid=812 wakeup=psi\n")
     assert main(["status", "--mount", str(tmp_path), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert shown["server"] == {"pid": 812, "doorbell": "psi"}
+    assert shown["server"] == {"pid": 812, "wakeup": "psi"}
     assert [zone["free_pages"] for zone in shown["zones"]] == [3840, 262144]
     assert shown["memory"]["total_bytes"] >= shown["memory"]["available_bytes"] > 0
 
 
 FAILING = (
-    "pid=812 health=degraded doorbell=psi\n"
+    "pid=812 health=degraded wakeup=psi\n"
     "failing=trace since_s=12.3 reason=/t/tracing_on:_switched_off_from_outside\n"
     "failing=swaps since_s=3725.0 reason=/proc/swaps:2:_expected_'name_type'\n"
 )
@@ -111,13 +111,13 @@ def test_what_fails_has_a_line_and_an_exit_code(tmp_path: Path, capsys: pytest.C
     (tmp_path / "server").write_text(FAILING)
     assert main(["status", "--mount", str(tmp_path)]) == 1
     assert capsys.readouterr().out.split("\n\n")[:2] == [
-        "server: pid 812, health degraded, doorbell psi",
+        "server: pid 812, health degraded, wakeup psi",
         "FAILING: trace for 12 s: /t/tracing on: switched off from outside\n"
         "FAILING: swaps for 1 h 2 min: /proc/swaps:2: expected 'name type'",
     ]
     assert main(["status", "--mount", str(tmp_path), "--json"]) == 1
     shown = json.loads(capsys.readouterr().out)
-    assert shown["server"] == {"pid": 812, "health": "degraded", "doorbell": "psi"}
+    assert shown["server"] == {"pid": 812, "health": "degraded", "wakeup": "psi"}
     assert [each["failing"] for each in shown["failing"]] == ["trace", "swaps"]
     assert shown["failing"][0]["since_s"] == 12.3
     assert len(shown["zones"]) == 2
@@ -125,7 +125,7 @@ def test_what_fails_has_a_line_and_an_exit_code(tmp_path: Path, capsys: pytest.C
 
 def test_a_server_that_is_well_is_exit_code_0(tmp_path: Path) -> None:
     (tmp_path / "status").write_text(ZONES)
-    (tmp_path / "server").write_text("pid=812 health=ok doorbell=psi\n")
+    (tmp_path / "server").write_text("pid=812 health=ok wakeup=psi\n")
     assert main(["status", "--mount", str(tmp_path)]) == 0
 
 

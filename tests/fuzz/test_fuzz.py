@@ -126,7 +126,7 @@ def test_a_request_without_a_reply_is_found(function: str, finding: str, monkeyp
 def test_a_second_reply_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     release = DeviceEndpoint._release
 
-    def twice(self: DeviceEndpoint, header: wire.Header, fh: int) -> None:
+    def twice(self: DeviceEndpoint, header: wire.RequestHeader, fh: int) -> None:
         release(self, header, fh)
         release(self, header, fh)
 

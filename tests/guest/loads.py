@@ -133,7 +133,9 @@ def big_end(place: Place, memory_mib: int) -> None:
     for _ in range(3):
         _read(place.disk, memory_mib // 2)
         subprocess.run(
-            [place.programs / "allocate", "cold", str(memory_mib * 11 // 20), "0"], check=True, stdout=subprocess.DEVNULL
+            [place.programs / "allocate", "cold", str(memory_mib * 11 // 20), "0"],
+            check=True,
+            stdout=subprocess.DEVNULL,
         )
 
 

@@ -112,7 +112,7 @@ def test_a_signal_ends_the_server_and_leaves_nothing(number: signal.Signals, tmp
     node = tmp_path / "node"
     with Server(tmp_path, "--proc", proc, node=node) as server:
         instance = INSTANCES / f"memnotify-{server.process.pid}"
-        assert instance.exists() == (facts(server)["doorbell"] == "tracefs")
+        assert instance.exists() == (facts(server)["wakeup"] == "tracefs")
         assert len(mounts_under(tmp_path)) == 2
         with opened(node):
             server.process.send_signal(number)
@@ -345,7 +345,7 @@ def test_an_instance_left_by_a_killed_server_with_the_same_pid_is_replaced(tmp_p
                 said.append(lines.next())
             if any("Cannot allocate memory" in line for line in said):
                 pytest.skip("the kernel has no memory for a trace instance just now")
-            assert " doorbell=tracefs " in (mount / "server").read_text()
+            assert " wakeup=tracefs " in (mount / "server").read_text()
             process.terminate()
             assert process.wait(LIMIT_S) == 0
             assert not instance.exists()
@@ -570,8 +570,8 @@ def test_at_rest_the_server_wakes_less_than_once_a_second(tmp_path: Path) -> Non
     most = max(window_s, int(2 * window_s * FASTEST_FILL_KB_PER_S / free_kb()) + 1)
     seen: list[tuple[int, int]] = []
     with Server(tmp_path) as server:
-        if facts(server)["doorbell"] != "tracefs":
-            pytest.skip(f"without trace events it looks more often: doorbell={facts(server)['doorbell']}")
+        if facts(server)["wakeup"] != "tracefs":
+            pytest.skip(f"without trace events it looks more often: wakeup={facts(server)['wakeup']}")
         for _ in range(10):
             reclaimed = reclaimed_pages()
             samples = int(facts(server)["samples"])

@@ -187,7 +187,7 @@ def test_a_trace_that_another_tool_switches_off_is_switched_on_again(
     switch: str, tmp_path: Path, manager: ServiceManager
 ) -> None:
     with Server(tmp_path, "--log-level", "info") as server:
-        if facts(server)["doorbell"] != "tracefs":
+        if facts(server)["wakeup"] != "tracefs":
             pytest.skip("memory was too short for a trace instance")
         tracefs = find_tracefs()
         assert tracefs is not None
@@ -197,7 +197,7 @@ def test_a_trace_that_another_tool_switches_off_is_switched_on_again(
         assert "failing=trace " in (server.mount / "server").read_text()
         assert status(server)[0] == 1
         wait_until(lambda: facts(server)["health"] == "ok", "all well again")
-        assert facts(server)["doorbell"] == "tracefs"
+        assert facts(server)["wakeup"] == "tracefs"
         assert file.read_text().strip() in ("1", "X")
         assert (file.parents[switch.count("/")] / "set_event").read_text().count("vmscan:") == 4
         assert status(server)[0] == 0
@@ -236,7 +236,7 @@ def test_a_trace_that_cannot_be_read_any_more_is_replaced_by_a_new_one(open_dire
         try:
             wait_until(lambda: "ready: " in log.read_text() or process.poll() is not None, "a server")
             wait_until(lambda: "samples=" in (mount / "server").read_text(), "an answer")
-            if "doorbell=tracefs" not in (mount / "server").read_text():
+            if "wakeup=tracefs" not in (mount / "server").read_text():
                 pytest.skip("memory was too short for a trace instance")
             tracefs = find_tracefs()
             assert tracefs is not None
@@ -244,7 +244,7 @@ def test_a_trace_that_cannot_be_read_any_more_is_replaced_by_a_new_one(open_dire
             first = instance.stat().st_ino
             flag.touch()
             wait_until(lambda: "health=degraded" in (mount / "server").read_text(), "the failure in the file server")
-            wait_until(lambda: "doorbell=tracefs" in (mount / "server").read_text(), "another trace")
+            wait_until(lambda: "wakeup=tracefs" in (mount / "server").read_text(), "another trace")
             wait_until(lambda: "health=ok" in (mount / "server").read_text(), "all well again")
             assert instance.stat().st_ino != first
             assert (instance / "set_event").read_text().count("vmscan:") == 4

@@ -24,7 +24,7 @@ AS_NOBODY = f"""
 import os, shutil, subprocess, sys
 import trio, pyfuse3
 import memnotify_cuse.cli.checks_kernel, memnotify_cuse.cli.checks_serving, memnotify_cuse.cli.doctor
-import memnotify_cuse.cli.machine, memnotify_cuse.cli.main, memnotify_cuse.cli.record, memnotify_cuse.cli.serve
+import memnotify_cuse.cli.host, memnotify_cuse.cli.main, memnotify_cuse.cli.record, memnotify_cuse.cli.serve
 import memnotify_cuse.daemon, memnotify_cuse.fasync.forker, memnotify_cuse.keeper.keeper
 import memnotify_cuse.keeper.setup, memnotify_cuse.keeper.traces, memnotify_cuse.recorder
 os.setgroups([])

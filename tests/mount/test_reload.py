@@ -279,7 +279,7 @@ def test_a_server_that_is_to_outlive_its_terminal_does(tmp_path: Path, proc: str
 def test_a_replaced_server_can_be_asked_for_a_trace(tmp_path: Path) -> None:
     """The trace instance is the keeper's, and each server gets it."""
     with Server(tmp_path, "--log-level", "info", node=tmp_path / "node") as server, watchdog(server):
-        before = facts(server)["doorbell"]
+        before = facts(server)["wakeup"]
         replace(server)
-        assert facts(server)["doorbell"] == before
+        assert facts(server)["wakeup"] == before
         assert server.stop() == 0

@@ -13,7 +13,7 @@ import pytest
 
 from memnotify_cuse.kernel.zoneinfo import read_zoneinfo
 from memnotify_cuse.record import Record
-from memnotify_cuse.scanner.recordfile import Recording, RecordingWriter
+from memnotify_cuse.scanner.recordingfile import Recording, RecordingWriter
 from tests.support.mounted import LIMIT_S, complaints, facts, notifications, opened, revents, wait_until
 from tests.support.programs import compiler_problem
 from tests.support.replay import TRACES, capture, play
@@ -57,7 +57,7 @@ def test_programs_are_told_what_was_recorded(tmp_path: Path, episode: Path) -> N
         programs.append([program])
     started_ns = time.monotonic_ns()
     with Server(tmp_path, "--replay", str(episode), "--no-herd-control") as server:
-        assert facts(server)["doorbell"] == "replay"
+        assert facts(server)["wakeup"] == "replay"
         running = [told_once(server, *argv) for argv in programs]
         try:
             for process in running:
@@ -92,7 +92,7 @@ def test_a_server_that_takes_over_plays_on(tmp_path: Path, episode: Path) -> Non
         assert RAISED in server.status()
         told, samples = notifications(server), int(facts(server)["samples"])
         replace_server(server)
-        assert facts(server)["doorbell"] == "replay"
+        assert facts(server)["wakeup"] == "replay"
         assert notifications(server) >= told
         assert int(facts(server)["samples"]) >= samples
         wait_until(lambda: "the recording has ended" in server.log, "the end of the recording")

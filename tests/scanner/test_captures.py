@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from memnotify_cuse.kernel.zoneinfo import ZoneId
-from memnotify_cuse.scanner.recordfile import Recording
+from memnotify_cuse.scanner.recordingfile import Recording
 from memnotify_cuse.scanner.zones import ZoneTracker
 from tests.support.replay import TRACES, capture, keep_their_distance, play
 

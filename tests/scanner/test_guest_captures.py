@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from memnotify_cuse.scanner.recordfile import Recording
+from memnotify_cuse.scanner.recordingfile import Recording
 from tests.support.replay import GUEST_TRACES, guest_capture, keep_their_distance, play
 
 ALLOCATORS = ("cold", "hot", "mixed")

@@ -19,7 +19,7 @@ from memnotify_cuse.kernel import files
 from memnotify_cuse.kernel.errors import KernelFileError, KernelFileGoneError, NoKernelMemoryError
 from memnotify_cuse.kernel.trace import TraceEvent
 from memnotify_cuse.kernel.zoneinfo import ZoneId
-from memnotify_cuse.scanner.deferred import LONGEST_PAUSE_S, DeferredDoorbell
+from memnotify_cuse.scanner.deferred import LONGEST_PAUSE_S, DeferredSource
 from memnotify_cuse.scanner.health import Health, Level
 from memnotify_cuse.scanner.loop import Scanner
 from memnotify_cuse.scanner.sample import Sampler
@@ -45,8 +45,8 @@ class Listener(BoardListener):
         self.ended.set()
 
 
-class FakeBell:
-    """A doorbell rung by the test; a real one rings when the kernel reclaims, which tests/reclaim makes it do."""
+class FakeSource:
+    """A wakeup source that reports when the test says so; tests/reclaim has the kernel make a real one report."""
 
     def __init__(self, name: str = "fake") -> None:
         self.name = name
@@ -60,7 +60,7 @@ class FakeBell:
         self.events: tuple[TraceEvent, ...] = ()
         self.paused = False
 
-    def ring(self, *events: TraceEvent) -> None:
+    def wake(self, *events: TraceEvent) -> None:
         self.events = events
         self._theirs.send(b"!")
 
@@ -133,12 +133,12 @@ def kernel(tmp_path: Path) -> Kernel:
 @asynccontextmanager
 async def scanning(
     kernel: Kernel,
-    bell: FakeBell | None,
-    late: DeferredDoorbell | None = None,
+    source: FakeSource | None,
+    late: DeferredSource | None = None,
     *,
     limit_s: float = LIMIT_S,
-    spare: FakeBell | None = None,
-    open_spare: Callable[[], FakeBell | None] = lambda: None,
+    spare: FakeSource | None = None,
+    open_spare: Callable[[], FakeSource | None] = lambda: None,
 ) -> AsyncIterator[tuple[Scanner, Board, Listener]]:
     listener = Listener()
     board = Board(listener)
@@ -147,7 +147,7 @@ async def scanning(
     scanner = Scanner(
         board,
         sampler,
-        bell,
+        source,
         CLASSIC,
         late,
         spare=spare,
@@ -180,40 +180,40 @@ def with_kernel_files_followed_at_once(act: Callable[[], None]) -> None:
 
 def test_a_ring_brings_the_news_without_waiting_for_the_timer(kernel: Kernel) -> None:
     async def main() -> None:
-        bell = FakeBell()
-        async with scanning(kernel, bell) as (scanner, board, listener):
+        source = FakeSource()
+        async with scanning(kernel, source) as (scanner, board, listener):
             scanner._delay_s = 1e9
             await trio.testing.wait_all_tasks_blocked()
             kernel.free_pages(10)
             kernel.page_cache(0)
             kernel.count("pgscan_kswapd", 10**9)
-            bell.ring(shrink())
+            source.wake(shrink())
             await listener.told.wait()
             assert board.states[NORMAL].reason == "anon_scan"
-            while not bell.paused:  # noqa: ASYNC110 - under pressure the timer alone counts
+            while not source.paused:  # noqa: ASYNC110 - under pressure the timer alone counts
                 await trio.sleep(0.001)
             kernel.free_pages(20_000_000)
             await listener.ended.wait()
             assert board.states[NORMAL].status == 0
-            assert not bell.paused
+            assert not source.paused
 
     trio.run(main)
 
 
 def test_a_ring_that_only_says_that_reclaim_begins_is_not_looked_into_at_once(kernel: Kernel) -> None:
-    """The look waits for the news, but not for long, however often it rings."""
+    """The look waits for the news, but not for long, however often it wakes."""
 
     async def main() -> None:
-        bell = FakeBell()
-        async with scanning(kernel, bell) as (scanner, _board, _listener):
+        source = FakeSource()
+        async with scanning(kernel, source) as (scanner, _board, _listener):
             scanner._delay_s = 1e9
             await trio.testing.wait_all_tasks_blocked()
-            before, rings = scanner.samples, 0
+            before, wakes = scanner.samples, 0
             while scanner.samples == before:
-                bell.ring(direct_begin())
-                rings += 1
+                source.wake(direct_begin())
+                wakes += 1
                 await trio.sleep(0.001)
-            assert rings > 1
+            assert wakes > 1
 
     trio.run(main)
 
@@ -227,7 +227,7 @@ def test_a_zoneinfo_that_fails_is_logged_once_and_tried_again(
     whole = file.read_text()
 
     async def main() -> None:
-        async with scanning(kernel, FakeBell(), limit_s=DAY_S) as (scanner, _board, _listener):
+        async with scanning(kernel, FakeSource(), limit_s=DAY_S) as (scanner, _board, _listener):
             await trio.sleep(10)
             match fault:
                 case "malformed":
@@ -257,7 +257,7 @@ def test_without_another_file_it_goes_on(name: str, kernel: Kernel, caplog: pyte
     whole = file.read_text()
 
     async def main() -> None:
-        async with scanning(kernel, FakeBell(), limit_s=600) as (scanner, board, listener):
+        async with scanning(kernel, FakeSource(), limit_s=600) as (scanner, board, listener):
             file.write_text("pgscan_kswapd many\n" if name == "vmstat" else "SwapFree: all of it\n")
             await trio.sleep(60)
             assert health_of(scanner).level is Level.DEGRADED
@@ -282,7 +282,7 @@ def test_an_error_of_our_own_does_not_end_the_scanner(
     kernel: Kernel, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def main() -> None:
-        async with scanning(kernel, FakeBell(), limit_s=DAY_S) as (scanner, _board, _listener):
+        async with scanning(kernel, FakeSource(), limit_s=DAY_S) as (scanner, _board, _listener):
             with monkeypatch.context() as patch:
                 patch.setattr(scanner._board, "publish", lambda *_args: 1 / 0)
                 await trio.sleep(60)
@@ -302,19 +302,19 @@ def test_a_trace_that_is_switched_off_is_switched_on_again(kernel: Kernel, caplo
     caplog.set_level(logging.INFO)
 
     async def main() -> None:
-        trace, psi = FakeBell("tracefs"), FakeBell("psi")
+        trace, psi = FakeSource("tracefs"), FakeSource("psi")
         async with scanning(kernel, trace, spare=psi, limit_s=3600) as (scanner, _board, listener):
             await trio.sleep(10)
             trace.off = True
             while health_of(scanner).level is Level.OK:  # noqa: ASYNC110
                 await trio.sleep(0.5)
-            assert scanner.doorbell_name == "psi"
+            assert scanner.wakeup_name == "psi"
             await until_woken_by(scanner, "tracefs")
             assert not trace.off
             await trio.sleep(60)
             assert health_of(scanner).level is Level.OK
             put_under_pressure(kernel)
-            trace.ring(shrink())
+            trace.wake(shrink())
             await listener.told.wait()
 
     run_fast(main)
@@ -327,7 +327,7 @@ def test_a_trace_that_is_switched_off_is_switched_on_again(kernel: Kernel, caplo
 
 def test_the_spare_wakes_it_while_the_trace_is_off(kernel: Kernel) -> None:
     async def main() -> None:
-        trace, psi = FakeBell("tracefs"), FakeBell("psi")
+        trace, psi = FakeSource("tracefs"), FakeSource("psi")
         trace.mend = lambda: None  # type: ignore[method-assign]
         async with scanning(kernel, trace, spare=psi, limit_s=3600) as (scanner, _board, listener):
             trace.off = True
@@ -335,7 +335,7 @@ def test_the_spare_wakes_it_while_the_trace_is_off(kernel: Kernel) -> None:
             scanner._delay_s = 1e9
             await trio.testing.wait_all_tasks_blocked()
             put_under_pressure(kernel)
-            psi.ring()
+            psi.wake()
             await listener.told.wait()
 
     run_fast(main)
@@ -343,12 +343,12 @@ def test_the_spare_wakes_it_while_the_trace_is_off(kernel: Kernel) -> None:
 
 def test_a_trace_that_is_switched_off_again_and_again_is_left_alone_for_longer_each_time(kernel: Kernel) -> None:
     async def main() -> None:
-        trace, mended_s = FakeBell("tracefs"), []
+        trace, mended_s = FakeSource("tracefs"), []
         trace.mend = lambda: mended_s.append(trio.current_time())  # type: ignore[method-assign]
-        async with scanning(kernel, trace, spare=FakeBell("psi"), limit_s=DAY_S) as (scanner, _board, _listener):
+        async with scanning(kernel, trace, spare=FakeSource("psi"), limit_s=DAY_S) as (scanner, _board, _listener):
             trace.off = True
             await trio.sleep(1700)
-            assert scanner.doorbell_name == "psi"
+            assert scanner.wakeup_name == "psi"
         pauses_s = [after - before for before, after in itertools.pairwise(mended_s)]
         assert 9 < len(mended_s) < 20
         assert pauses_s[0] < 10 < LONGEST_RETRY_S * 3 / 4 <= pauses_s[-1] <= LONGEST_RETRY_S + 10
@@ -358,8 +358,8 @@ def test_a_trace_that_is_switched_off_again_and_again_is_left_alone_for_longer_e
 
 def test_a_trace_that_cannot_be_read_is_replaced_by_another(kernel: Kernel, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
-        trace, psi, memory = FakeBell("tracefs"), FakeBell("psi"), Memory(refusals=2)
-        late = DeferredDoorbell(memory.open, wanted=False)
+        trace, psi, memory = FakeSource("tracefs"), FakeSource("psi"), Memory(refusals=2)
+        late = DeferredSource(memory.open, wanted=False)
         async with scanning(kernel, trace, late, spare=psi, limit_s=3600) as (scanner, _board, listener):
             await trio.sleep(100)
             assert not memory.asked_s
@@ -371,12 +371,12 @@ def test_a_trace_that_cannot_be_read_is_replaced_by_another(kernel: Kernel, capl
             await trio.sleep(60)
             assert health_of(scanner).level is Level.OK
             put_under_pressure(kernel)
-            memory.trace.ring(shrink())
+            memory.trace.wake(shrink())
             await listener.told.wait()
             # And once more.
             kernel.free_pages(20_000_000)
             await listener.ended.wait()
-            memory.trace.broken, memory.trace = trace.broken, FakeBell("tracefs")
+            memory.trace.broken, memory.trace = trace.broken, FakeSource("tracefs")
             await until_woken_by(scanner, "psi")
             await until_woken_by(scanner, "tracefs")
 
@@ -389,7 +389,7 @@ def test_a_trace_that_cannot_be_read_is_replaced_by_another(kernel: Kernel, capl
 
 def test_a_psi_trigger_that_hangs_up_leaves_the_timer_until_there_is_another(kernel: Kernel) -> None:
     async def main() -> None:
-        psi, others = FakeBell("psi"), [None, None, FakeBell("psi")]
+        psi, others = FakeSource("psi"), [None, None, FakeSource("psi")]
         async with scanning(kernel, psi, open_spare=lambda: others.pop(0), limit_s=DAY_S) as (
             scanner,
             _board,
@@ -398,12 +398,12 @@ def test_a_psi_trigger_that_hangs_up_leaves_the_timer_until_there_is_another(ker
             psi.broken = KernelFileGoneError("pressure/memory", "the trigger hung up")
             await until_woken_by(scanner, "timer")
             await trio.sleep(1)
-            assert not scanner._interval.doorbell, "or it would rest for longer than it may"
+            assert not scanner._interval.wakeup, "or it would rest for longer than it may"
             assert health_of(scanner).level is Level.DEGRADED
             await until_woken_by(scanner, "psi")
             assert not others
             await trio.sleep(1)
-            assert scanner._interval.doorbell
+            assert scanner._interval.wakeup
             await trio.sleep(60)
             assert health_of(scanner).level is Level.OK
             put_under_pressure(kernel)
@@ -414,11 +414,11 @@ def test_a_psi_trigger_that_hangs_up_leaves_the_timer_until_there_is_another(ker
 
 def test_lost_trace_events_are_counted_and_counters_stand_in(kernel: Kernel, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
-        trace = FakeBell("tracefs")
+        trace = FakeSource("tracefs")
         async with scanning(kernel, trace, limit_s=3600) as (scanner, board, listener):
             trace.lost_events = 12
             put_under_pressure(kernel)
-            trace.ring(direct_begin())
+            trace.wake(direct_begin())
             await listener.told.wait()
             assert board.states[NORMAL].reason == "anon_scan"
             assert scanner.lost_events == 12
@@ -436,13 +436,13 @@ def test_lost_trace_events_are_counted_and_counters_stand_in(kernel: Kernel, cap
 
 def test_many_rings_without_evidence_do_not_keep_it_busy(kernel: Kernel) -> None:
     async def main() -> None:
-        bell = FakeBell()
-        async with scanning(kernel, bell) as (scanner, _board, _listener):
+        source = FakeSource()
+        async with scanning(kernel, source) as (scanner, _board, _listener):
             began = trio.current_time()
             while trio.current_time() < began + 1:
-                bell.ring()
+                source.wake()
                 await trio.sleep(0.0005)
-            # Left alone for twice as long after each ring: 0.1, 0.2, 0.4 … 20 ms, then anew.
+            # Left alone for twice as long after each report: 0.1, 0.2, 0.4 … 20 ms, then anew.
             assert scanner.samples < 250
 
     trio.run(main)
@@ -452,11 +452,11 @@ class Memory:
     """Opens `trace`, after it has refused `refusals` times, as a kernel that is short of memory does."""
 
     def __init__(self, refusals: int = 0) -> None:
-        self.trace = FakeBell("tracefs")
+        self.trace = FakeSource("tracefs")
         self.refusals = refusals
         self.asked_s: list[float] = []
 
-    async def open(self) -> FakeBell:
+    async def open(self) -> FakeSource:
         self.asked_s.append(trio.current_time())
         if len(self.asked_s) <= self.refusals:
             raise NoKernelMemoryError("instances/memnotify-1", "cannot be made: Cannot allocate memory")
@@ -476,7 +476,7 @@ def put_under_pressure(kernel: Kernel) -> None:
 
 
 async def until_woken_by(scanner: Scanner, name: str) -> None:
-    while scanner.doorbell_name != name:  # noqa: ASYNC110
+    while scanner.wakeup_name != name:  # noqa: ASYNC110
         await trio.sleep(1)
 
 
@@ -486,15 +486,15 @@ def test_the_trace_is_asked_for_again_until_there_is_memory_for_it(
     caplog.set_level(logging.INFO)
 
     async def main() -> None:
-        psi, memory = FakeBell("psi"), Memory(refusals=7)
-        async with scanning(kernel, psi, DeferredDoorbell(memory.open), limit_s=3600) as (scanner, board, listener):
-            assert scanner.doorbell_name == "psi"
+        psi, memory = FakeSource("psi"), Memory(refusals=7)
+        async with scanning(kernel, psi, DeferredSource(memory.open), limit_s=3600) as (scanner, board, listener):
+            assert scanner.wakeup_name == "psi"
             await until_woken_by(scanner, "tracefs")
             assert not psi.closed, "it is kept to stand in"
             scanner._delay_s = 1e9
             await trio.testing.wait_all_tasks_blocked()
             put_under_pressure(kernel)
-            memory.trace.ring(shrink())
+            memory.trace.wake(shrink())
             await listener.told.wait()
             assert board.states[NORMAL].reason == "anon_scan"
         assert memory.trace.closed
@@ -509,32 +509,32 @@ def test_the_trace_is_asked_for_again_until_there_is_memory_for_it(
 def test_the_timer_too_is_replaced_by_the_trace(kernel: Kernel) -> None:
     async def main() -> None:
         memory = Memory()
-        async with scanning(kernel, None, DeferredDoorbell(memory.open), limit_s=3600) as (scanner, _board, listener):
-            assert scanner.doorbell_name == "timer"
+        async with scanning(kernel, None, DeferredSource(memory.open), limit_s=3600) as (scanner, _board, listener):
+            assert scanner.wakeup_name == "timer"
             await until_woken_by(scanner, "tracefs")
             scanner._delay_s = 1e9
             await trio.testing.wait_all_tasks_blocked()
             put_under_pressure(kernel)
-            memory.trace.ring(shrink())
+            memory.trace.wake(shrink())
             await listener.told.wait()
 
     run_fast(main)
 
 
-def test_reclaim_while_the_doorbells_are_changed_is_not_lost(kernel: Kernel) -> None:
-    """Neither of them rings for it: the old one is closed, and what the new one has seen by then is thrown away."""
+def test_reclaim_while_the_wakeup_sources_are_changed_is_not_lost(kernel: Kernel) -> None:
+    """Neither of them wakes for it: the old one is closed, and what the new one has seen by then is thrown away."""
 
     async def main() -> None:
         memory = Memory()
 
-        async def open_while_reclaim_begins() -> FakeBell:
-            bell = await memory.open()
-            bell.ring(shrink())
+        async def open_while_reclaim_begins() -> FakeSource:
+            source = await memory.open()
+            source.wake(shrink())
             put_under_pressure(kernel)
-            return bell
+            return source
 
-        late = DeferredDoorbell(open_while_reclaim_begins)
-        async with scanning(kernel, FakeBell("psi"), late, limit_s=3600) as (scanner, _board, listener):
+        late = DeferredSource(open_while_reclaim_begins)
+        async with scanning(kernel, FakeSource("psi"), late, limit_s=3600) as (scanner, _board, listener):
             await listener.told.wait()
             await until_woken_by(scanner, "tracefs")
 
@@ -544,7 +544,7 @@ def test_reclaim_while_the_doorbells_are_changed_is_not_lost(kernel: Kernel) -> 
 def test_the_trace_is_not_asked_for_under_pressure(kernel: Kernel) -> None:
     async def main() -> None:
         memory = Memory()
-        async with scanning(kernel, FakeBell("psi"), DeferredDoorbell(memory.open), limit_s=DAY_S) as (
+        async with scanning(kernel, FakeSource("psi"), DeferredSource(memory.open), limit_s=DAY_S) as (
             scanner,
             _board,
             listener,
@@ -564,19 +564,19 @@ def test_a_refusal_that_does_not_pass_is_logged_and_the_last(kernel: Kernel, cap
     async def main() -> None:
         asked = 0
 
-        async def refuse() -> FakeBell:
+        async def refuse() -> FakeSource:
             nonlocal asked
             asked += 1
             raise KernelFileError("tracefs is not mounted, or not for us to see")
 
-        async with scanning(kernel, FakeBell("psi"), DeferredDoorbell(refuse), limit_s=DAY_S) as (
+        async with scanning(kernel, FakeSource("psi"), DeferredSource(refuse), limit_s=DAY_S) as (
             scanner,
             _board,
             _listener,
         ):
             await trio.sleep(600)
             assert asked == 1
-            assert scanner.doorbell_name == "psi"
+            assert scanner.wakeup_name == "psi"
 
     run_fast(main)
     assert [record.getMessage() for record in caplog.records] == [
@@ -590,17 +590,17 @@ def test_a_trace_that_came_and_was_not_taken_yet_is_closed_when_the_server_stops
     async def main() -> None:
         memory, go_on = Memory(), trio.Event()
 
-        async def open_slowly() -> FakeBell:
+        async def open_slowly() -> FakeSource:
             trace = await memory.open()
             await go_on.wait()
             return trace
 
-        async with scanning(kernel, None, DeferredDoorbell(open_slowly), limit_s=DAY_S) as (scanner, _board, _listener):
+        async with scanning(kernel, None, DeferredSource(open_slowly), limit_s=DAY_S) as (scanner, _board, _listener):
             while not memory.asked_s:  # noqa: ASYNC110
                 await trio.sleep(1)
             go_on.set()
             await trio.testing.wait_all_tasks_blocked()
-            assert scanner.doorbell_name == "timer"
+            assert scanner.wakeup_name == "timer"
             assert not memory.trace.closed
         assert memory.trace.closed
 

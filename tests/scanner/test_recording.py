@@ -94,9 +94,9 @@ def test_any_samples_are_read_as_they_were_written(recorded: list[Sample]) -> No
     st.dictionaries(st.text(), counts),
 )
 def test_any_header_is_read_as_it_was_written(
-    machine: Machine, kernel: str | None, doorbell: str, title: str, marks: dict[str, int]
+    machine: Machine, kernel: str | None, wakeup: str, title: str, marks: dict[str, int]
 ) -> None:
-    header = Header(machine, kernel, doorbell, title, marks)
+    header = Header(machine, kernel, wakeup, title, marks)
     assert decoded([encode_header(header)]) == (header, [])
 
 
@@ -191,12 +191,12 @@ def test_a_malformed_change_is_named_with_its_line(change: dict[str, object], re
     ("change", "reason"),
     [
         ({"format": "other"}, "not a recording of memnotify"),
-        ({"version": 5}, "version 5 of the format; this memnotify reads versions 1 to 4"),
+        ({"version": 6}, "version 6 of the format; this memnotify reads versions 1 to 5"),
         ({"version": True}, "version True of the format"),
         ({"version": None}, "version None of the format"),
         ({"page_kb": 0}, "no page_kb"),
         ({"mglru": 1}, "no mglru"),
-        ({"doorbell": None}, "no doorbell"),
+        ({"wakeup": None}, "no wakeup source"),
         ({"kernel": 6}, "kernel and title must be text"),
         ({"marks": {"first": "now"}}, "marks must be times by name"),
     ],
@@ -218,7 +218,7 @@ def test_the_first_version_had_no_count_of_shared_memory() -> None:
     header, first = encoded([sample(time_ms=5)])
     raw = json.loads(first)
     del raw["nodes"]["0"]["shmem_pages"]
-    old = [json.dumps(json.loads(header) | {"version": 1}).encode(), json.dumps(raw).encode()]
+    old = [json.dumps(json.loads(header) | {"version": 1, "doorbell": "tracefs"}).encode(), json.dumps(raw).encode()]
     _, (read,) = decoded(old)
     assert read.zoneinfo.nodes[0].shmem_pages is None
     with pytest.raises(RecordingError, match="0 lacks shmem_pages"):

@@ -14,8 +14,8 @@ from memnotify_cuse.carried import Played
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 from memnotify_cuse.scanner import replay
 from memnotify_cuse.scanner.errors import RecordingError
-from memnotify_cuse.scanner.recordfile import Recording, RecordingWriter
 from memnotify_cuse.scanner.recording import Header
+from memnotify_cuse.scanner.recordingfile import Recording, RecordingWriter
 from memnotify_cuse.scanner.replay import Replay, shifted
 from memnotify_cuse.scanner.sample import Sample
 from tests.scanner.samples import CLASSIC, MS, direct_begin, sample, shrink, zone

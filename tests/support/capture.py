@@ -28,8 +28,8 @@ from pathlib import Path
 from memnotify_cuse.kernel.lru_gen import read_lru_gen
 from memnotify_cuse.kernel.trace import KNOWN_EVENTS, KSWAPD_WAKE, LRU_SHRINK_INACTIVE, TraceEvent, parse_trace
 from memnotify_cuse.scanner.machine import Machine
-from memnotify_cuse.scanner.recordfile import Recording, RecordingWriter
 from memnotify_cuse.scanner.recording import Header
+from memnotify_cuse.scanner.recordingfile import Recording, RecordingWriter
 from memnotify_cuse.scanner.sample import Sample, Sampler
 from tests.support.reclaim import GIB, MIB, RealReclaim, ReclaimError
 

@@ -20,7 +20,7 @@ from memnotify_cuse.board import CRITICAL_INTERVAL_NS, NOTIFY_INTERVAL_NS, Board
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 from memnotify_cuse.record import LEVEL_CRITICAL, LEVEL_LOW
 from memnotify_cuse.scanner.machine import Machine
-from memnotify_cuse.scanner.recordfile import Recording
+from memnotify_cuse.scanner.recordingfile import Recording
 from memnotify_cuse.scanner.replay import Player
 from memnotify_cuse.scanner.sample import Sample
 

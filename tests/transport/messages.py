@@ -84,5 +84,5 @@ class Reply:
         return int.from_bytes(self.body[start : start + size], ORDER)
 
 
-def header_of(message: bytes) -> wire.Header:
+def header_of(message: bytes) -> wire.RequestHeader:
     return wire.decode_header(message)

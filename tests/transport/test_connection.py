@@ -46,7 +46,7 @@ class Bench:
         self.endpoint = DeviceEndpoint(self.device, self.connection.send)
         self.device.on_notified.append(lambda: self.connection.serve_who_was_told(self.endpoint))
 
-    def _dispatch(self, header: wire.Header, message: memoryview) -> None:
+    def _dispatch(self, header: wire.RequestHeader, message: memoryview) -> None:
         if header.opcode == wire.Opcode.OPEN:
             self.endpoint.open(header, message, None)
         else:
@@ -133,7 +133,7 @@ class Pipe:
         # Pipes hold more messages than a socket does, and keep them apart as well.
         received, self._kernel = os.pipe2(os.O_DIRECT | os.O_NONBLOCK)
         self._received = received
-        self.served: list[wire.Header] = []
+        self.served: list[wire.RequestHeader] = []
         self.floods: list[bool] = []
         self.sent: list[bytes] = []
         self.cost_s = 0.0
@@ -143,7 +143,7 @@ class Pipe:
         self.connection = Connection(received, self._dispatch, on_flood=self._note_flood, clock_s=lambda: self._now_s)
         self.connection.send = self.sent.append  # type: ignore[method-assign, assignment]
 
-    def _dispatch(self, header: wire.Header, message: memoryview) -> None:
+    def _dispatch(self, header: wire.RequestHeader, message: memoryview) -> None:
         assert wire.decode_header(message) == header
         self.served.append(header)
         self.deepest = max(self.deepest, self.connection.queued)

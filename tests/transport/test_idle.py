@@ -39,7 +39,7 @@ class Client:
         self.connection = Connection(self._theirs.fileno(), self._answer)
         self.enough = threading.Event()
 
-    def _answer(self, header: wire.Header, message: memoryview) -> None:
+    def _answer(self, header: wire.RequestHeader, message: memoryview) -> None:
         assert wire.decode_header(message) == header
         self.connection.send(wire.encode_error(header.unique, 0))
 

@@ -57,7 +57,7 @@ class Server:
         self.connection.resume()
         self.endpoint.ends_unknown = self.connection.journals
 
-    def _dispatch(self, header: wire.Header, message: memoryview) -> None:
+    def _dispatch(self, header: wire.RequestHeader, message: memoryview) -> None:
         if header.opcode == wire.Opcode.OPEN:
             self.endpoint.open(header, message, None)
         else:

@@ -25,7 +25,7 @@ KVM_PROBE_S: Final = 15.0
 
 @dataclass(frozen=True)
 class Shape:
-    """What is booted: memory, processors, swap ("none", "zram" or "disk"), LRU kind ("classic" or "mglru"), NUMA nodes."""
+    """What is booted: memory, swap ("none", "zram" or "disk"), LRU kind ("classic" or "mglru"), NUMA nodes."""
 
     memory_mib: int = 512
     swap: str = "none"

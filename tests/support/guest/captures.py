@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from memnotify_cuse.scanner.recordfile import Recording, RecordingWriter
+from memnotify_cuse.scanner.recordingfile import Recording, RecordingWriter
 from memnotify_cuse.scanner.sample import Sample
 from tests.guest.experiment import Log, file_name, moments
 from tests.support.guest.boot import Guest, Shape

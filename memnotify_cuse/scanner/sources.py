@@ -36,7 +36,7 @@ PSI_WINDOW_US: Final = 2_000_000
 MAX_READS: Final = 4
 
 
-class Doorbell(Protocol):
+class WakeupSource(Protocol):
     """Something with a descriptor that becomes readable; `name` is what `status` and `doctor` call it."""
 
     name: str
@@ -53,7 +53,7 @@ class Doorbell(Protocol):
     def drain(self) -> tuple[TraceEvent, ...] | None:
         """Silence it, and say what it knows: trace events since the last time; None if it has none.
 
-        Raises KernelFileError: a MalformedKernelFileError if an event was not understood, another if it rings no
+        Raises KernelFileError: a MalformedKernelFileError if an event was not understood, another if it reports no
         more.
         """
         ...
@@ -70,7 +70,7 @@ class Doorbell(Protocol):
     def close(self) -> None: ...
 
 
-class TraceDoorbell:
+class TraceSource:
     """The vmscan events of a trace instance of our own."""
 
     name = "tracefs"
@@ -117,7 +117,7 @@ class TraceDoorbell:
         self._close()
 
 
-class PsiDoorbell:
+class PsiSource:
     """A PSI trigger; its POLLPRI is made readable by an epoll descriptor around it."""
 
     name = "psi"
@@ -135,7 +135,7 @@ class PsiDoorbell:
 
     def drain(self) -> tuple[TraceEvent, ...] | None:
         if any(events & (select.EPOLLERR | select.EPOLLHUP) for _, events in self._epoll.poll(0)):
-            # As the trigger of a FUSE server does that has ended, which would ring for ever.
+            # As the trigger of a FUSE server does that has ended, which would wake the scanner for ever.
             raise KernelFileGoneError(str(self._path), "the trigger hung up")
         return None
 
@@ -176,21 +176,21 @@ def open_first_trace(pid: int | None = None) -> FirstTrace:
         return FirstTrace(None)
 
 
-def open_psi(proc: Path, *, spare: bool = False) -> Doorbell | None:
+def open_psi(proc: Path, *, spare: bool = False) -> WakeupSource | None:
     """A PSI trigger; None, with a warning, unless it is only to be a spare, if there is none."""
     try:
         trigger = open_memory_trigger(proc, stall_us=PSI_STALL_US, window_us=PSI_WINDOW_US)
-        return PsiDoorbell(trigger, proc / "pressure" / "memory")
+        return PsiSource(trigger, proc / "pressure" / "memory")
     except (KernelFileError, OSError) as error:
         if not spare:
             log.warning("neither trace events nor a PSI trigger can be had; relying on a timer: %s", error)
         return None
 
 
-def open_doorbell(proc: Path) -> Doorbell | None:
-    """The best doorbell that this kernel and our rights allow; None, with a warning, if there is none."""
+def open_source(proc: Path) -> WakeupSource | None:
+    """The best wakeup source that this kernel and our rights allow; None, with a warning, if there is none."""
     trace = open_first_trace().instance
-    return TraceDoorbell(trace.pipe, trace.close) if trace is not None else open_psi(proc)
+    return TraceSource(trace.pipe, trace.close) if trace is not None else open_psi(proc)
 
 
 def trace_path(pid: int) -> Path | None:

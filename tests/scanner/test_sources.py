@@ -1,4 +1,4 @@
-"""Which doorbell is taken, and that each can be waited for."""
+"""Which wakeup source is taken, and that each can be waited for."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import pytest
 
 from memnotify_cuse.kernel.errors import KernelFileError, KernelFileGoneError, NoKernelMemoryError
 from memnotify_cuse.kernel.tracefs import find_tracefs
-from memnotify_cuse.scanner import doorbell
-from memnotify_cuse.scanner.doorbell import (
-    Doorbell,
+from memnotify_cuse.scanner import sources
+from memnotify_cuse.scanner.sources import (
     FirstTrace,
-    PsiDoorbell,
-    TraceDoorbell,
-    open_doorbell,
+    PsiSource,
+    TraceSource,
+    WakeupSource,
     open_first_trace,
     open_psi,
+    open_source,
     trace_path,
 )
 
 PROC = Path("/proc")
 
 
-def readable(bell: Doorbell) -> bool:
-    return bool(select.select([bell], [], [], 0)[0])
+def readable(source: WakeupSource) -> bool:
+    return bool(select.select([source], [], [], 0)[0])
 
 
 def without_trace(_pid: int) -> None:
@@ -40,20 +40,20 @@ def without_memory(_pid: int) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0 or find_tracefs() is None, reason="tracefs needs root, and to be mounted")
 def test_the_trace_is_taken_where_it_can_be_had() -> None:
-    bell = open_doorbell(PROC)
-    assert isinstance(bell, TraceDoorbell)
+    source = open_source(PROC)
+    assert isinstance(source, TraceSource)
     instance = trace_path(os.getpid())
     assert instance is not None
     try:
         assert instance.exists()
-        bell.drain()
-        bell.pause(paused=True)
-        assert bell.drain() is None
+        source.drain()
+        source.pause(paused=True)
+        assert source.drain() is None
         assert (instance / "tracing_on").read_text().strip() == "0"
-        bell.pause(paused=False)
+        source.pause(paused=False)
         assert (instance / "tracing_on").read_text().strip() == "1"
     finally:
-        bell.close()
+        source.close()
     assert not instance.exists()
 
 
@@ -67,37 +67,37 @@ def test_a_server_that_was_given_the_trace_closes_it_and_leaves_the_instance_to_
     assert not trace.may_come
     with trace.instance as instance:
         assert instance.path == trace_path(ended.pid)
-        bell = TraceDoorbell(instance.pipe)
-        bell.drain()
-        bell.close()
+        source = TraceSource(instance.pipe)
+        source.drain()
+        source.close()
         assert instance.path.exists()
 
 
 @pytest.mark.skipif(not (PROC / "pressure/memory").exists(), reason="this kernel has no PSI")
 def test_else_a_psi_trigger(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doorbell, "_open_first_trace", without_trace)
+    monkeypatch.setattr(sources, "_open_first_trace", without_trace)
     assert open_first_trace() == FirstTrace(None, may_come=False)
-    bell = open_doorbell(PROC)
-    assert isinstance(bell, PsiDoorbell)
+    source = open_source(PROC)
+    assert isinstance(source, PsiSource)
     try:
-        assert bell.drain() is None
-        assert not readable(bell), "nothing stalls here"
+        assert source.drain() is None
+        assert not readable(source), "nothing stalls here"
     finally:
-        bell.close()
+        source.close()
 
 
 def test_a_trigger_that_hangs_up_is_an_error_and_does_not_ring_for_ever() -> None:
     """As one of a FUSE server that has ended."""
     read_end, write_end = os.pipe()
-    bell = PsiDoorbell(read_end, PROC / "pressure" / "memory")
+    source = PsiSource(read_end, PROC / "pressure" / "memory")
     try:
-        assert bell.drain() is None
+        assert source.drain() is None
         os.close(write_end)
-        assert readable(bell)
+        assert readable(source)
         with pytest.raises(KernelFileGoneError, match=r"pressure/memory: the trigger hung up"):
-            bell.drain()
+            source.drain()
     finally:
-        bell.close()
+        source.close()
 
 
 def test_a_spare_that_cannot_be_had_is_not_worth_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -108,8 +108,8 @@ def test_a_spare_that_cannot_be_had_is_not_worth_a_warning(tmp_path: Path, caplo
 def test_else_none_with_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(doorbell, "_open_first_trace", without_trace)
-    assert open_doorbell(tmp_path) is None
+    monkeypatch.setattr(sources, "_open_first_trace", without_trace)
+    assert open_source(tmp_path) is None
     assert open_psi(tmp_path) is None
     assert "relying on a timer" in caplog.text
     assert str(tmp_path / "pressure" / "memory") in caplog.text
@@ -118,6 +118,6 @@ def test_else_none_with_a_warning(
 def test_a_shortage_of_memory_leaves_the_trace_for_later(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(doorbell, "_open_first_trace", without_memory)
+    monkeypatch.setattr(sources, "_open_first_trace", without_memory)
     assert open_first_trace() == FirstTrace(None, may_come=True)
     assert "no trace events yet" in caplog.text

@@ -30,7 +30,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class Host:
     """A machine as one process sees it; a test gives another ``root`` and other rights.
 
     The capabilities are masks (bit N is capability N). ``memlock_bytes`` is the soft RLIMIT_MEMLOCK, None for
@@ -67,12 +67,12 @@ class Machine:
         return bool(self.bounding >> capability & 1)
 
 
-def this_machine() -> Machine:
+def this_host() -> Host:
     """Return the machine that runs us. Raises the errors of :func:`parse_capabilities` and its reader."""
     status = Path("/proc/self/status")
     effective, bounding = parse_capabilities(read_kernel_text(status), str(status))
     limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
-    return Machine(
+    return Host(
         effective=effective,
         bounding=bounding,
         memlock_bytes=None if limit == resource.RLIM_INFINITY else limit,

@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memnotify_cuse.kernel.trace import TraceEvent
-from memnotify_cuse.scanner import recordfile
+from memnotify_cuse.scanner import recordingfile
 from memnotify_cuse.scanner.errors import RecordingError
-from memnotify_cuse.scanner.recordfile import Recording, RecordingSource, RecordingWriter
 from memnotify_cuse.scanner.recording import Header
+from memnotify_cuse.scanner.recordingfile import Recording, RecordingSource, RecordingWriter
 from memnotify_cuse.scanner.sample import Sample
 from tests.scanner.samples import CLASSIC, sample, shrink, zone
 from tests.support.replay import TRACES, capture, play_samples
@@ -111,7 +111,7 @@ def test_a_full_disk_is_one_error() -> None:
 LIMITED = """
 import resource, signal, sys
 from pathlib import Path
-from memnotify_cuse.scanner.recordfile import Recording, RecordingWriter
+from memnotify_cuse.scanner.recordingfile import Recording, RecordingWriter
 from memnotify_cuse.scanner.errors import RecordingError
 source = Recording(Path(sys.argv[1]))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -168,7 +168,7 @@ def test_what_is_not_a_recording_is_said(data: bytes, reason: str, path: Path) -
 
 
 def test_a_line_without_an_end_is_not_read_for_ever(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recordfile, "LONGEST_LINE_BYTES", 1 << 20)
+    monkeypatch.setattr(recordingfile, "LONGEST_LINE_BYTES", 1 << 20)
     path.write_bytes(gzip.compress(WHOLE + b" " * (1 << 24), 1))
     with pytest.raises(RecordingError, match=f":{WHOLE.count(10) + 1}: the line does not end"):
         list(Recording(path).samples())
