@@ -181,9 +181,10 @@ class _Server:
         self.realtime = Realtime()
         self._clock = _BoardClock()
         self._health = Health()
+        self._transports: list[tuple[FuseTransport | CuseTransport, str]] = []
+        self._service: SigioService | None = None
         self._open_scanner(config, stack)
         identifiers: set[int] = set()
-        self._transports: list[tuple[FuseTransport | CuseTransport, str]] = []
         if given.cuse_fd is not None and config.device is not None:
             cuse = CuseTransport(
                 config.device.name,
@@ -196,7 +197,6 @@ class _Server:
             )
             self._transports.append((cuse, "the character device"))
         self._pool = HelperPool(partial(self._channel.send, "helpers"), identifiers)
-        self._service: SigioService | None = None
         self._flags: AsyncFlags | None = None
         self._calls: FileCalls | None = None
         if config.sigio is not SigioMode.OFF:
@@ -274,6 +274,7 @@ class _Server:
         pressure_log = PressureLog(self._machine.page_kb)
 
         def watch(states: Mapping[ZoneId, ZoneState], now_ns: int) -> None:
+            self._deliver()
             pressure_log.told(device.told, now_ns)
             pressure_log.changed(states, now_ns)
             self._succession.note()
@@ -282,6 +283,19 @@ class _Server:
         self._hurrying = _Hurrying(device, self.realtime)
         self._board = Board(self._hurrying, self._clock.poke, watch)
         self._pressure_log = pressure_log
+
+    def _deliver(self) -> None:
+        """What follows on a tick in which programs were told: answers for those that were woken, and then signals."""
+        if not self._device.take_told():
+            return
+        try:
+            for transport, _ in self._transports:
+                transport.answer_who_was_told()
+        except Exception:
+            # The scanner must go on, and with it the next notification.
+            log.exception("unexpected error in the answers after a notification")
+        if self._service is not None:
+            self._service.notified()
 
     def _late_source(self) -> DeferredSource | None:
         """What asks the keeper for another trace, where there was one, or is to be one."""

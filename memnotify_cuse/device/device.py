@@ -38,9 +38,9 @@ class Device(BoardListener):
     `users` says which user each file is counted to. `account` is what each of them holds; others who keep something for
     a user (the text files of the control file system) take from it as well.
 
-    `fasync` sends SIGIO: `on_open`, `on_close` and `on_notified` say when there may be something to do, `subscribe`
-    takes note of a file that has an owner, and `pick_subscribers` says whose turn it is. Each of `on_notified` is
-    called once all of a notification's watchers were woken. `on_changed` is told of a file when what it was told
+    `fasync` sends SIGIO: `on_open` and `on_close` say when there may be something to do, `subscribe` takes note of a
+    file that has an owner, and `pick_subscribers` says whose turn it is. After each tick of the board `take_told` says
+    whether there are answers to be given, and signals to be sent. `on_changed` is told of a file when what it was told
     changes otherwise than by a call of its transport's. `next_number` gives the numbers of open files, each above the
     last.
     """
@@ -57,7 +57,6 @@ class Device(BoardListener):
         self.account = Account(self.policy.open_bounds)
         self.on_open: Callable[[], None] = lambda: None
         self.on_close: Callable[[], None] = lambda: None
-        self.on_notified: list[Callable[[], None]] = []
         self.on_changed: Callable[[OpenFile], None] = lambda _file: None
         self._next_number = next_number or partial(next, itertools.count(1))
         self._signals = itertools.count(1)
@@ -71,6 +70,7 @@ class Device(BoardListener):
         self._changes = Changes(page_kb)
         self._notifications = self._woken = self._signalled = 0
         self._notified_ns: int | None = None
+        self._has_told = False
         self._herd = Herd(self.policy, self._pressure, self._guard_ns)
         self.users.on_learned(self._count_to)
 
@@ -261,6 +261,11 @@ class Device(BoardListener):
             self._wake(picked)
         return ChangesTold(len(picked), more=more)
 
+    def take_told(self) -> bool:
+        """Whether programs were told, or are to be signalled, since this was asked last."""
+        told, self._has_told = self._has_told, False
+        return told
+
     def subscribe(self, file: OpenFile, *, subscribed: bool) -> None:
         """Take note of whether `file` has an owner who wants SIGIO. A new one goes to the end of the line."""
         if subscribed and file.number in self._files:
@@ -404,8 +409,7 @@ class Device(BoardListener):
             self._herd.woken(file)
             self._tell(file)
             file.wake(file)
-        for follow_up in self.on_notified:
-            follow_up()
+        self._has_told = True
 
     def _queue_changes(self, file: OpenFile) -> None:
         """What has changed since `file` was read last, once that was read to its end."""

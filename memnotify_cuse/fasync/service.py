@@ -142,7 +142,6 @@ class SigioService:
         self._looked: dict[int, int] = {}
         self._refused_once = False
         self._nursery: trio.Nursery | None = None
-        device.on_notified.append(lambda: self._wanted.set())
         device.on_open = self._note_open
         device.on_close = self._forget_closed
 
@@ -166,6 +165,10 @@ class SigioService:
                     self._begin_notification()
                 except Exception:
                     log.exception("unexpected error in choosing who gets SIGIO; the notification is not repeated")
+
+    def notified(self) -> None:
+        """The device has told of a notification: the subscribers whose turn it is are to be signalled."""
+        self._wanted.set()
 
     def _note_open(self) -> None:
         newest = self._device.newest

@@ -53,11 +53,14 @@ class CuseTransport:
             users=users,
             notes=FileNotes(state, CUSE, device),
         )
-        device.on_notified.append(partial(self._connection.serve_who_was_told, self._endpoint))
 
     @property
     def connection(self) -> Connection:
         return self._connection
+
+    def answer_who_was_told(self) -> None:
+        """Serve those who were just woken, who are about to ask."""
+        self._connection.serve_who_was_told(self._endpoint)
 
     def resume(self) -> None:
         """Go on where the server before was killed, or has stopped; on a new connection there is nothing to do."""

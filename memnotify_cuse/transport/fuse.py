@@ -81,7 +81,6 @@ class FuseTransport:
             notes=FileNotes(state, FUSE, device),
             topic_of=self._tree.device_inodes.get,
         )
-        device.on_notified.append(partial(self._connection.serve_who_was_told, self._endpoint))
         self._control_fs = ControlFs(control, self._tree, holdings)
         self._direct = DirectAnswers(self._tree, send, self._control_fs.forget_open_file)
         self._forwarder = Forwarder(send, users, self._connection.charge)
@@ -91,6 +90,10 @@ class FuseTransport:
     @property
     def connection(self) -> Connection:
         return self._connection
+
+    def answer_who_was_told(self) -> None:
+        """Serve those who were just woken, who are about to ask."""
+        self._connection.serve_who_was_told(self._endpoint)
 
     def resume(self) -> None:
         """Go on where the server before was killed, or has stopped; on a new connection there is nothing to go on with.

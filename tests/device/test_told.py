@@ -15,8 +15,6 @@ def test_woken_and_signalled_programs_are_counted() -> None:
     files = [device.open(1000, None, lambda _file: None) for _ in range(20)]
     for file in files:
         device.watch(file)
-    # As a transport does: those that were told wait again before the notification is over.
-    device.on_notified.append(lambda: [device.watch(file) for file in files])  # type: ignore[arg-type, func-returns-value]
     subscriber = device.open(1001, None, lambda _file: None)
     device.subscribe(subscriber, subscribed=True)
     device.notified((UNDER_PRESSURE,), 10**9)

@@ -153,6 +153,7 @@ class Bench:
 
     def notify(self) -> None:
         self.device.notified((ZoneState(NORMAL, 1, 50, 60, 0, "anon_scan", 1),), time.monotonic_ns())
+        self.service.notified()
 
     async def notified(self) -> list[int]:
         """The numbers of the files that are signalled at a notification."""

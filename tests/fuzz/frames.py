@@ -37,7 +37,7 @@ from memnotify_cuse.device.device import Device
 from memnotify_cuse.device.policy import Policy
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 from memnotify_cuse.transport import wire
-from memnotify_cuse.transport.connection import NO_REPLY, Connection, _Got
+from memnotify_cuse.transport.connection import NO_REPLY, _Got
 from memnotify_cuse.transport.cuse import CuseTransport
 from memnotify_cuse.transport.errorlog import ErrorLog
 from memnotify_cuse.transport.fuse import FuseTransport
@@ -142,7 +142,7 @@ class Kernel:
         self,
         name: str,
         device: Device,
-        connection: Connection,
+        transport: FuseTransport | CuseTransport,
         end: socket.socket,
         device_inodes: frozenset[int] | None = None,
         forwarded: socket.socket | None = None,
@@ -151,8 +151,9 @@ class Kernel:
         self.name = name
         self.device = device
         self.files: list[int] = []
-        self._connection = connection
-        connection._errors = _EveryError()
+        self.answer_who_was_told = transport.answer_who_was_told
+        self._connection = transport.connection
+        self._connection._errors = _EveryError()
         self._end = end
         self._forwarded = forwarded
         self._replied = replied
@@ -304,7 +305,7 @@ def fuse_kernel() -> Iterator[Kernel]:
         with socket.socket(fileno=int(init.call_args.args[1].rpartition("/")[2])) as forwarded:
             forwarded.setblocking(False)
             inodes = frozenset(transport._tree.device_inodes)
-            yield Kernel("FUSE", device, transport._connection, ours, inodes, forwarded, forwarder._replied)
+            yield Kernel("FUSE", device, transport, ours, inodes, forwarded, forwarder._replied)
             assert not forwarder.waiting
             forwarder.close()
 
@@ -315,7 +316,7 @@ def cuse_kernel() -> Iterator[Kernel]:
     device = Device(4, _policy())
     with _socketpair() as (ours, theirs):
         transport = CuseTransport("mem_notify_fuzz", theirs.fileno(), device)
-        yield Kernel("CUSE", device, transport._connection, ours)
+        yield Kernel("CUSE", device, transport, ours)
 
 
 def _policy() -> Policy:
@@ -448,6 +449,7 @@ def _notify(kernel: Kernel, random: Random) -> list[str]:
     now_ns = time.monotonic_ns()
     try:
         kernel.device.notified((_zone_state(1),), now_ns)
+        kernel.answer_who_was_told()
         if random.random() < 0.8:
             kernel.device.pressure_ended((ZONE,), now_ns)
     except Exception as error:

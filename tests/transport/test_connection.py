@@ -44,7 +44,6 @@ class Bench:
         self.device = Device(4)
         self.connection = Connection(ours.fileno(), self._dispatch)
         self.endpoint = DeviceEndpoint(self.device, self.connection.send)
-        self.device.on_notified.append(lambda: self.connection.serve_who_was_told(self.endpoint))
 
     def _dispatch(self, header: wire.RequestHeader, message: memoryview) -> None:
         if header.opcode == wire.Opcode.OPEN:
@@ -70,6 +69,7 @@ class Bench:
         """Tell of pressure; the seconds that took."""
         began = time.monotonic()
         self.device.notified((PRESSURE,), time.monotonic_ns())
+        self.connection.serve_who_was_told(self.endpoint)
         return time.monotonic() - began
 
     def close(self) -> None:
@@ -123,6 +123,7 @@ def test_the_end_of_the_connection_ends_the_wait(bench: Bench) -> None:
     bench.sleeper()
     bench.kernel.close()
     bench.device.notified((PRESSURE,), 0)
+    bench.connection.serve_who_was_told(bench.endpoint)
     assert not bench.endpoint.awaits_looks
 
 
