@@ -50,8 +50,8 @@ class Scanner:
 
     `first`, and `late` if there is to be a better one, are closed by `close`, as is `spare`, which stands in for a
     trace that fails; `open_spare` opens another one. `on_active` is called with whether the kernel reclaims, or a zone
-    is under pressure. `health` is told of what fails, `on_sample` of each sample,
-    once it was published.
+    is under pressure. `health` is told of what fails, `on_sample` of each sample, once it was published. `now_ns` is
+    the clock.
     """
 
     def __init__(
@@ -69,14 +69,15 @@ class Scanner:
         fill_kb_per_s: int = FASTEST_FILL_KB_PER_S,
         on_active: Callable[[bool], None] = lambda _active: None,
         on_sample: Callable[[Sample], None] = lambda _sample: None,
-        clock_s: Callable[[], float] = time.monotonic,
+        now_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._board = board
         self._source = source
         self._health = health or Health()
-        self._wakeup = Wakeup(first, self._health, late, spare=spare, open_spare=open_spare, clock_s=clock_s)
+        self._wakeup = Wakeup(first, self._health, late, spare=spare, open_spare=open_spare, clock_s=lambda: now_ns() / 1e9)
         self._late = late
         self._on_sample = on_sample
+        self._now_ns = now_ns
         self._new_tracker = partial(ZoneTracker, machine, headroom_kb)
         self._tracker = self._new_tracker()
         self._interval = PollingInterval(first is not None, machine.page_kb, fill_kb_per_s)
@@ -181,7 +182,7 @@ class Scanner:
         if not woken and self._wakeup.look_after():
             # The sample that follows has in it what the new trace could have told until now.
             events = None
-        now_ns = time.monotonic_ns()
+        now_ns = self._now_ns()
         if woken and self._is_only_a_beginning(events):
             self._woken_since_ns = self._woken_since_ns or now_ns
             left_s = choices.ACTIVE_S - (now_ns - self._woken_since_ns) / 1e9
@@ -205,7 +206,7 @@ class Scanner:
         self.samples += 1
         self._follow_lru(sample)
         scan = self._tracker.update(sample)
-        self._board.publish(scan.states, scan.moved, time.monotonic_ns())
+        self._board.publish(scan.states, scan.moved, self._now_ns())
         # A scanner that goes on from it does not see again what it shows: so all of that must have been told.
         self._on_sample(sample)
         if woken:

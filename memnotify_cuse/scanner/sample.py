@@ -62,8 +62,14 @@ class Sampler:
     """
 
     def __init__(
-        self, proc: Path = Path("/proc"), health: Health | None = None, *, sys_root: Path = Path("/sys")
+        self,
+        proc: Path = Path("/proc"),
+        health: Health | None = None,
+        *,
+        sys_root: Path = Path("/sys"),
+        now_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
+        self._now_ns = now_ns
         self._health = health or Health()
         self._zoneinfo = KernelFile(proc / "zoneinfo")
         self._vmstat = KernelFile(proc / "vmstat")
@@ -103,7 +109,7 @@ class Sampler:
         text = self._zoneinfo.read_text()
         zoneinfo = parse_zoneinfo(text, self._zoneinfo.path)
         self._text = text
-        time_ns = time.monotonic_ns()
+        time_ns = self._now_ns()
         self._last_vmstat = self._or_last(VMSTAT, self._read_vmstat, self._last_vmstat)
         self._see_what_is_gone()
         return Sample(

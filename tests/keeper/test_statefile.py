@@ -34,6 +34,7 @@ from memnotify_cuse.keeper.statefile import (
 )
 
 NORMAL = (0, "Normal")
+PAGE = 4096
 NOTHING = Told(NEVER, FileFlag(0), b"", 0)
 
 
@@ -253,11 +254,13 @@ class TestPressure:
         before = os.pread(fd, STATE_BYTES, 0)
         state.note_pressure(b"after!")
         after = os.pread(fd, STATE_BYTES, 0)
-        changed = [at for at, (old, new) in enumerate(zip(before, after, strict=True)) if old != new]
+        pages = [at for at in range(0, STATE_BYTES, PAGE) if before[at : at + PAGE] != after[at : at + PAGE]]
+        changed = [at for page in pages for at in range(page, page + PAGE) if before[at] != after[at]]
         # In the order in which they are written: what says which of the two holds comes last.
         which, *rest = changed
         for count in range(len(rest) + 1):
-            os.pwrite(fd, before, 0)
+            for at in changed:
+                os.pwrite(fd, before[at : at + 1], at)
             for at in rest[:count]:
                 os.pwrite(fd, after[at : at + 1], at)
             assert begun(fd).pressure == b"before"

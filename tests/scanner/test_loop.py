@@ -143,7 +143,7 @@ async def scanning(
     listener = Listener()
     board = Board(listener)
     health = Health(trio.current_time)
-    sampler = Sampler(kernel.proc, health)
+    sampler = Sampler(kernel.proc, health, now_ns=now_ns)
     scanner = Scanner(
         board,
         sampler,
@@ -153,7 +153,7 @@ async def scanning(
         spare=spare,
         open_spare=open_spare,
         health=health,
-        clock_s=trio.current_time,
+        now_ns=now_ns,
     )
     scanner.first_scan()
     try:
@@ -165,6 +165,10 @@ async def scanning(
     finally:
         sampler.close()
         scanner.close()
+
+
+def now_ns() -> int:
+    return int(trio.current_time() * 1e9)
 
 
 def health_of(scanner: Scanner) -> Health:
