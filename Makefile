@@ -4,6 +4,8 @@ DEVICE := /dev/mem_notify
 MOUNT := /run/mem_notify
 USER_MOUNT := $(CURDIR)/build/mem_notify
 MEMNOTIFY := .venv/bin/memnotify
+# Most tests wait: for a notification interval, or for a server.
+TESTS_AT_ONCE := $(shell expr 3 '*' $$(nproc))
 
 .DEFAULT_GOAL := help
 .PHONY: help install run install-service uninstall-service test test-vm lint format bench detection sensitivity clients fuzz attacks reliability clean
@@ -36,7 +38,8 @@ uninstall-service: ## stop the service, and remove all that install-service inst
 
 test: ## install, then run the tests: pure tier, and mount tier where /dev/fuse is
 	@packaging/setup.sh dev
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n $(TESTS_AT_ONCE) -m "not alone"
+	.venv/bin/python -m pytest -m alone
 
 test-vm: ## run the guest tier: CUSE and real shortages of memory in a virtual machine (qemu; about 25 minutes)
 	@packaging/setup.sh guest

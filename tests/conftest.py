@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -18,6 +19,9 @@ from tests.support.programs import Programs, compiler_problem
 from tests.support.server import Server, mount_problem
 from tests.support.sigio import NewPuppet, Puppet
 from tests.support.transport import TRANSPORTS
+
+if TYPE_CHECKING:
+    from xdist.workermanage import WorkerController
 
 # A shell has its background jobs ignore SIGINT, nohup SIGHUP, and what is ignored stays so in every program that a test
 # starts: Ctrl-C would not end it, and the test would wait for ever.
@@ -56,6 +60,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = kept
     if dropped:
         config.hook.pytest_deselected(items=dropped)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if item.path.parent.name == "attacks" or item.get_closest_marker("reclaim"):
+        item.add_marker("alone")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """One of several processes that share the tests: what it left out is for the first one to say."""
+    told = getattr(session.config, "workeroutput", None)
+    if told is not None:
+        left_out: Counter[str] = session.config.stash.get(LEFT_OUT, Counter())
+        told["left_out"] = dict(left_out)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: WorkerController) -> None:
+    """And what it says comes to the first one here: the same of each."""
+    told: dict[str, dict[str, int]] = getattr(node, "workeroutput", {})
+    node.config.stash[LEFT_OUT] = Counter(told.get("left_out", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

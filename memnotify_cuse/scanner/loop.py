@@ -74,7 +74,9 @@ class Scanner:
         self._board = board
         self._source = source
         self._health = health or Health()
-        self._wakeup = Wakeup(first, self._health, late, spare=spare, open_spare=open_spare, clock_s=lambda: now_ns() / 1e9)
+        self._wakeup = Wakeup(
+            first, self._health, late, spare=spare, open_spare=open_spare, clock_s=lambda: now_ns() / 1e9
+        )
         self._late = late
         self._on_sample = on_sample
         self._now_ns = now_ns
