@@ -561,6 +561,7 @@ def free_kb() -> int:
     return sum(zone.free_pages for zone in zones) * os.sysconf("SC_PAGE_SIZE") // 1024
 
 
+@pytest.mark.alone
 def test_at_rest_the_server_wakes_less_than_once_a_second(tmp_path: Path) -> None:
     """On the machine as it is, which something else may make reclaim: one quiet stretch will do.
 
@@ -580,8 +581,8 @@ def test_at_rest_the_server_wakes_less_than_once_a_second(tmp_path: Path) -> Non
             time.sleep(window_s)
             slept = voluntary_switches(server.process.pid) - switches
             sampled = int(facts(server)["samples"]) - samples
-            # The keeper hears every two seconds that the server is alive.
-            if sampled < most and slept <= 2 * most:
+            # The keeper looks after each sample, half a second later.
+            if sampled < most and slept < 2 * most:
                 return
             if reclaimed_pages() == reclaimed:
                 seen.append((sampled, slept))
