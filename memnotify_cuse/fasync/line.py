@@ -36,6 +36,10 @@ class Line:
             self._waiting[user] = None
         self.look_again()
 
+    def serves(self, user: int) -> bool:
+        """Whether a user is being served just now."""
+        return user in self._serving
+
     def look_again(self) -> None:
         """Somebody may be slow by now, so that others can be served."""
         self._changed.set()

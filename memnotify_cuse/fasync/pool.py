@@ -69,13 +69,20 @@ SPARE_S: Final = 10.0
 NOBODY: Final = Touched(0, UNKNOWN_UID)
 
 
-class _Call:
-    """Jobs that somebody waits for, and the reports on each."""
+class Call:
+    """Jobs that were posted, and the reports on each."""
 
     def __init__(self, count: int) -> None:
         self.done = trio.Event()
         self.reports: list[list[Report]] = [[] for _ in range(count)]
         self.left = count
+        if not count:
+            self.done.set()
+
+    async def results(self) -> list[list[Report]]:
+        """The reports on each job, END last, in the order of the jobs, once all are done."""
+        await self.done.wait()
+        return self.reports
 
 
 @dataclass(slots=True, eq=False)
@@ -84,7 +91,7 @@ class _Waiting:
 
     user: int
     job: Job
-    call: _Call
+    call: Call
     index: int
 
 
@@ -246,10 +253,14 @@ class HelperPool:
 
     async def run_jobs(self, user: int, jobs: Iterable[Job]) -> list[list[Report]]:
         """The reports on each of `jobs`, END last, in their order. They are done in the turns of `user`."""
+        return await self.post(user, jobs).results()
+
+    def post(self, user: int, jobs: Iterable[Job]) -> Call:
+        """Have `jobs` done, in the turns of `user`: at once by a helper that is idle."""
         listed = list(jobs)
+        call = Call(len(listed))
         if not listed:
-            return []
-        call = _Call(len(listed))
+            return call
         waiting = []
         for index, job in enumerate(listed):
             self._ids = (self._ids + 1) & 0xFFFFFFFF
@@ -257,8 +268,7 @@ class HelperPool:
         self._line_of(listed[0]).put(waiting)
         self.want(1)
         self._hand_out()
-        await call.done.wait()
-        return call.reports
+        return call
 
     async def sees_answers(self, limit_s: float) -> bool | None:
         """Whether our own mount answers a helper in time; None if there is no idle one to ask, or it may not."""

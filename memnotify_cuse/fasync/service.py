@@ -27,11 +27,11 @@ from typing import Final, TypeVar
 import trio
 
 from memnotify_cuse.device.device import Device
-from memnotify_cuse.device.openfile import OpenFile
+from memnotify_cuse.device.openfile import OpenFile, Signalled
 from memnotify_cuse.fasync.exact import FileCalls
 from memnotify_cuse.fasync.jobs import LISTED_PROCESSES, MAX_JOBS, SEARCH_DESCRIPTORS, Job, Kind, Report, Said, Status
 from memnotify_cuse.fasync.line import Line
-from memnotify_cuse.fasync.pool import FEW_JOBS, HelperPool
+from memnotify_cuse.fasync.pool import FEW_JOBS, Call, HelperPool
 from memnotify_cuse.fasync.strict import AsyncFlags
 
 log = logging.getLogger(__name__)
@@ -102,6 +102,18 @@ class Place:
     descriptor: int
 
 
+@dataclass(slots=True)
+class _Round:
+    """Files whose owners are to be signalled, those of them that the device has noted as signalled, and those that are
+    pending. `call` is what was posted for all of these at look number `look`, None where nothing was yet."""
+
+    files: list[OpenFile]
+    begun: dict[int, Signalled]
+    pending: list[OpenFile]
+    look: int = 0
+    call: Call | None = None
+
+
 class SigioService:
     """Serves the owners of `device`'s open files; `run` until cancelled.
 
@@ -115,7 +127,7 @@ class SigioService:
         self._pool = pool
         self._flags = flags
         self._calls = calls
-        self._wanted = trio.Event()
+        self._missed = False
         self._opened = trio.Event()
         self._opened_first = trio.Event()
         self._lost = trio.Event()
@@ -126,6 +138,7 @@ class SigioService:
         self._told: set[int] = set()
         self._failed: set[int] = set()
         self._due: dict[int, list[OpenFile]] = {}
+        self._begun: dict[int, _Round] = {}
         self._of_user: dict[int, list[OpenFile]] = {}
         self._to_survey: dict[int, dict[int, OpenFile]] = {}
         # Apart from each other, so that no signal waits for a look at the files of others.
@@ -158,17 +171,19 @@ class SigioService:
                 nursery.start_soon(self._follow_flags, self._flags)
             if self._calls is not None:
                 nursery.start_soon(self._follow_calls, self._calls)
-            while True:
-                await self._wanted.wait()
-                self._wanted = trio.Event()
-                try:
-                    self._begin_notification()
-                except Exception:
-                    log.exception("unexpected error in choosing who gets SIGIO; the notification is not repeated")
+            if self._missed:
+                self.notified()
+            await trio.sleep_forever()
 
     def notified(self) -> None:
         """The device has told of a notification: the subscribers whose turn it is are to be signalled."""
-        self._wanted.set()
+        if self._nursery is None:
+            self._missed = True
+            return
+        try:
+            self._begin_notification()
+        except Exception:
+            log.exception("unexpected error in choosing who gets SIGIO; the notification is not repeated")
 
     def _note_open(self) -> None:
         newest = self._device.newest
@@ -196,7 +211,29 @@ class SigioService:
         for file in self._device.files:
             self._of_user[file.user].append(file)
         for user in self._worth_serving():
+            self._begin_at_once(user)
             self._serve_soon(user)
+
+    def _begin_at_once(self, user: int) -> None:
+        """Post the first of a user's signals: the task that takes in what comes of it waits for its turn."""
+        due = self._due.get(user, [])
+        idle = user not in self._begun and not self._signals.serves(user) and not self._pool.is_slow(user)
+        if due and idle and self._flags is None and len(self._begun) < SIGNALLED_AT_ONCE:
+            together = self._together
+            self._due[user] = due[together:]
+            signals = self._announce(due[:together])
+            try:
+                self._post(user, signals)
+            except Exception:
+                for file in signals.pending:
+                    self._device.not_signalled(file, signals.begun[file.number])
+                raise
+            self._begun[user] = signals
+
+    @property
+    def _together(self) -> int:
+        """How many of a user's files are signalled in one go: the pool divides them among its helpers."""
+        return SIGNALLED_TOGETHER if self._calls is None else SENT_TOGETHER
 
     def _worth_serving(self) -> Iterator[int]:
         """Users with subscribers whose turn it is; and of those with files that have no owner some, in turn."""
@@ -242,39 +279,59 @@ class SigioService:
     async def _signal_those_due(self, user: int, *, first: bool = False) -> None:
         """Signal the subscribers of a user whose turn it is: `first`, those who were chosen at the notification."""
         due = self._due.pop(user, []) if first else self._pick().get(user, [])
+        begun = self._begun.pop(user, None) if first else None
         for _ in range(MAX_ROUNDS):
             failed = len(self._failed)
-            # Some at a time: the pool divides them among its helpers.
-            for batch in _batches(due, SIGNALLED_TOGETHER if self._calls is None else SENT_TOGETHER):
-                await self._signal(user, batch)
+            if begun is not None:
+                await self._finish(user, begun)
+                begun = None
+            for batch in _batches(due, self._together):
+                await self._finish(user, self._announce(batch))
             if len(self._failed) == failed:
                 return
             # Somebody else's turn comes in place of those who could not be told.
             due = self._pick().get(user, [])
 
-    async def _signal(self, user: int, files: list[OpenFile]) -> None:
-        """Signal the owners of `files`, and take note of those of which nobody could be."""
+    def _announce(self, files: list[OpenFile]) -> _Round:
+        """Have the device note `files` as signalled: those that are armed, and were not signalled meanwhile."""
         # What was chosen at the notification may have been signalled since, when another's turn came in its place.
         files = [file for file in files if file.number not in self._told and self._is_armed(file)]
-        after = dict.fromkeys((file.number for file in files), 0)
         begun = {}
         for file in files:
             token = self._device.signalled(file, time.monotonic_ns())
             if token is not None:
                 begun[file.number] = token
-        pending = [file for file in files if file.number in begun]
         self._told.update(begun)
+        return _Round(files, begun, [file for file in files if file.number in begun])
+
+    def _post(self, user: int, signals: _Round) -> None:
+        """Post the jobs of all that are pending, if that can be done without looking for anything first."""
+        if not signals.pending or self._unplaced(signals.pending):
+            return
+        jobs = [self._signal_job(file, 0, ()) for file in signals.pending]
+        if self._calls is None or not self._calls.works or all(job.kind is Kind.SEND for job in jobs):
+            signals.look = next(self._looks)
+            signals.call = self._pool.post(user, jobs)
+
+    async def _finish(self, user: int, signals: _Round) -> None:
+        """Signal the owners of what is pending, and take note of those of which nobody could be."""
+        files, begun, pending = signals.files, signals.begun, signals.pending
+        after = dict.fromkeys((file.number for file in files), 0)
         counts: dict[int, int] = defaultdict(int)
         were_at: dict[int, int] = {}
         deadly: set[int] = set()
         while pending:
-            lost = self._unplaced(pending)
-            if lost:
-                await self._look(user, lost, were_at=were_at)
-            placed = [file for file in pending if file.number in self._places]
-            jobs = [self._signal_job(file, after[file.number], deadly) for file in placed]
-            look = next(self._looks)
-            results = await self._run_jobs(user, jobs)
+            if signals.call is not None:
+                placed, look, results = pending, signals.look, await signals.call.results()
+                signals.call = None
+            else:
+                lost = self._unplaced(pending)
+                if lost:
+                    await self._look(user, lost, were_at=were_at)
+                placed = [file for file in pending if file.number in self._places]
+                jobs = [self._signal_job(file, after[file.number], deadly) for file in placed]
+                look = next(self._looks)
+                results = await self._run_jobs(user, jobs)
             pending = []
             for file, reports in zip(placed, results, strict=True):
                 end = self._take_in(file, reports, look)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -31,6 +31,33 @@ NORMAL = ZoneId(0, "Normal")
 ALICE, BOB = 1001, 1002
 TELLS_ALL = Policy(herd_divisor=None, guard_step_ns=0)
 SURVEYED_S = 2 * sum(SURVEY_DELAYS_S)
+
+
+class Posted:
+    """What comes of jobs, once none of their kind is held any more."""
+
+    def __init__(self, reports: list[list[Report]], held: list[trio.Event | None]) -> None:
+        self._reports = reports
+        self._held = held
+
+    async def results(self) -> list[list[Report]]:
+        for event in self._held:
+            if event is not None:
+                await event.wait()
+        await trio.lowlevel.checkpoint()
+        return self._reports
+
+
+class Later(Posted):
+    """What comes of jobs that are begun only after `wait` has returned."""
+
+    def __init__(self, begin: Callable[[], Posted], wait: Callable[[], Awaitable[None]]) -> None:
+        self._begin = begin
+        self._wait = wait
+
+    async def results(self) -> list[list[Report]]:
+        await self._wait()
+        return await self._begin().results()
 
 
 class Helpers:
@@ -81,16 +108,16 @@ class Helpers:
         self.holding.clear()
 
     async def run_jobs(self, user: int, jobs: Iterable[Job]) -> list[list[Report]]:
-        results, held = [], []
+        return await self.post(user, jobs).results()
+
+    def post(self, user: int, jobs: Iterable[Job]) -> Posted:
+        """They are done now, and answered when they are asked for."""
+        reports, held = [], []
         for job in jobs:
             self.asked.append((user, job))
-            results.append([*self._found(job), self._end(job)])
+            reports.append([*self._found(job), self._end(job)])
             held.append(self.holding.get(job.kind))
-        for event in held:
-            if event is not None:
-                await event.wait()
-        await trio.lowlevel.checkpoint()
-        return results
+        return Posted(reports, held)
 
     def of_kind(self, kind: Kind) -> list[Job]:
         return [job for _, job in self.asked if job.kind is kind]
@@ -328,14 +355,12 @@ def test_a_user_whose_processes_hold_up_helpers_keeps_no_other_user_waiting() ->
         alices, bobs = bench.open(100, ALICE, owned=True), bench.open(200, BOB, owned=True)
         await trio.sleep(SURVEYED_S)
         held = trio.Event()
-        run_jobs = bench.helpers.run_jobs
+        post = bench.helpers.post
 
-        async def held_up(user: int, jobs: Iterable[Job]) -> list[list[Report]]:
-            if user == ALICE:
-                await held.wait()
-            return await run_jobs(user, jobs)
+        def held_up(user: int, jobs: Iterable[Job]) -> Posted:
+            return Later(lambda: post(user, jobs), held.wait) if user == ALICE else post(user, jobs)
 
-        bench.helpers.run_jobs = held_up  # type: ignore[method-assign]
+        bench.helpers.post = held_up  # type: ignore[method-assign]
         for _ in range(3):
             assert await bench.notified() == [bobs.number]
         held.set()
@@ -347,16 +372,17 @@ def test_a_user_whose_processes_hold_up_helpers_keeps_no_other_user_waiting() ->
 
 def be_slow(bench: Bench, users: Collection[int]) -> None:
     """From now on the jobs of these users take for ever, and it is known that they are slow."""
-    run_jobs = bench.helpers.run_jobs
+    post = bench.helpers.post
 
-    async def slow(user: int, jobs: Iterable[Job]) -> list[list[Report]]:
-        if user in users:
+    def slow(user: int, jobs: Iterable[Job]) -> Posted:
+        async def become_known() -> None:
             bench.helpers.slow.add(user)
             bench.helpers.on_slow()
             await trio.sleep_forever()
-        return await run_jobs(user, jobs)
 
-    bench.helpers.run_jobs = slow  # type: ignore[method-assign]
+        return Later(lambda: post(user, jobs), become_known) if user in users else post(user, jobs)
+
+    bench.helpers.post = slow  # type: ignore[method-assign]
 
 
 def test_users_who_are_slow_keep_nobody_else_waiting_however_many_they_are() -> None:
@@ -576,14 +602,14 @@ def test_an_error_that_nobody_expects_ends_nothing(caplog: pytest.LogCaptureFixt
     async def play(bench: Bench) -> None:
         file = bench.open(100, owned=True)
         await trio.sleep(SURVEYED_S)
-        run_jobs = bench.helpers.run_jobs
+        post = bench.helpers.post
 
-        async def fail(user: int, jobs: Iterable[Job]) -> list[list[Report]]:
+        def fail(user: int, jobs: Iterable[Job]) -> Posted:
             raise RuntimeError("a mistake of ours")
 
-        bench.helpers.run_jobs = fail  # type: ignore[method-assign]
+        bench.helpers.post = fail  # type: ignore[method-assign]
         assert await bench.notified() == []
-        bench.helpers.run_jobs = run_jobs  # type: ignore[method-assign]
+        bench.helpers.post = post  # type: ignore[method-assign]
         assert await bench.notified() == [file.number]
 
     run(play)
