@@ -3,9 +3,8 @@
 It has in memory what a helper needs, so that one more takes a millisecond and little memory. Words on its channel with
 the server:
 
-    helper              one more is wanted; answered by `helper PID`, with the descriptors of its socket and its page of
-                        attention (`attention`)
-                        or by `no-helper`
+    helper              one more is wanted; answered by `helper PID`, with the descriptors of its socket, its page of
+                        attention (`attention`) and the counter of what it has done, or by `no-helper`
     replace PID         that helper is held up: kill it; answered by `gone PID` once it has ended
 
 A helper that not even SIGKILL ends, since it waits for a file system that a client serves, is left behind. There are at
@@ -117,6 +116,7 @@ class Forker:
     def _fork(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         page = make_page()
+        done = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         parent = os.getpid()
 
         def help_the_server() -> int:
@@ -125,14 +125,15 @@ class Forker:
             _lock_memory()
             keep_only(self._rights)
             die_with_parent(parent, signal.SIGKILL)
-            return helper.run(theirs, self._looker(Attention(page)), self._mount)
+            return helper.run(theirs, self._looker(Attention(page)), self._mount, done)
 
         child = fork("memnotify-sigio", help_the_server)
         theirs.close()
         self._working[child.pid] = child
-        self._channel.send("helper", str(child.pid), (ours.fileno(), page))
+        self._channel.send("helper", str(child.pid), (ours.fileno(), page, done))
         ours.close()
         os.close(page)
+        os.close(done)
 
     def _reap(self) -> None:
         self._working = {pid: child for pid, child in self._working.items() if not child.reap(0.0)}

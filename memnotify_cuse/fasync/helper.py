@@ -300,8 +300,12 @@ def _received(ours: socket.socket) -> bytes:
         return b""
 
 
-def run(ours: socket.socket, looker: Looker, mount: str | None = None) -> int:
-    """Do the jobs that come on `ours` until the server closes it."""
+def run(ours: socket.socket, looker: Looker, mount: str | None = None, done: int | None = None) -> int:
+    """Do the jobs that come on `ours` until the server closes it.
+
+    The eventfd `done` counts the messages with several jobs that are done: waking the server for each report would take
+    it longer than the job takes here.
+    """
     helper = Helper(looker, mount)
     while message := _received(ours):
         try:
@@ -310,6 +314,8 @@ def run(ours: socket.socket, looker: Looker, mount: str | None = None) -> int:
             return 1
         if not all(_do(helper, jobs[:MAX_JOBS], ours)):
             return 0
+        if done is not None and len(jobs) > 1:
+            os.eventfd_write(done, 1)
     return 0
 
 

@@ -99,13 +99,14 @@ class _Waiting:
 class _Helper:
     """A helper process. `begun_ns` is when it began with the first of its jobs, `touched_ns` with this client.
 
-    `impatient` is who waits for it; it is `stuck` while it waits for a client itself, and has `waited` if it was during
-    this job.
+    `done` is readable when it has done all of several jobs. It is `impatient` while others wait for it, `stuck` while
+    it waits for a client itself, and has `waited` if it was during this job.
     """
 
     pid: int
     socket: socket.socket
     attention: Attention
+    done: int
     jobs: deque[_Waiting] = field(default_factory=deque)
     left_out: set[int] = field(default_factory=set)
     begun_ns: int = 0
@@ -240,8 +241,8 @@ class HelperPool:
                 self._wanted = 0
                 self.want(1)
 
-    def _add(self, pid: int, sock: int, page: int) -> None:
-        helper = _Helper(pid, socket.socket(fileno=sock), Attention(page))
+    def _add(self, pid: int, sock: int, page: int, done: int) -> None:
+        helper = _Helper(pid, socket.socket(fileno=sock), Attention(page), done)
         os.close(page)
         helper.socket.setblocking(False)
         self._wanted = max(0, self._wanted - 1)
@@ -373,11 +374,16 @@ class HelperPool:
             with trio.CancelScope(deadline=trio.current_time() + max(0.0, left_s)) as scope:
                 helper.scope = scope
                 try:
-                    await trio.lowlevel.wait_readable(helper.socket)
+                    # Of several jobs the last report tells of all: each turn of the event loop takes as long as a job.
+                    await trio.lowlevel.wait_readable(helper.done if len(helper.jobs) > 1 else helper.socket)
                 except trio.ClosedResourceError:
                     return
             late = scope.cancelled_caught
             helper.scope = None
+            if helper not in self._helpers:
+                return
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(helper.done)
             try:
                 if not self._receive(helper):
                     self._lose(helper, "ended")
@@ -489,8 +495,10 @@ class HelperPool:
     def _forget(self, helper: _Helper) -> None:
         self._helpers.remove(helper)
         self._identifiers.discard(helper.pid)
-        trio.lowlevel.notify_closing(helper.socket)
+        for waited_for in (helper.socket, helper.done):
+            trio.lowlevel.notify_closing(waited_for)
         helper.socket.close()
+        os.close(helper.done)
         helper.attention.close()
 
     def _blame(self, key: int, pid: int) -> None:

@@ -34,6 +34,14 @@ class Given:
     pid: int
     socket: socket.socket
     attention: Attention
+    done: int
+
+    def has_done(self) -> bool:
+        """Whether it said so, of several jobs, since the last time."""
+        try:
+            return os.eventfd_read(self.done) > 0
+        except BlockingIOError:
+            return False
 
     def ask(self, job: Job) -> list[Report]:
         self.socket.send(encode_job(job))
@@ -42,6 +50,7 @@ class Given:
     def close(self) -> None:
         self.socket.close()
         self.attention.close()
+        os.close(self.done)
 
 
 class Server:
@@ -69,8 +78,8 @@ class Server:
             self.gone.append(int(pid))
             word, pid, fds = received(self.channel)
         assert word == "helper"
-        sock, page = fds
-        given = Given(int(pid), socket.socket(fileno=sock), Attention(page))
+        sock, page, done = fds
+        given = Given(int(pid), socket.socket(fileno=sock), Attention(page), done)
         os.close(page)
         given.socket.settimeout(LIMIT_S)
         self.helpers.append(given)
@@ -107,6 +116,18 @@ def received(channel: Channel) -> Message:
 
 def has_ended(pid: int) -> bool:
     return state_of(pid) in ("", "Z")
+
+
+def test_a_helper_says_once_that_it_has_done_several_jobs(server: Server) -> None:
+    """The server waits for that, in place of for each report."""
+    helper = server.helper()
+    jobs = [Job(Kind.SEARCH, id=number, pid=os.getpid(), count=1) for number in range(3)]
+    helper.ask(jobs[0])
+    helper.socket.send(b"".join(map(encode_job, jobs)))
+    wait_until(helper.has_done, "all three jobs done")
+    helper.socket.setblocking(False)
+    assert [list(decode_reports(helper.socket.recv(MESSAGE_BYTES)))[-1].id for _ in jobs] == [0, 1, 2]
+    assert not helper.has_done()
 
 
 def test_a_helper_that_is_asked_for_works(server: Server, puppet: Puppet) -> None:
