@@ -78,8 +78,11 @@ fuzz: ## five minutes of odd system calls, 1,000,000 mutated frames, 200,000 mut
 
 attacks: ## attack the server in every known way, and kill it a thousand times (root; an hour)
 	@packaging/setup.sh dev
-	@.venv/bin/python -m tests.attacks; attacks=$$?; \
-		.venv/bin/python -m tests.attacks.kills --count 1000 && exit $$attacks
+	@failed=0; \
+	.venv/bin/python -m tests.attacks || failed=1; \
+	.venv/bin/python -m tests.attacks.cpu || failed=1; \
+	.venv/bin/python -m tests.attacks.kills --count 1000 || failed=1; \
+	exit $$failed
 
 reliability: ## kill the server a hundred times under a crowd of programs (root; ten minutes)
 	@packaging/setup.sh dev

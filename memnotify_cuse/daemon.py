@@ -67,7 +67,7 @@ TRACE_ANSWER_S: Final = 60.0
 ANSWER_S: Final = 2.0
 """How long the mount may take to answer a helper that asks whether it does."""
 
-ALIVE_S: Final = 1.5
+ALIVE_S: Final = 3.0
 LATEST_ALIVE_S: Final = 5.25
 """How often it is noted that this process does its work: with a sample, which takes no wake-up of its own, or by itself
 just before the keeper would take it for dead (`keeper.lives.WATCHDOG_S`)."""
