@@ -8,7 +8,7 @@ MEMNOTIFY := .venv/bin/memnotify
 TESTS_AT_ONCE := $(shell expr 3 '*' $$(nproc))
 
 .DEFAULT_GOAL := help
-.PHONY: help install run install-service uninstall-service test test-vm lint format bench detection sensitivity clients fuzz attacks reliability clean
+.PHONY: help install run install-service uninstall-service test test-vm lint format bench detection matrix sensitivity clients fuzz attacks reliability clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -63,6 +63,10 @@ bench: ## measure latency, round trip, rest and wake-up beside their peers (root
 detection: ## measure who is told when memory runs out, and who survives (qemu; about two hours)
 	@packaging/setup.sh report
 	.venv/bin/python -m benchmarks.detection
+
+matrix: ## measure every way to take memory, and every load to be silent about (qemu; about an hour and a half)
+	@packaging/setup.sh guest
+	.venv/bin/python -m benchmarks.matrix
 
 sensitivity: ## play all recordings with each number of the rules halved and doubled, and without each rule (10 minutes)
 	@packaging/setup.sh dev

@@ -122,10 +122,11 @@ def _where(row: Row) -> tuple[str, str, str]:
 
 def name_of(where: tuple[str, str, str]) -> str:
     swap, lru, workload = where
-    return f"{_machine(swap, lru)}, {workload}"
+    return f"{machine_of(swap, lru)}, {workload}"
 
 
-def _machine(swap: str, lru: str) -> str:
+def machine_of(swap: str, lru: str) -> str:
+    """A combination, as it stands in tables."""
     return f"{'no swap' if swap == 'none' else swap}, {lru}"
 
 
@@ -141,7 +142,8 @@ def _ms(value: float | None) -> str:
     return "-" if value is None else f"{value:.0f}"
 
 
-def _end(row: Row) -> str:
+def end_of(row: Row) -> str:
+    """How an experiment ended."""
     if row["survived"]:
         return "survived"
     return f"{row['oom_kills']} killed" if row["oom_kills"] else "not in time"
@@ -155,7 +157,7 @@ def _survival(rows: Sequence[Row]) -> Table:
             (
                 name_of(where),
                 f"{off['oom_kills']} killed" if off else "-",
-                _end(on) if on else "-",
+                end_of(on) if on else "-",
                 str(on["notified"]) if on else "-",
                 _ms(told["first_notice_ms"]) if told else "-",
                 _ms(on["bystander_ms"].get("median")) if on else "-",
@@ -172,7 +174,7 @@ def _shortfalls(rows: Sequence[Row]) -> str:
         on = _find(rows, where, "device")
         if on is not None and not on["survived"]:
             taken = f"the allocator had {on['allocated_mib']} of {on['wanted_mib']} MiB"
-            short.append(f"- {name_of(where)}: {_end(on)}; {taken}.")
+            short.append(f"- {name_of(where)}: {end_of(on)}; {taken}.")
     short += [
         f"- {name_of(_where(row))}: {row['notified']} notices in vain."
         for row in rows
@@ -180,7 +182,7 @@ def _shortfalls(rows: Sequence[Row]) -> str:
     ]
     short += [
         wrapped(
-            f"- {_machine(row['swap'], row['lru'])}, at the threshold: {row['oom_kills']} killed. Before that no "
+            f"- {machine_of(row['swap'], row['lru'])}, at the threshold: {row['oom_kills']} killed. Before that no "
             f"program got to run for {row['stall_ms'] / 1000:.0f} s, in which the kernel filled the swap with what "
             "does not compress."
         )
@@ -260,7 +262,7 @@ def _others(rows: Sequence[Row]) -> Table:
         cells = []
         for name in LISTENERS:
             row = _find(rows, where, name)
-            cells.append("-" if row is None else _end(row))
+            cells.append("-" if row is None else end_of(row))
         lines.append((name_of(where), *cells))
     return Table(("combination", *LISTENERS.values()), lines)
 
@@ -326,7 +328,7 @@ def _native(rows: Sequence[Row]) -> Table:
 def _hovering(rows: Sequence[Row]) -> Table:
     lines = [
         (
-            _machine(row["swap"], row["lru"]),
+            machine_of(row["swap"], row["lru"]),
             f"{row['notified'] * 60 / row['seconds']:.0f}",
             f"{row['raises'] * 60 / row['seconds']:.0f}",
             str(row["oom_kills"] or "nobody"),

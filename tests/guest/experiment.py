@@ -30,6 +30,8 @@ READY_S: Final = 120.0
 RUN_S: Final = 300.0
 """An allocator that has not ended by then is stopped: the machine lives, but nobody gets anything done."""
 
+WORKLOADS: Final = ("cold", "hot", "mixed", "burst", "shared", "locked", "cow", "pipes")
+"""How memory is taken: programs/allocate.c."""
 RATE_MIB_S: Final = 24
 STEP_KB: Final = 16 * 1024
 REACT_MS: Final = 20

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from memnotify_cuse.scanner.recordingfile import Recording, RecordingWriter
 from memnotify_cuse.scanner.sample import Sample
-from tests.guest.experiment import Log, file_name, moments
+from tests.guest.experiment import WORKLOADS, Log, file_name, moments
 from tests.support.guest.boot import Guest, Shape
 from tests.support.guest.disk import PROJECT
 from tests.support.guest.kernel import GuestUnavailableError
@@ -28,7 +28,6 @@ from tests.support.guest.prepare import prepare_for_work, results_of
 
 FIXTURES: Final = PROJECT / "tests" / "fixtures" / "traces" / "guest"
 LIMIT_S: Final = 3600.0
-WORKLOADS: Final = ("cold", "hot", "mixed", "burst", "shared", "locked", "cow", "pipes")
 EXPERIMENTS: Final = (*(f"onlookers:{workload}" for workload in WORKLOADS), "cache:all")
 SHAPES: Final = {
     f"{swap}-{lru}": Shape(swap=swap, lru=lru) for swap in ("zram", "none", "disk") for lru in ("classic", "mglru")
