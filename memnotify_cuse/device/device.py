@@ -16,7 +16,7 @@ from memnotify_cuse.board import BoardListener, ChangesTold, ZoneState
 from memnotify_cuse.device.accounts import Account, Users
 from memnotify_cuse.device.changes import Changes
 from memnotify_cuse.device.herd import Herd
-from memnotify_cuse.device.openfile import Holder, OpenFile, Signalled
+from memnotify_cuse.device.openfile import Event, Holder, Notice, OpenFile, Signalled
 from memnotify_cuse.device.policy import Policy
 from memnotify_cuse.device.pressure import Pressure, topics_of_states
 from memnotify_cuse.device.told import Told
@@ -164,7 +164,7 @@ class Device(BoardListener):
         if file.topic is Special.STATE and file.told_ns is not None:
             # It was told of what it was like until now.
             file.told_rise = self._pressure.notification
-            file.read_change = 0 if file.pending or file.announced else file.told_rise
+            file.read_change = 0 if file.notice is not Notice.IDLE or file.announced else file.told_rise
 
     def is_watched(self, file: OpenFile) -> bool:
         return file in self._herd.watchers
@@ -183,14 +183,15 @@ class Device(BoardListener):
         A notification is answered twice at most.
         """
         self._expire(file, now_ns)
-        if (not file.pending or self._has_risen(file)) and self._may_be_told(file, now_ns):
+        if (file.notice is Notice.IDLE or self._has_risen(file)) and self._may_be_told(file, now_ns):
             self._tell(file)
-        if not file.pending:
-            return file.half_read
-        if file.answered:
-            file.pending = False
-        else:
-            self._answered(file, now_ns)
+        match file.notice:
+            case Notice.IDLE:
+                return file.half_read
+            case Notice.PENDING:
+                self._answered(file, now_ns)
+            case Notice.ANSWERED:
+                file.happens(Event.ANSWERED)
         file.announced = True
         return True
 
@@ -295,7 +296,7 @@ class Device(BoardListener):
             return None
         user, lines = file.user, self._herd.subscribers
         turn = lines.turn_of(user)
-        before = (file.awaits_answer, file.pending, file.answered, file.told_ns, file.told_rise)
+        before = (file.notice, file.told_ns, file.told_rise)
         place = (file.signalled_rise, file.place)
         # A program that was woken in poll and has taken the record by now is not given another.
         if file.awaits_answer or self._has_risen(file) or self._guard_passed(file, now_ns):
@@ -313,9 +314,9 @@ class Device(BoardListener):
         if file.number not in self._files or file.signal != before.signal:
             return
         file.signal = 0
-        if file.awaits_answer and not before.awaited_answer:
+        if file.awaits_answer and before.notice is not Notice.PENDING:
             self._withdraw(file)
-            file.pending, file.answered = before.pending, before.answered
+            file.notice = before.notice
         file.told_ns, file.told_rise, file.signalled_rise = before.told_ns, before.told_rise, before.signalled_rise
         self._herd.give_place_back(file, before.place, before.turn, since=before.next_turn)
         self.on_changed(file)
@@ -349,8 +350,8 @@ class Device(BoardListener):
 
     def _expire(self, file: OpenFile, now_ns: int) -> None:
         """A notification is not answered once more, long after the first answer."""
-        if file.pending and file.answered and self._guard_passed(file, now_ns):
-            file.pending = False
+        if file.notice is Notice.ANSWERED and self._guard_passed(file, now_ns):
+            file.happens(Event.EXPIRED)
 
     def _guard_ns(self, user: int) -> int:
         return self.policy.guard_ns(self.open_files_of(user))
@@ -387,12 +388,14 @@ class Device(BoardListener):
     def _tell(self, file: OpenFile) -> None:
         if file.topic is not Special.STATE:
             file.put(self._pressure.record(file.topic))
-        file.pending, file.answered, file.signal = True, False, 0
+        file.happens(Event.TOLD)
+        file.signal = 0
         file.told_rise = self._pressure.notification
         self._answer_changed(file)
 
     def _answered(self, file: OpenFile, now_ns: int) -> None:
-        file.answered, file.told_ns = True, self._told_ns(now_ns)
+        file.happens(Event.ANSWERED)
+        file.told_ns = self._told_ns(now_ns)
         file.signal = 0
         self._answer_changed(file)
 

@@ -1,6 +1,7 @@
 """One open file of the device: what it was told, when, and what is left to read.
 
-An open file's notification goes through these states:
+What a program is told of a notification is a state of the open file (`Notice`), and `TRANSITIONS` is all that can
+happen to it:
 
     idle ──told──▶ pending ──POLLIN answered──▶ answered ──answered again, read, or guard time over──▶ idle
                       │                             (guard time runs from the first answer)
@@ -17,10 +18,51 @@ There may be 32,000 of them, so each is small: what files have in common (user, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+from typing import Final
 
 from memnotify_cuse.device.topics import Special, Topic
+
+
+class Notice(Enum):
+    """Whether there is a notification that the program may be told of by an answer to poll."""
+
+    IDLE = "idle"
+    PENDING = "pending"
+    ANSWERED = "answered"
+
+
+class Event(Enum):
+    """What happens to it."""
+
+    TOLD = "told"
+    ANSWERED = "answered"
+    """POLLIN, or the first bytes of a read."""
+    READ = "read"
+    """Nothing is left to be read."""
+    EXPIRED = "expired"
+    """Guard time is over, and the program has not asked again."""
+    WITHDRAWN = "withdrawn"
+    """The pressure has ended before the program was told of it."""
+
+
+TRANSITIONS: Final[Mapping[tuple[Notice, Event], Notice]] = MappingProxyType(
+    {
+        (Notice.IDLE, Event.TOLD): Notice.PENDING,
+        (Notice.IDLE, Event.READ): Notice.IDLE,
+        (Notice.PENDING, Event.TOLD): Notice.PENDING,
+        (Notice.PENDING, Event.ANSWERED): Notice.ANSWERED,
+        (Notice.PENDING, Event.WITHDRAWN): Notice.IDLE,
+        (Notice.ANSWERED, Event.TOLD): Notice.PENDING,
+        (Notice.ANSWERED, Event.ANSWERED): Notice.IDLE,
+        (Notice.ANSWERED, Event.READ): Notice.IDLE,
+        (Notice.ANSWERED, Event.EXPIRED): Notice.IDLE,
+    }
+)
+"""What is not here cannot happen. A pending notification is answered by the read that reads it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -37,10 +79,10 @@ class OpenFile:
     """State of one open file description. Times are CLOCK_MONOTONIC nanoseconds.
 
     `uid` opened it, as the kernel said; `holder` is the user that it is counted to. `topic` is what it is about. `wake`
-    is the transport's, called once the file was picked. `pending` is set while a notification is, which `answered` says
-    that a POLLIN was answered to; `told_ns` is the last time that the file was told (None: never), from which guard
-    time counts. `announced` says that POLLIN was answered and nothing was read since: something must stay to be read.
-    `opener_tid` and `user_tid` are the threads that opened it and that used it last (0: not visible to us).
+    is the transport's, called once the file was picked. `notice` is what there is to be told; `told_ns` is the last
+    time that the file was told (None: never), from which guard time counts. `announced` says that POLLIN was answered
+    and nothing was read since: something must stay to be read. `opener_tid` and `user_tid` are the threads that opened
+    it and that used it last (0: not visible to us).
 
     The numbers of notifications say which rise in level it has yet to be told of: `told_rise` is the notification that
     the file was last told of, `signalled_rise` the one that its owner was last signalled of, `tried_rise` the one in
@@ -57,8 +99,7 @@ class OpenFile:
     told_rise: int = 0
     signalled_rise: int = 0
     tried_rise: int = 0
-    pending: bool = False
-    answered: bool = False
+    notice: Notice = Notice.IDLE
     told_ns: int | None = None
     opener_tid: int = 0
     user_tid: int = 0
@@ -81,7 +122,11 @@ class OpenFile:
     @property
     def awaits_answer(self) -> bool:
         """Whether a notification is pending that the program has not been told of by an answer."""
-        return self.pending and not self.answered
+        return self.notice is Notice.PENDING
+
+    def happens(self, event: Event) -> None:
+        """Take note of what happens to the notice; KeyError for what cannot."""
+        self.notice = TRANSITIONS[self.notice, event]
 
     @property
     def queued_bytes(self) -> int:
@@ -119,18 +164,18 @@ class OpenFile:
 
         Its record stays where it took the place of one that had been announced.
         """
-        self.pending = False
+        self.happens(Event.WITHDRAWN)
         if not self.announced:
             self._queue = self._queue[: self._partial_bytes]
 
     def take(self, size: int) -> bytes:
-        """Read up to `size` bytes off the queue; a record that is read to its end is no longer pending."""
+        """Read up to `size` bytes off the queue, of which an answer has been noted."""
         taken, self._queue = self._queue[:size], self._queue[size:]
         if taken:
             self.announced = False
             self._partial_bytes = 0 if taken.endswith(b"\n") else self._queue.find(b"\n") + 1
         if not self._queue:
-            self.pending = False
+            self.happens(Event.READ)
         return taken
 
 
@@ -142,9 +187,7 @@ class Signalled:
     """
 
     signal: int
-    awaited_answer: bool
-    pending: bool
-    answered: bool
+    notice: Notice
     told_ns: int | None
     told_rise: int
     signalled_rise: int

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from memnotify_cuse.device.device import Device
-from memnotify_cuse.device.openfile import OpenFile
+from memnotify_cuse.device.openfile import Notice, OpenFile
 from memnotify_cuse.device.topics import Special, Topic
 from memnotify_cuse.keeper.statefile import NEVER, FileFlag, KnownFile, StateFile, Told, Zone
 from memnotify_cuse.kernel.zoneinfo import ZoneId
@@ -59,8 +59,8 @@ class FileNotes:
             return
         flags = (
             (FileFlag.WAITING if self._device.is_watched(file) else 0)
-            | (FileFlag.PENDING if file.pending else 0)
-            | (FileFlag.ANSWERED if file.answered else 0)
+            | (FileFlag.PENDING if file.notice is not Notice.IDLE else 0)
+            | (FileFlag.ANSWERED if file.notice is Notice.ANSWERED else 0)
             | (FileFlag.ANNOUNCED if file.announced else 0)
         )
         told_ns = file.told_ns if file.told_ns is not None else NEVER
@@ -88,8 +88,8 @@ class FileNotes:
         file.opener_tid, file.user_tid = known.opener_tid, known.user_tid
         told = known.told
         file.told_ns = told.told_ns if told.told_ns != NEVER else None
-        file.pending = bool(told.flags & FileFlag.PENDING)
-        file.answered = bool(told.flags & FileFlag.ANSWERED)
+        if told.flags & FileFlag.PENDING:
+            file.notice = Notice.ANSWERED if told.flags & FileFlag.ANSWERED else Notice.PENDING
         file.announced = bool(told.flags & FileFlag.ANNOUNCED)
         file.restore(told.queue, told.partial_bytes)
         self._device.restored(file)

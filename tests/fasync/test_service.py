@@ -492,9 +492,9 @@ def test_a_signal_that_fails_is_taken_back() -> None:
         file = bench.open(100, owned=True)
         await trio.sleep(SURVEYED_S)
         bench.helpers.deaf.add(file.number)
-        before = (file.told_ns, file.pending)
+        before = (file.told_ns, file.notice)
         assert await bench.notified() == []
-        assert (file.told_ns, file.pending) == before
+        assert (file.told_ns, file.notice) == before
         bench.helpers.deaf.clear()
         assert await bench.notified() == [file.number]
 
