@@ -6,9 +6,9 @@ its listener about *notifications* and about zones whose pressure ended. There i
 (MEM_NOTIFY_FREQ of the 2008 patch); while a zone's level is critical there are as many as programs answer, at most one
 in 20 ms. The board does no I/O and reads no clock: times are CLOCK_MONOTONIC nanoseconds, passed in.
 
-A *rise* is told to everybody: the level of a zone under pressure is above the highest one told in that pressure, or is
-critical at its first notification. A level that swings does not rise at each swing, since the highest one told is kept
-until the level was below it for a while.
+A *rise* is told to every program: the level of a zone under pressure is above the highest one told in that pressure, or
+is critical at its first notification. A level that swings does not rise at each swing, since the highest one told is
+kept until the level was below it for a while.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class ChangesTold(NamedTuple):
 
 
 class BoardListener:
-    """Who is told: the device. This one does nothing with it."""
+    """What is told: the device. This one does nothing with it."""
 
     def follow(self, states: Mapping[ZoneId, ZoneState]) -> None:
         """The states are these now; called before whatever else there is to be told."""
@@ -170,7 +170,7 @@ class Board:
 
     `watch` is given the states at the end of each `tick`, once all of it was told.
 
-    `deadline_ns` is when `tick` has something to do (None: nothing is due); whoever drives the board calls
+    `deadline_ns` is when `tick` has something to do (None: nothing is due); what drives the board calls
     `tick` then. `changed` is called after each call of another method, when the deadline may be a new one.
     """
 
@@ -340,7 +340,7 @@ class Board:
         self._listener.notified(marked, now_ns)
 
     def _rises(self, state: ZoneState, now_ns: int) -> bool:
-        """Whether `state` has a level that everybody is to be told of."""
+        """Whether `state` has a level that every program is to be told of."""
         if not state.under_pressure:
             return False
         told = self._told.get(state.zone)

@@ -220,8 +220,8 @@ def wait(
     """Open ``device``, wait up to ``timeout`` seconds (None: for ever) for one record, and close it again.
 
     Returns None when none came in time. Raises what :class:`MemNotify` and its ``wait`` raise. In a loop use
-    MemNotify: between two calls of this function nobody is listening. With ``end`` it does not wait: the first record
-    says how a zone is now.
+    MemNotify: between two calls of this function the device is not open. With ``end`` it does not wait: the first
+    record says how a zone is now.
     """
     with MemNotify(device, end=end) as memory:
         return memory.wait(timeout)

@@ -290,7 +290,7 @@ class _Server:
             return
         try:
             for transport, _ in self._transports:
-                transport.answer_who_was_told()
+                transport.answer_woken()
         except Exception:
             # The scanner must go on, and with it the next notification.
             log.exception("unexpected error in the answers after a notification")
@@ -385,7 +385,7 @@ class _Server:
         """Let the keeper know, by and by, that this process does its work."""
         said = False
         while True:
-            # None: there is nobody to ask, which is no sign of anything.
+            # None: there is no helper to ask, which is no sign of anything.
             if await self._pool.sees_answers(ANSWER_S) is not False:
                 self._state.note_alive(time.monotonic_ns())
                 if not said:
@@ -399,7 +399,7 @@ class _Server:
                 await self._sampled.wait()
 
     async def _begin(self) -> None:
-        """Scan and signal, once the device can be opened: not earlier, since nobody could be told."""
+        """Scan and signal, once the device can be opened: not earlier, since no program could be told."""
         await self._go.wait()
         self._health.on_change = self._say_health
         self._say_health()

@@ -1,7 +1,7 @@
 """Importing trio and pyfuse3 without what they import for programs of another kind: TLS, host names, their own version.
 
 The server stays in memory, locked, for as long as the machine runs, and uses none of it. Measured: 3 MB of 20. While
-trio and pyfuse3 are imported, a placeholder stands for each of these modules; whoever imports one later gets the real
+trio and pyfuse3 are imported, a placeholder stands for each of these modules; a later import gets the real
 one. Should a version of theirs need more of it than its names, they are imported as they are.
 """
 

@@ -1,8 +1,8 @@
-"""A log that never waits for who reads it, and that nobody can fill.
+"""A log that never waits for its reader, and that no program can fill.
 
-stderr may be a pipe that nobody empties, or a terminal that was stopped. A server that writes there sleeps until
-somebody reads. So each line is written only if that does not wait; what cannot be written is counted, and the count is
-written as soon as something can be.
+stderr may be a pipe that is not emptied, or a terminal that was stopped. A server that writes there sleeps until
+its reader reads. So each line is written only if that does not wait; what cannot be written is counted, and the count
+is written as soon as something can be.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ LONGEST_LINE_BYTES: Final = 4096
 class LogHandler(logging.Handler):
     """Writes records to the open file `fd` without waiting, at a limited rate. Of use in processes forked from its own.
 
-    A pipe or terminal is opened once more, non-blocking, because the flag would count for everybody who shares the open
-    file; to a socket it is asked for with each message. A regular file does not wait.
+    A pipe or terminal is opened once more, non-blocking, because the flag would count for all processes that share the
+    open file; to a socket it is asked for with each message. A regular file does not wait.
     """
 
     def __init__(self, fd: int) -> None:
@@ -79,7 +79,7 @@ class LogHandler(logging.Handler):
                 flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
                 self._fd = os.open(f"/proc/self/fd/{fd}", flags)
             except OSError:
-                # Somebody else's pipe, which we may not open. Between the question and the answer it may fill up.
+                # Another user's pipe, which we may not open. Between the question and the answer it may fill up.
                 self._polled = True
 
     def _may_write(self) -> bool:

@@ -1,4 +1,4 @@
-"""Recording: the scanner at work as in the server, with somebody who writes down its samples in place of a device."""
+"""Recording: the scanner at work as in the server, with a writer of its samples in place of a device."""
 
 from __future__ import annotations
 

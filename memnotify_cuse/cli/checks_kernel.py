@@ -152,7 +152,7 @@ def tracefs(machine: Host) -> Finding:
 
 def kprobes(machine: Host) -> Finding:
     """Whether `--sigio auto` can see O_ASYNC."""
-    otherwise = "--sigio auto cannot see O_ASYNC: it works as owner, and signals whoever has set an owner"
+    otherwise = "--sigio auto cannot see O_ASYNC: it works as owner, and signals every owner"
     root = find_tracefs([machine.sys / "kernel/tracing", machine.sys / "kernel/debug/tracing"])
     problem = kprobes_problem(root) if root is not None else "tracefs is not mounted, or not for us to look into"
     if problem is not None:

@@ -86,7 +86,7 @@ def mounting(machine: Host) -> Finding:
             "fail",
             "mounting",
             "CAP_SYS_ADMIN is not to be had here",
-            "nobody may mount: give it to the container (--cap-add SYS_ADMIN)",
+            "no program may mount: give it to the container (--cap-add SYS_ADMIN)",
         )
     helper = shutil.which("fusermount3")
     if helper is None:
@@ -221,7 +221,7 @@ def sigio(machine: Host) -> Finding:
     """What the SIGIO helpers need: to look at another process's descriptors, and to signal it."""
     error = pidfd_getfd_error()
     if error is not None:
-        return Finding("warn", "sigio", f"pidfd_getfd: {error}", "nobody gets SIGIO here; poll and read work")
+        return Finding("warn", "sigio", f"pidfd_getfd: {error}", "no program gets SIGIO here; poll and read work")
     needed = set(HELPER)
     if cuse_problem(machine.root / "dev/cuse") is None or not fdinfo_has_inodes():
         needed |= BY_DEVICE
@@ -232,7 +232,7 @@ def sigio(machine: Host) -> Finding:
             "warn",
             "sigio",
             f"pidfd_getfd works, no {missing}",
-            "nobody gets SIGIO here; poll and read work; in a container: --cap-add",
+            "no program gets SIGIO here; poll and read work; in a container: --cap-add",
         )
     if missing:
         return Finding(

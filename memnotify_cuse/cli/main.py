@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
     except CommandError as error:
         complain(f"memnotify: {error}")
     except BrokenPipeError:
-        # Whoever reads has read enough.
+        # The reader has read enough.
         silence(1)
         return EXIT_OK
     except OSError as error:

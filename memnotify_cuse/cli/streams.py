@@ -1,7 +1,7 @@
-"""stdout and stderr as a command finds them: closed, full, or a pipe that nobody reads any more.
+"""stdout and stderr as a command finds them: closed, full, or a pipe without a reader.
 
 What a command has to say may be lost then. That must change neither what it does nor its exit code; only output that
-somebody asked for, and that cannot be written, is an error.
+the user asked for, and that cannot be written, is an error.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ examples:
   memnotify wait --state                     until a zone comes under pressure, or its level changes, or it is over
 
 In a loop, open the device once and read it line by line instead: between two runs of this command
-nobody is listening. In a shell: while read -r line; do ...; done < /dev/mem_notify
+no program is listening. In a shell: while read -r line; do ...; done < /dev/mem_notify
 
 exit codes: 0 told (the record is on stdout), 1 timed out, 2 an error, 130 interrupted with Ctrl-C.
 """

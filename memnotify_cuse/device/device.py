@@ -335,7 +335,7 @@ class Device(BoardListener):
 
     def _note_told_and_closed(self, user: int, notification: int) -> None:
         if len(self._told_and_closed) >= self.policy.max_open:
-            # A user may have any number of ids. Whoever is forgotten is told once more.
+            # A user may have any number of ids. One that is forgotten is told once more.
             self._told_and_closed.clear()
         self._told_and_closed[user] = max(notification, self._told_and_closed.get(user, 0))
 
@@ -357,7 +357,7 @@ class Device(BoardListener):
         return self.policy.guard_ns(self.open_files_of(user))
 
     def _guard_passed(self, file: OpenFile, now_ns: int) -> bool:
-        """Whether it may be told again. While memory is about to end, each notification is for whoever is back."""
+        """Whether it may be told again. While memory is about to end, each notification tells those that are back."""
         if file.told_ns is None or now_ns - file.told_ns >= self._guard_ns(file.user):
             return True
         return file.topic in self._pressure.critical and self._pressure.last_of(file.topic) > file.told_rise

@@ -88,13 +88,13 @@ class Herd:
         if not self._only_back:
             self._looked_at_all_ns = now_ns
         self._waited = self.watchers.count(self._topics)
-        everybody: list[OpenFile] = []
+        all_risen: list[OpenFile] = []
         if risen:
             for line in self.subscribers.in_turn():
                 for file in _about(line, risen):
                     self._rise_due.add(file)
             all_of_each = (Offer(_about(line, risen), sys.maxsize) for line in self.watchers.in_turn())
-            everybody = take_turns(all_of_each, sys.maxsize)
+            all_risen = take_turns(all_of_each, sys.maxsize)
         shares, (most, _) = self._shares(self._topics)
         offers = (
             Offer(
@@ -104,7 +104,7 @@ class Herd:
             for line in self.watchers.in_turn()
             if line.user in shares
         )
-        return everybody + take_turns(offers, most)
+        return all_risen + take_turns(offers, most)
 
     def awaits(self, topics: Topics) -> bool:
         """Whether a file about any of `topics` waits that has been answered since it was told."""

@@ -1,6 +1,6 @@
 """Files that wait for something, one line for each user: users take turns, and files within a user.
 
-One line for everybody would let a user with many files keep all others waiting. Here the users are served in rounds,
+One line for all users would let a user with many files keep all others waiting. Here the users are served in rounds,
 one file each, beginning with the user whose last turn is longest ago (round robin, as fair queueing does for network
 flows: Nagle, RFC 970).
 """

@@ -160,7 +160,7 @@ class OpenFile:
         self._queue = self._queue[: self._partial_bytes] + record if self._partial_bytes else record
 
     def withdraw(self) -> None:
-        """Take back a pending notification that nobody was answered yet.
+        """Take back a pending notification that was not answered yet.
 
         Its record stays where it took the place of one that had been announced.
         """

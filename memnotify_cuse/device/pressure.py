@@ -14,7 +14,7 @@ Topics = frozenset[Topic]
 
 
 class _Pressed:
-    """A zone under pressure. Its record is made when somebody is told, and may be told to a thousand files."""
+    """A zone under pressure. Its record is made when a program is told, and may be told to a thousand files."""
 
     __slots__ = ("_page_kb", "_record", "level", "state")
 

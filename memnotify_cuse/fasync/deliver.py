@@ -63,7 +63,7 @@ class Delivery:
     opener_uid: int
     spare: bool
     spared: bool = False
-    """Whether somebody was not signalled who would have died of it."""
+    """Whether a process was not signalled that would have died of it."""
 
     def send(self, *, after_pid: int, most: int) -> Sent:
         """Signal the owner; of a group at most `most` members, of those with ids above `after_pid`.

@@ -1,11 +1,11 @@
 """Mode `auto`: what programs did to our open files with fcntl, learned from kprobe events (`kernel.kprobes`).
 
 An event has the kernel's pointer of an open file. Whose it is, a helper shows: through a duplicate of a client's
-descriptor it makes a call that changes nothing, with a number that nobody can guess (`mark`). That call is in the trace
-too, with the pointer. From then on events are matched by pointer.
+descriptor it makes a call that changes nothing, with a number that no program can guess (`mark`). That call is in the
+trace too, with the pointer. From then on events are matched by pointer.
 
 A pointer is used again for another file once a file is closed. A call counts for a file only if it was made after its
-open, which the server sees: nobody can call fcntl before open() has returned.
+open, which the server sees: no program can call fcntl before open() has returned.
 
     opened ──F_SETFL with O_ASYNC──▶ set ──F_SETFL without──▶ cleared ──F_SETFL with──▶ set
                                       └──calls were lost──▶ as opened ◀──┘
@@ -263,7 +263,7 @@ class FileCalls:
             self._changed.add(number)
 
     def _forget_strangers(self) -> None:
-        """Drop the oldest of those that are nobody's, as far as is known: somebody may call fcntl for any file."""
+        """Drop the oldest of those for files that are not known to be ours: any program may call fcntl for any file."""
         if len(self._calls) <= MAX_STRANGERS + len(self._numbers):
             return
         strangers = [pointer for pointer in self._calls if pointer not in self._numbers]

@@ -328,7 +328,7 @@ def _do(helper: Helper, jobs: list[Job], ours: socket.socket) -> Iterator[bool]:
             yield _send(ours, [*reports, Report(Said.END, job.id, Status.PUT_OFF)])
             return
         if job.kind is Kind.SEND:
-            # It waits for nobody, so the server need not know at once which one is under way.
+            # It waits for no client, so the server need not know at once which one is under way.
             reports += helper.do(job)
             continue
         if reports:

@@ -84,7 +84,7 @@ class Status(IntEnum):
     HELD_UP = 5
     """Never sent: the helper was killed while it did this job."""
     NOBODY = 6
-    """There is an owner, but nobody who may be signalled, or would survive it."""
+    """There is an owner, but no process that may be signalled, or would survive it."""
     PUT_OFF = 7
     """Nothing was done of this job, nor of those after it in the same message: the turn was over."""
 
@@ -96,8 +96,9 @@ class Status(IntEnum):
 class Job:
     """One thing to do.
 
-    `spare`: signal nobody who would die of it. `elsewhere`: the owner has no descriptor of its own. `mark`: the first
-    of `MARK_COUNT` numbers to mark files with that are found, 0: not to. Those from `identity` on are the `KnownOwner`.
+    `spare`: signal no process that would die of it. `elsewhere`: the owner has no descriptor of its own. `mark`: the
+    first of `MARK_COUNT` numbers to mark files with that are found, 0: not to. Those from `identity` on are the
+    `KnownOwner`.
     """
 
     kind: Kind

@@ -1,6 +1,6 @@
 """Users whose processes held up a helper: left out of SIGIO for longer each time. Pure; times are passed in.
 
-By user, so that another process of the same user does not help. Root is nobody's attacker, and what is root's is many
+By user, so that another process of the same user does not help. Root attacks no other user, and what is root's is many
 things: of root's processes only the one is left out. A key is a user id, or minus a process id of root's.
 """
 
@@ -50,7 +50,7 @@ class LeftOut:
         return record is not None and now_ns < record.until_ns
 
     def keys(self, now_ns: int) -> set[int]:
-        """Everybody who is left out at `now_ns`."""
+        """All that are left out at `now_ns`."""
         return {key for key, record in self._records.items() if now_ns < record.until_ns}
 
     def _forgive(self, now_ns: int) -> None:

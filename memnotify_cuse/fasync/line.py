@@ -1,4 +1,4 @@
-"""Users who are served in tasks of their own, some at the same time: who is slow keeps nobody else waiting."""
+"""Users who are served in tasks of their own, some at the same time: a slow user keeps no other waiting."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Line:
         return user in self._serving
 
     def look_again(self) -> None:
-        """Somebody may be slow by now, so that others can be served."""
+        """A user may be known as slow by now, so that others can be served."""
         self._changed.set()
 
     async def serve(self, work: Callable[[int], Awaitable[None]]) -> None:

@@ -3,7 +3,7 @@
 The server knows its open files by number; fcntl's owner of such a file can be asked through any descriptor of it. So
 one is duplicated out of a process that holds it (pidfd_getfd), and asked by an ioctl which open file it is: the request
 comes to the server, which answers it to its helpers alone. That is exact, however many descriptors there are, and
-whoever got them by fork, dup or a socket.
+however a process got them: by fork, dup or a socket.
 
 What may wait, and for whom:
 
@@ -132,7 +132,7 @@ class Looker:
         return self._attention.on_ourselves()
 
     def leave(self) -> None:
-        """Nobody is touched any more."""
+        """No process is touched any more."""
         self._attention.note(0, UNKNOWN_UID)
 
     @contextmanager

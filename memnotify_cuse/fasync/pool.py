@@ -1,12 +1,12 @@
 """The server's side of the SIGIO helpers: jobs are handed out by user in turn, and a helper that hangs is replaced.
 
 A helper has 200 ms for each client. After a few of them the jobs of others go to a second helper, so that a client
-which takes its time delays nobody else; after all of them the helper is killed, the user whose process it was at is
+which takes its time delays no other; after all of them the helper is killed, the user whose process it was at is
 left out for a while (`leftout`), and what the helper had not begun is done by another. A helper that not even SIGKILL
 ends is the keeper's to abandon. Users whose clients take less than that, but often, are known as slow (`slowness`), and
 have one helper between them.
 
-The keeper starts helpers: one at the beginning, a second one as soon as there is somebody to signal, so that none has
+The keeper starts helpers: one at the beginning, a second one as soon as there is an owner to signal, so that none has
 to be started at a notification.
 """
 
@@ -516,7 +516,7 @@ class HelperPool:
 
 
 def _is_runnable(helper_pid: int) -> bool:
-    """Whether a helper waits for nothing but a CPU, which is nobody's fault."""
+    """Whether a helper waits for nothing but a CPU, which is no client's fault."""
     try:
         return "\nState:\tR" in Path(f"/proc/{helper_pid}/status").read_text(errors="replace")
     except OSError:

@@ -24,7 +24,7 @@ def may_signal(owner: FileOwner, opener_uid: int, *, real_uid: int, saved_uid: i
     """
     allowed = (saved_uid, real_uid)
     if owner.uid is None or owner.euid is None:
-        # Root may have passed the file on to somebody who then set the owner: root's right is not passed on.
+        # Root may have passed the file on to a program that then set the owner: root's right is not passed on.
         return opener_uid in allowed
     return owner.euid == 0 or owner.euid in allowed or owner.uid in allowed
 

@@ -89,7 +89,7 @@ OTHERS_SERVED: Final = 64
 
 MAX_ROUNDS: Final = 4
 HELPERS_WITH_OWNERS: Final = 2
-"""As soon as there is somebody to signal, a second helper stands by."""
+"""As soon as there is an owner to signal, a second helper stands by."""
 
 T = TypeVar("T")
 
@@ -289,7 +289,7 @@ class SigioService:
                 await self._finish(user, self._announce(batch))
             if len(self._failed) == failed:
                 return
-            # Somebody else's turn comes in place of those who could not be told.
+            # Others have their turn in place of those that could not be told.
             due = self._pick().get(user, [])
 
     def _announce(self, files: list[OpenFile]) -> _Round:
@@ -314,7 +314,7 @@ class SigioService:
             signals.call = self._pool.post(user, jobs)
 
     async def _finish(self, user: int, signals: _Round) -> None:
-        """Signal the owners of what is pending, and take note of those of which nobody could be."""
+        """Signal the owners of what is pending, and take note of those of which none could be."""
         files, begun, pending = signals.files, signals.begun, signals.pending
         after = dict.fromkeys((file.number for file in files), 0)
         counts: dict[int, int] = defaultdict(int)
@@ -634,7 +634,7 @@ class SigioService:
     async def _survey_after_opens(self) -> None:
         # Only of those that are new: with thousands of open files, one more must not have all of them looked at. But a
         # program may open many before it sets an owner for the first of them. Nor of those that were opened since: as
-        # long as open() has not returned, nobody has a descriptor, and a search in vain holds up the next one.
+        # long as open() has not returned, no process has a descriptor, and a search in vain holds up the next one.
         done = 0
         opened: deque[tuple[float, int]] = deque()
         while True:

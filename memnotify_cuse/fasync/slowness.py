@@ -1,6 +1,6 @@
 """Users whose clients helpers had to wait for: known as slow until they have made up for it. Times are passed in.
 
-A helper has 200 ms for each client, and past them a user is left out (`leftout`). Whoever stays below, client for
+A helper has 200 ms for each client, and past them a user is left out (`leftout`). A user that stays below, client for
 client, is never left out, and could have all helpers wait for it in turn. So the time that was waited is counted, as in
 a leaky bucket: it drains at a small part of the time that passes. A user in whose bucket there is more than a burst is
 slow, and has to share one helper with all others who are.
@@ -38,7 +38,7 @@ class Slowness:
         self._buckets: dict[int, _Bucket] = {}
 
     def note(self, key: int, waited_s: float, now_ns: int) -> bool:
-        """Somebody waited so long for the clients of `key`; True if it was not slow before, and is now."""
+        """A helper waited so long for the clients of `key`; True if it was not slow before, and is now."""
         was_slow = self.is_slow(key, now_ns)
         self._buckets = {each: bucket for each, bucket in self._buckets.items() if bucket.left_s(now_ns)}
         bucket = self._buckets.get(key)

@@ -2,7 +2,7 @@
 
           python-22268   [001] .....  4780.737758: sys_fcntl(fd: 4, cmd: 4, arg: 0x2800)
 
-The kernel tells nobody when O_ASYNC is set on a FUSE file, and does not keep it either. The trace event
+The kernel tells no server when O_ASYNC is set on a FUSE file, and does not keep it either. The trace event
 syscalls:sys_enter_fcntl, filtered to F_SETFL, shows who asks for it. While any syscall event is enabled, every system
 call of every program takes a slower path (measured: 170 → 212 ns), which is why this is not the default.
 """
@@ -117,7 +117,7 @@ class AsyncFlags:
                 nursery.start_soon(self._identify_of, look, tid)
 
     async def identified(self, user: int | None = None) -> None:
-        """Return once all is found out that was asked for; with `user`, by its threads and those of nobody known."""
+        """Return once all is found out that was asked for; with `user`, by its threads and those of no known user."""
         while any(user is None or self._user_of.get(tid, user) == user for tid in (*self._asked, *self._under_way)):
             await self._settled.wait()
 

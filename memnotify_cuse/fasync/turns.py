@@ -49,7 +49,7 @@ class Turns(Generic[T]):
             self._queue(job).appendleft(job)
 
     def next_key(self, may: Callable[[int], bool]) -> int | None:
-        """Whose turn it is, of those who `may` have one; None if there is nobody."""
+        """Whose turn it is, of those that `may` have one; None if there is none."""
         return next((key for key in self._users if may(key)), None)
 
     def take(self, key: int, most: Callable[[], int]) -> list[T]:

@@ -88,12 +88,12 @@ class CharacterDevice:
 
     @property
     def file_id(self) -> FileId:
-        """The device's number. Asks nobody but the kernel."""
+        """The device's number. Asks the kernel alone."""
         number = self.path.stat().st_rdev
         return FileId(True, os.major(number), os.minor(number))
 
     def open_up(self, undo: Callable[[str], None]) -> None:
-        """Let everybody open it for reading, once the kernel has made it. Raises MountError."""
+        """Let every user open it for reading, once the kernel has made it. Raises MountError."""
         made = SYS_CUSE / self.path.name / "dev"
         deadline_s = time.monotonic() + MADE_S
         while not os.path.exists(made):

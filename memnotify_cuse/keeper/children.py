@@ -84,7 +84,7 @@ def fork(name: str, body: Callable[[], int], *, in_steps: bool = False) -> Child
     try:
         return Child(pid)
     except OSError:
-        # There is no descriptor for it. Nobody could end it later.
+        # There is no descriptor for it, so it could not be ended later.
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         raise

@@ -50,7 +50,7 @@ class Given:
 
 
 def hand_over(channel: Channel, given: Given) -> bool:
-    """Send it, with duplicates of the descriptors; False if nobody is there to receive it."""
+    """Send it, with duplicates of the descriptors; False if there is no process to receive it."""
     config = given.config
     fds = {"fuse": given.fuse_fd, "lock": given.lock_fd, "state": given.state_fd}
     if given.cuse_fd is not None:

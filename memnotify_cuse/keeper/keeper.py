@@ -270,7 +270,7 @@ class _Keeper:
         self._others.append(self._fork("memnotify-trace", make, channel))
 
     def _drop_trace(self) -> None:
-        """Let go of the trace instance that cannot be used any more: it can be removed once nobody has it open."""
+        """Let go of the trace instance that cannot be used any more: it can be removed once no process has it open."""
         for name in ("trace_pipe", "trace_switch"):
             if name in self._kept.fds:
                 os.close(self._kept.fds.pop(name))
@@ -569,7 +569,7 @@ class _Keeper:
             self._setup_channel = None
 
     def _note_ready(self) -> None:
-        """All is set up, and somebody is there to be told."""
+        """All is set up, and there is a server to be told."""
         self._ready = True
         notify("READY=1")
         self._remember()

@@ -59,7 +59,7 @@ class Kept:
         return facts | {PREFIX + name: fd for name, fd in self.fds.items()}
 
     def close(self) -> None:
-        """Let go of all of it: connections that nobody else holds end."""
+        """Let go of all of it: connections that no other process holds end."""
         for fd in (*self.fds.values(), self._facts):
             if fd >= 0:
                 os.close(fd)

@@ -9,8 +9,8 @@ recognises them by their file system type and removes them.
 
 The device is bind-mounted on a placeholder. A program that opens the path while nothing is mounted on it gets the
 placeholder, and must not take it for the device: an empty regular file would be readable for ever. So the placeholder
-is a socket that nobody listens on, which open(2) refuses with ENXIO (fs/inode.c, no_open()). Its mode, which gives
-nobody the permission to write that connect(2) needs, tells it from a socket of another program.
+is a socket that no process listens on, which open(2) refuses with ENXIO (fs/inode.c, no_open()). Its mode, which gives
+no user the permission to write that connect(2) needs, tells it from a socket of another program.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ def _bring_back(missing: Missing, undo: Callable[[str], object]) -> None:
     else:
         _mount_control_again(missing, [mount for mount in moved if mount.root == "/"], undo)
     for mount in moved:
-        # Not one that somebody else has bound from ours.
+        # Not one that another program has bound from ours.
         if mount.mount_id == missing.mount_id and mount.mount_point != missing.path:
             libc.unmount(mount.mount_point)
 

@@ -17,7 +17,7 @@ class Signals:
         self._ours, self._kernel_s = socket.socketpair()
         self._ours.setblocking(False)
         self._kernel_s.setblocking(False)
-        # Whoever ignores hangups wants to outlive the terminal (nohup).
+        # A program that ignores hangups is to outlive the terminal (nohup).
         self._outlives = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
         self._had_terminal = _has_terminal() and not self._outlives
         signal.set_wakeup_fd(self._kernel_s.fileno(), warn_on_full_buffer=False)
@@ -37,7 +37,7 @@ class Signals:
         wanted = set()
         with contextlib.suppress(BlockingIOError):
             for number in self._ours.recv(64):
-                # A terminal that is closed hangs up; whoever started the server there is gone.
+                # A terminal that is closed hangs up; the user that started the server there is gone.
                 if number == signal.SIGHUP and not (self._had_terminal and not _has_terminal()):
                     wanted.add("reload")
                 elif number in (*STOP_SIGNALS, signal.SIGHUP):

@@ -128,7 +128,7 @@ class Told(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class KnownFile:
-    """An open file of the server before. `kh` 0: nobody has waited on it in poll."""
+    """An open file of the server before. `kh` 0: no program has waited on it in poll."""
 
     number: int
     connection: int
@@ -141,7 +141,7 @@ class KnownFile:
 
 
 def create_state() -> int:
-    """A descriptor of a new state file. Nobody can change its size, so a map of it stays whole."""
+    """A descriptor of a new state file. Its size cannot be changed, so a map of it stays whole."""
     fd = os.memfd_create("memnotify-state", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(fd, STATE_BYTES)
     os.pwrite(fd, _HEADER.pack(MAGIC, LAYOUT, 0, 0), 0)

@@ -25,7 +25,7 @@ from memnotify_cuse.kernel.tracefs import FCNTL_EVENTS, TraceInstance, find_trac
 log = logging.getLogger(__name__)
 
 STRICT_PAUSES_S: Final = (0.5, 1.0, 2.0, 4.0)
-"""A start in a short shortage of memory gets over it; in a longer one whoever started the server has to know."""
+"""A start in a short shortage of memory gets over it; in a longer one the user that started the server has to know."""
 
 
 def open_flags_trace(keeper_pid: int, undo: Callable[[str], None]) -> TraceInstance:

@@ -121,7 +121,7 @@ def remove_stale_events(tracefs: Path, *, proc: Path = Path("/proc"), own_pid: i
 
 
 def write_definition(path: Path, line: str) -> None:
-    """Write one line to kprobe_events: opened with O_TRUNC it would lose everybody's. Raises KernelFileGoneError."""
+    """Write one line to kprobe_events: O_TRUNC would lose those of others. Raises KernelFileGoneError."""
     try:
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         try:

@@ -155,7 +155,7 @@ class TracePipe:
         self._wanted = self._enabled()
 
     def check(self, *, tracing: bool = True) -> None:
-        """Raise KernelFileGoneError if somebody has switched off the instance (unless not `tracing`), or an event."""
+        """Raise KernelFileGoneError if the instance (unless not `tracing`), or an event, was switched off."""
         missing = self._missing()
         if missing:
             names = ", ".join(sorted(event.decode().removeprefix("vmscan:mm_vmscan_") for event in missing))
@@ -300,8 +300,8 @@ def remove_stale_instances(
     """Remove the instances that servers left which no longer run; return the names of those removed.
 
     An instance (`instance_name`) is stale when its process is gone, does not have "memnotify" in its command line, or
-    is `own_pid` (default: this one), which has only just started. One that cannot be removed now (somebody reads it) is
-    left for the next time. That tells stale ones of other pid namespaces, whose processes may not be seen from here,
+    is `own_pid` (default: this one), which has only just started. One that cannot be removed now (a process reads it)
+    is left for the next time. That tells stale ones of other pid namespaces, whose processes may not be seen from here,
     once they are old enough to have been set up.
     """
     removed: list[str] = []
@@ -344,12 +344,12 @@ def _runs_memnotify(process: Path) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     except OSError:
-        # Somebody else's process that we may not look at: not ours to judge.
+        # Another user's process that we may not look at: not ours to judge.
         return True
 
 
 def remove_instance(path: Path) -> None:
-    """Remove a trace instance, if it is there. Raises KernelFileGoneError, for one if somebody reads it."""
+    """Remove a trace instance, if it is there. Raises KernelFileGoneError, for one if a process reads it."""
     _remove(path)
 
 

@@ -24,7 +24,7 @@ LONGEST_PAUSE_S: Final = 600.0
 
 
 class DeferredSource:
-    """Opens a trace with `open_source`, which is somebody else's work, while `run` runs and one is `wanted`.
+    """Opens a trace with `open_source`, which is the keeper's work, while `run` runs and one is `wanted`.
 
     `ask` says that now would be a good time; it has no timer of its own, which would wake a machine at rest.
     """
@@ -53,7 +53,7 @@ class DeferredSource:
         return source
 
     def close(self) -> None:
-        """Close a trace that nobody has taken."""
+        """Close a trace that was not taken."""
         source = self.take()
         if source is not None:
             source.close()

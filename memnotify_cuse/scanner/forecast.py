@@ -6,7 +6,7 @@ have grown by; what ZFS holds above its minimum; and for anonymous pages, the ro
 to, and as much of the swap as can be had without spending memory on it.
 
 The *kernel's caches* (reclaimable slab) cannot be taken as a whole: directory entries and inodes in use stay, 38 MiB of
-a guest of 512 MiB at its OOM kill. How much that is nobody counts. So what has been there all along is taken to be in
+a guest of 512 MiB at its OOM kill. How much that is, is not counted. So what has been there all along is taken to be in
 use, and what it has grown by counts as in MemAvailable (si_mem_available(): all but half, or the low watermark if that
 is less). Neither that nor what ZFS holds counts while programs have to reclaim for themselves (`allocstall`): then
 kswapd, which shrinks them, does not keep up.
@@ -19,7 +19,7 @@ occasion to sort them; under MGLRU, whose counters do not say what is in use, no
 The *rate* is the net decline over the last quarter of a second or the last second, whichever is faster; the fastest of
 the last three seconds is kept.
 
-The *headroom* is how much must be left when a notice has to go out: what is taken at that rate until somebody has
+The *headroom* is how much must be left when a notice has to go out: what is taken at that rate until a program has
 been told and has given memory back. It is never less than a floor, so that a slow decline is told of as well, and never
 more than a sixteenth of the node, so that a fast one is not told of while most of the memory is still there.
 """
@@ -196,7 +196,7 @@ class Forecaster:
         cache = left_pages(zones) - text + shrinks + min(room, anon)
         left = cache + min(sample.swap_gain_kb // self._page_kb, max(0, anon - room))
         # Without watermarks and text, and with swap as it is: where those are raised, or what is text, or what swap
-        # wins, is estimated anew, nobody has taken anything.
+        # wins, is estimated anew, nothing has been taken.
         had = sum(zone.free_pages + zone.file_pages for zone in zones) + slab + arc
         had += sample.meminfo.swap_free_kb // self._page_kb
         decline = self._rate(node.node, now_ns, had)

@@ -105,7 +105,7 @@ class Health:
         return self._clock_s() - failure.since_s
 
     def failed(self, source: str, reason: object, *, quiet: bool = False, settled_s: float = SETTLED_S) -> None:
-        """`source` does not work; logged the first time, unless `quiet`, because somebody has logged it."""
+        """`source` does not work; logged the first time, unless `quiet`, because it was logged elsewhere."""
         entry = self._entries.get(source)
         if entry is not None:
             entry.reason, entry.well_since_s = str(reason), None

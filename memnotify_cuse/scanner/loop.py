@@ -235,7 +235,8 @@ class Scanner:
         self._health.worked(SCANNER)
 
     def _silence(self, *, silent: bool) -> None:
-        """Let the wakeup source note, or not, what goes on under pressure, when nobody listens to it anyway.
+        """Let the wakeup source note, or not, what goes on under pressure, when the scanner does not wait for it
+        anyway.
 
         With several nodes the events say which of them it is about; with one, counting pages is cheaper.
         """

@@ -75,7 +75,7 @@ class Header:
     """What holds for all samples: the machine that was recorded, its kernel release, and what woke the scanner.
 
     `kernel` is None where the release is not known. `title` is free text, `marks` are moments of interest by name
-    (CLOCK_MONOTONIC nanoseconds, as in the samples): notes of whoever made the recording, which no rule looks at.
+    (CLOCK_MONOTONIC nanoseconds, as in the samples): notes of the one who made the recording, which no rule looks at.
     """
 
     machine: Machine

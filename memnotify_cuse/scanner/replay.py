@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class Player:
-    """Takes samples through a ZoneTracker to `board`. It waits for nothing: whoever calls says what time it is."""
+    """Takes samples through a ZoneTracker to `board`. It waits for nothing: the caller says what time it is."""
 
     def __init__(self, board: Board, machine: Machine, headroom_kb: int | None = None) -> None:
         self._board = board
@@ -60,7 +60,7 @@ class Player:
 class Replay:
     """Does for a recording what `loop.Scanner` does for the kernel, with the same calls.
 
-    The constructor reads the whole recording once, so that what is wrong with it is said before anybody listens
+    The constructor reads the whole recording once, so that what is wrong with it is said before any program listens
     (RecordingError).
     """
 
@@ -122,7 +122,7 @@ class Replay:
         """
         if self._began_ns is None:
             log.warning(
-                "replaying %s (%.1f s); nobody is told of this machine's own memory",
+                "replaying %s (%.1f s); programs are not told of this machine's own memory",
                 self._recording.path,
                 self.length_s,
             )

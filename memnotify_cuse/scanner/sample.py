@@ -30,9 +30,9 @@ class Sample:
     """Counters at `time_ns` (CLOCK_MONOTONIC), and the trace events since the sample before.
 
     `events` is None where there is no trace, it is paused, or it has lost some. `swap_gain_kb` is what swapping can
-    still win, `arc_gain_kb` what ZFS gives back when it is asked to. `mglru` is None where nobody looked: then what the
-    machine began with holds. `demoting` are the nodes from which pages are demoted to a slower tier of memory, None
-    where the kernel does not say.
+    still win, `arc_gain_kb` what ZFS gives back when it is asked to. `mglru` is None where it was not looked at: then
+    what the machine began with holds. `demoting` are the nodes from which pages are demoted to a slower tier of memory,
+    None where the kernel does not say.
     """
 
     time_ns: int
@@ -47,7 +47,7 @@ class Sample:
 
 
 class SampleSource(Protocol):
-    """Where the scanner's samples come from: the kernel, or somebody who listens in."""
+    """Where the scanner's samples come from: the kernel, or a recorder in between."""
 
     def sample(self, events: tuple[TraceEvent, ...] | None = None) -> Sample:
         """A sample of now, with the trace events that the wakeup source had."""

@@ -201,7 +201,7 @@ class Connection:
         """Have `serve` go on."""
         self._to_go_on.set()
 
-    def serve_who_was_told(self, endpoint: DeviceEndpoint) -> None:
+    def serve_woken(self, endpoint: DeviceEndpoint) -> None:
         """Serve what comes until all whom `endpoint` has woken have asked, but for a moment at most.
 
         Their questions are about to come: a turn of the event loop, and what else is waiting for one, would keep those

@@ -91,9 +91,9 @@ class FuseTransport:
     def connection(self) -> Connection:
         return self._connection
 
-    def answer_who_was_told(self) -> None:
+    def answer_woken(self) -> None:
         """Serve those who were just woken, who are about to ask."""
-        self._connection.serve_who_was_told(self._endpoint)
+        self._connection.serve_woken(self._endpoint)
 
     def resume(self) -> None:
         """Go on where the server before was killed, or has stopped; on a new connection there is nothing to go on with.

@@ -291,7 +291,7 @@ def test_the_helpers_of_root_are_nobody_without_their_rights(machine: Host) -> N
     mask = without(without(ALL, Capability.SYS_PTRACE), Capability.KILL)
     finding = checks_serving.sigio(dataclasses.replace(machine, effective=mask))
     assert finding.found == "pidfd_getfd works, no CAP_KILL, CAP_SYS_PTRACE"
-    assert finding.meaning.startswith("nobody gets SIGIO here")
+    assert finding.meaning.startswith("no program gets SIGIO here")
     user = dataclasses.replace(machine, effective=0, euid=1000)
     assert checks_serving.sigio(user).meaning.startswith("SIGIO reaches programs of the same user only")
 

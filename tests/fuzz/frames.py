@@ -151,7 +151,7 @@ class Kernel:
         self.name = name
         self.device = device
         self.files: list[int] = []
-        self.answer_who_was_told = transport.answer_who_was_told
+        self.answer_woken = transport.answer_woken
         self._connection = transport.connection
         self._connection._errors = _EveryError()
         self._end = end
@@ -449,7 +449,7 @@ def _notify(kernel: Kernel, random: Random) -> list[str]:
     now_ns = time.monotonic_ns()
     try:
         kernel.device.notified((_zone_state(1),), now_ns)
-        kernel.answer_who_was_told()
+        kernel.answer_woken()
         if random.random() < 0.8:
             kernel.device.pressure_ended((ZONE,), now_ns)
     except Exception as error:

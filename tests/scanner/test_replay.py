@@ -95,7 +95,7 @@ def test_pressure_that_the_recording_left_is_ended(
     assert clock.board.states[NORMAL].raised == 1
     assert [record.getMessage() for record in caplog.records] == [
         f"replaying {path} ({(short[-1].time_ns - short[0].time_ns) / 1e9:.1f} s); "
-        "nobody is told of this machine's own memory",
+        "programs are not told of this machine's own memory",
         "the recording has ended, after 60 samples; no zone is under pressure any more",
     ]
 

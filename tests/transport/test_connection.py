@@ -69,7 +69,7 @@ class Bench:
         """Tell of pressure; the seconds that took."""
         began = time.monotonic()
         self.device.notified((PRESSURE,), time.monotonic_ns())
-        self.connection.serve_who_was_told(self.endpoint)
+        self.connection.serve_woken(self.endpoint)
         return time.monotonic() - began
 
     def close(self) -> None:
@@ -99,7 +99,7 @@ def test_whoever_is_woken_has_its_answer_before_the_notification_returns(bench: 
     bench.notify()
     while thread.is_alive():
         bench.endpoint._asked_to_look.add(fh)
-        bench.connection.serve_who_was_told(bench.endpoint)
+        bench.connection.serve_woken(bench.endpoint)
     assert answers[0].number(0, 4) == READABLE
 
 
@@ -123,7 +123,7 @@ def test_the_end_of_the_connection_ends_the_wait(bench: Bench) -> None:
     bench.sleeper()
     bench.kernel.close()
     bench.device.notified((PRESSURE,), 0)
-    bench.connection.serve_who_was_told(bench.endpoint)
+    bench.connection.serve_woken(bench.endpoint)
     assert not bench.endpoint.awaits_looks
 
 
