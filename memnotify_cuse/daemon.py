@@ -67,10 +67,12 @@ TRACE_ANSWER_S: Final = 60.0
 ANSWER_S: Final = 2.0
 """How long the mount may take to answer a helper that asks whether it does."""
 
+BUSY_ALIVE_S: Final = 1.0
 ALIVE_S: Final = 3.0
-LATEST_ALIVE_S: Final = 5.25
+LATEST_ALIVE_S: Final = 5.1
 """How often it is noted that this process does its work: with a sample, which takes no wake-up of its own, or by itself
-just before the keeper would take it for dead (`keeper.lives.WATCHDOG_S`)."""
+just before the keeper would take it for dead (`keeper.lives.WATCHDOG_S`). Oftener where it has served requests
+meanwhile: that shows as much as asking our own mount, which takes long on a machine that is slow or busy."""
 
 
 class _BoardClock:
@@ -170,6 +172,7 @@ class _Server:
         self._begun = False
         self._sampled = trio.Event()
         self._alive_s = 0.0
+        self._served = 0
         self._state = StateFile(given.state_fd)
         self._succession = Succession(self._state)
         # While the server before still serves.
@@ -378,15 +381,23 @@ class _Server:
 
     def _note_sample(self, sample: Sample) -> None:
         self._succession.note_sample(sample)
-        if self._begun and trio.current_time() - self._alive_s >= ALIVE_S:
+        if not self._begun:
+            return
+        since_s = trio.current_time() - self._alive_s
+        if since_s >= ALIVE_S or (since_s >= BUSY_ALIVE_S and self._has_served):
             self._sampled.set()
+
+    @property
+    def _has_served(self) -> bool:
+        """Whether requests were served since it was noted that this process is alive."""
+        return sum(transport.connection.served for transport, _ in self._transports) != self._served
 
     async def _prove_alive(self) -> None:
         """Let the keeper know, by and by, that this process does its work."""
         said = False
         while True:
             # None: there is no helper to ask, which is no sign of anything.
-            if await self._pool.sees_answers(ANSWER_S) is not False:
+            if self._has_served or await self._pool.sees_answers(ANSWER_S) is not False:
                 self._state.note_alive(time.monotonic_ns())
                 if not said:
                     # It has waited for a start, which may take longer than what comes now.
@@ -394,6 +405,7 @@ class _Server:
                     said = True
             self.realtime.started()
             self._alive_s = trio.current_time()
+            self._served = sum(transport.connection.served for transport, _ in self._transports)
             self._sampled = trio.Event()
             with trio.move_on_after(LATEST_ALIVE_S):
                 await self._sampled.wait()

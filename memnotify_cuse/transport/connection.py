@@ -110,6 +110,8 @@ class Connection:
         self._errors = errors or ErrorLog(log)
         self._ended = False
         self._to_go_on = trio.Event()
+        self.served = 0
+        """How many requests were served, or passed on."""
         self.is_served_idle = False
         """Whether requests are served while the event loop is idle (`idle`): then the loop does not wait for them."""
 
@@ -326,6 +328,7 @@ class Connection:
     def _serve(self, header: wire.RequestHeader, message: memoryview) -> None:
         try:
             self._dispatch(header, message)
+            self.served += 1
         except Exception as error:
             self._errors.unexpected(f"unexpected error in request {header.opcode}; answered with EIO", error)
             if header.opcode not in NO_REPLY:
