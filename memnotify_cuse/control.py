@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from memnotify_cuse.board import STATUS_IGNORED, Board, ZoneState
 from memnotify_cuse.device.device import Device
 from memnotify_cuse.kernel.zoneinfo import ZoneId, insert_status_lines
-from memnotify_cuse.record import LEVEL_LOW, LEVELS
+from memnotify_cuse.record import LEVEL_LOW, LEVELS, MAX_SIMULATION_S
 
-MAX_SIMULATION_S = 86_400.0
 FRESH_NS = 20_000_000
 """How long a text that has counters and clocks in it is shown as it is. A text per read would be work without end."""
 
@@ -120,8 +119,12 @@ class Control:
 
 
 def _line(words: dict[str, str]) -> str:
-    """Words in a line; a value has no blanks in it, so that each reader can tell it from the next."""
-    return " ".join(f"{key}={'_'.join(value.split())}" for key, value in words.items()) + "\n"
+    """Words in a line; a blank in a value is written as in /proc/mounts, so that each can be told from the next."""
+    return " ".join(f"{key}={_escaped(value)}" for key, value in words.items()) + "\n"
+
+
+def _escaped(value: str) -> str:
+    return "\\040".join(value.replace("\\", "\\134").split())
 
 
 def _status_line(state: ZoneState) -> str:

@@ -22,6 +22,9 @@ LEVEL_CRITICAL: Final = "critical"
 """The OOM killer is near."""
 LEVELS: Final = (LEVEL_LOW, LEVEL_MEDIUM, LEVEL_CRITICAL)
 
+MAX_SIMULATION_S: Final = 86_400.0
+"""The longest simulation that a server takes."""
+
 KEYS = (
     "node",
     "zone",

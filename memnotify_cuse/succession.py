@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Final
 
 from memnotify_cuse.board import Board, ZoneState
 from memnotify_cuse.carried import Carried, CarriedError, decode, encode
-from memnotify_cuse.control import MAX_SIMULATION_S
 from memnotify_cuse.keeper.statefile import StateFile
 from memnotify_cuse.pressurelog import PressureLog
+from memnotify_cuse.record import MAX_SIMULATION_S
 from memnotify_cuse.scanner.errors import RecordingError
 from memnotify_cuse.scanner.loop import Scanner
 from memnotify_cuse.scanner.recording import Decoder, SampleEncoder

@@ -33,7 +33,12 @@ def seconds(text: str) -> float:
 
 
 def mount_path(path: str) -> Path:
-    """`path` as the kernel will show it in mountinfo: absolute, without symbolic links and `..`."""
+    """`path` as the kernel will show it in mountinfo: absolute, without symbolic links and `..`.
+
+    Raises CommandError for no path at all.
+    """
+    if not path:
+        raise CommandError("--mount '': there has to be a folder for the control file system")
     return Path(os.path.realpath(path))
 
 

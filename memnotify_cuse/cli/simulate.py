@@ -9,8 +9,8 @@ import re
 from typing import TYPE_CHECKING
 
 from memnotify_cuse.cli.common import DEFAULT_MOUNT, EXIT_OK, CommandError, seconds
-from memnotify_cuse.cli.statusfile import mount_error, read_status
-from memnotify_cuse.record import LEVEL_LOW, LEVELS
+from memnotify_cuse.cli.statusfile import IGNORED, mount_error, read_status
+from memnotify_cuse.record import LEVEL_LOW, LEVELS, MAX_SIMULATION_S
 
 if TYPE_CHECKING:
     from memnotify_cuse.cli.main import Subparsers
@@ -29,7 +29,7 @@ examples:
   sudo memnotify simulate --level critical           as if the OOM killer were near
   memnotify simulate --mount ~/memnotify             a server of your own
 
-Without this command: echo "all 1" > /run/mem_notify/simulate
+Without this command: echo "all 1 critical" > /run/mem_notify/simulate
 
 exit codes: 0 the server has accepted it (and goes on by itself), 2 an error.
 """
@@ -58,9 +58,9 @@ def add_parser(subparsers: Subparsers) -> None:
         "--for",
         dest="seconds",
         metavar="SECONDS",
-        type=seconds,
+        type=_seconds,
         default=DEFAULT_SECONDS,
-        help="how long the pressure lasts (default: %(default)s)",
+        help=f"how long the pressure lasts, {MAX_SIMULATION_S:.0f} s at most; 0 ends one (default: %(default)s)",
     )
     parser.add_argument(
         "--level",
@@ -98,11 +98,20 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _refused(mount: str, zone: str, request: str) -> CommandError:
-    """Say why the server would not take ``request``: most often there is no such zone."""
-    names = read_status(mount).zone_names()
+    """Say why the server would not take ``request``: most often there is no such zone, or it is too small to count."""
+    zones = read_status(mount).zones
+    names = [f"node{each['node']}-{each['zone']}" for each in zones if each.get("status") != IGNORED]
     if zone == "all" or zone in names:
-        return CommandError(f"the server refuses {request!r}")
-    return CommandError(f"there is no zone {zone}; the zones are: {', '.join(names) or 'none'}")
+        return CommandError(f"the server refuses {request!r}; its log says why")
+    return CommandError(f"there is no zone {zone} to simulate; there are: {', '.join(names) or 'none'}")
+
+
+def _seconds(text: str) -> float:
+    """Argument type: how long a simulation lasts."""
+    found = seconds(text)
+    if found > MAX_SIMULATION_S:
+        raise argparse.ArgumentTypeError(f"{text} is more than {MAX_SIMULATION_S:.0f} s")
+    return found
 
 
 def _zone(text: str) -> str:

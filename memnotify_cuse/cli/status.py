@@ -25,8 +25,9 @@ _STATUS_WORDS: dict[Value, str] = {-1: "ignored", 0: "no pressure", 1: "PRESSURE
 
 _EPILOG = """\
 A zone is 'ignored' when it has less than a tenth of its node's memory. 'clear' is the free memory
-above which pressure ends, 'raised' how often the zone has come under pressure, 'reason' the evidence
-of the last time, 'last seen' when that was. 'health' is ok, degraded (something that the server looks
+above which pressure ends, 'raised' how often the zone has come under pressure, simulations included,
+'reason' the evidence of the last time, 'last seen' when that was: a simulation that is over leaves
+none. 'health' is ok, degraded (something that the server looks
 at fails, and something else stands in for it) or failing (nothing can, and programs are not told of
 pressure); what fails, since when and why has a line of its own.
 
@@ -123,7 +124,7 @@ def render(status: Status, memory: dict[str, int] | None, *, page_bytes: int, no
 
 
 def _failing_line(failing: Pairs) -> str:
-    since_s, reason = failing.get("since_s"), str(failing.get("reason", "")).replace("_", " ")
+    since_s, reason = failing.get("since_s"), failing.get("reason", "")
     since = f" for {_duration(since_s)}" if isinstance(since_s, int | float) else ""
     return f"FAILING: {failing['failing']}{since}: {reason}"
 

@@ -2,7 +2,7 @@
 
 Sample (the leading ``server`` lines may be absent, and keys may be added)::
 
-    server pid=812 version=0.1.0 wakeup=tracefs lru=classic swap=zram
+    server pid=812 version=0.1.0 wakeup=tracefs lru=classic restarts=0
     server open_files=3 notifications=12 uptime_s=345.6
     node=0 zone=Normal status=1 free_pages=5210 high_pages=2100 reserve_pages=0 clear_pages=4200 raised=2 reason=pgscan_anon
 
@@ -21,6 +21,9 @@ from memnotify_cuse.cli.common import CommandError
 
 Value = int | float | str | None
 Pairs = dict[str, Value]
+
+IGNORED = -1
+"""The status of a zone that is too small to count."""
 
 _INTEGER = re.compile(r"-?[0-9]+", re.ASCII)
 _DECIMAL = re.compile(r"-?[0-9]+\.[0-9]+", re.ASCII)
@@ -127,4 +130,5 @@ def _value(text: str) -> Value:
         return int(text)
     if _DECIMAL.fullmatch(text):
         return float(text)
-    return text
+    # As the server has it, and /proc/mounts.
+    return text.replace("\\040", " ").replace("\\134", "\\")

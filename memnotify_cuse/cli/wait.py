@@ -65,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
             records = _next_changes(device, args.timeout)
         else:
             record = client.wait(args.timeout, device=device)
+            if record is not None and not record.pressure:
+                raise CommandError(f"{device} tells of the end of pressure, too: use --state")
             records = [record] if record is not None else []
     except client.DeviceError as error:
         raise CommandError(str(error)) from None

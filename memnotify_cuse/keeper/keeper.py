@@ -361,7 +361,7 @@ class _Keeper:
             return True
         self._look_for_heartbeat(server, now_s)
         if self._lives.hangs(now_s) and not server.killed and not self._is_starved(server, now_s):
-            say(f"ERROR: the server was silent for {self._lives.allowed_s:g} s")
+            say(f"ERROR: the server was silent for {now_s - server.heard_s:.1f} s, and is ended")
             server.killed = True
             server.child.kill()
             server.child.reap(KILL_S)

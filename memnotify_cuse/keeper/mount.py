@@ -15,6 +15,7 @@ no user the permission to write that connect(2) needs, tells it from a socket of
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import logging
@@ -273,6 +274,9 @@ def make_directory(path: Path) -> bool:
     except FileExistsError:
         if not path.is_dir():
             raise MountError(f"{path}: not a directory") from None
+        with contextlib.suppress(PermissionError):
+            if os.listdir(path):
+                raise MountError(f"{path}: not empty, and the mount would hide what is in it") from None
         return False
     except OSError as error:
         raise MountError(f"{path}: cannot make the mount point: {error.strerror}") from error

@@ -58,10 +58,14 @@ class Check(NamedTuple):
     instead: Check | None = None
 
     @property
+    def met(self) -> bool:
+        """Whether it is met itself."""
+        return self.pages >= self.limit if self.sign == ">=" else self.pages <= self.limit
+
+    @property
     def holds(self) -> bool:
-        """Whether it is met."""
-        met = self.pages >= self.limit if self.sign == ">=" else self.pages <= self.limit
-        return met or (self.instead is not None and self.instead.holds)
+        """Whether it is met, or what may be met in its place is."""
+        return self.met or (self.instead is not None and self.instead.holds)
 
 
 class Verdict(NamedTuple):

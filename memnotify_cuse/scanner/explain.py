@@ -84,7 +84,7 @@ def _check(check: Check, page_kb: int) -> dict[str, Any]:
         "kb": check.pages * page_kb,
         "sign": check.sign,
         "limit_kb": check.limit * page_kb,
-        "holds": check.holds,
+        "holds": check.met,
     }
     if check.instead is not None:
         found["or"] = _check(check.instead, page_kb)

@@ -122,7 +122,7 @@ def test_simulate_a_zone_that_does_not_exist_lists_those_that_do(
     with Server(tmp_path) as server:
         assert main(["simulate", "--mount", str(server.mount), "--zone", "node9-Nowhere"]) == 2
         err = capsys.readouterr().err
-        assert err.startswith("memnotify: there is no zone node9-Nowhere; the zones are: ")
+        assert err.startswith("memnotify: there is no zone node9-Nowhere to simulate; there are: ")
         assert all(zone in err for zone in server.zones)
         assert err.count("\n") == 1
 
@@ -203,3 +203,23 @@ def test_doctor_sees_the_device_of_a_server(tmp_path: Path, monkeypatch: pytest.
         # The kernel kills it after its keeper.
         wait_until(lambda: state_of(server_pid) in ("", "Z", "X"), "the end of the server")
         assert "left from a server that was killed" in checks_serving.device(Host()).found
+
+
+def test_a_simulation_that_the_server_would_refuse_is_refused_with_the_reason(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mount = ["--mount", str(server.mount)]
+    assert main(["simulate", *mount, "--zone", "node0-DMA"]) == 2
+    err = capsys.readouterr().err
+    assert "there is no zone node0-DMA to simulate; there are: " in err
+    assert "node0-DMA," not in err
+    with pytest.raises(SystemExit):
+        main(["simulate", *mount, "--for", "1e9"])
+    assert "more than 86400 s" in capsys.readouterr().err
+
+
+def test_a_device_that_tells_of_the_end_is_not_taken_for_one_that_tells_of_pressure(
+    server: Server, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["wait", "--device", str(server.mount / "state"), "--timeout", "5"]) == 2
+    assert "use --state" in capsys.readouterr().err

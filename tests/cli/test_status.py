@@ -101,8 +101,8 @@ def test_the_json_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 FAILING = (
     "pid=812 health=degraded wakeup=psi\n"
-    "failing=trace since_s=12.3 reason=/t/tracing_on:_switched_off_from_outside\n"
-    "failing=swaps since_s=3725.0 reason=/proc/swaps:2:_expected_'name_type'\n"
+    "failing=trace since_s=12.3 reason=/t/tracing_on:\\040switched\\040off\\040from\\040outside\n"
+    "failing=swaps since_s=3725.0 reason=/proc/swaps:2:\\040expected\\040'name_type'\n"
 )
 
 
@@ -112,14 +112,15 @@ def test_what_fails_has_a_line_and_an_exit_code(tmp_path: Path, capsys: pytest.C
     assert main(["status", "--mount", str(tmp_path)]) == 1
     assert capsys.readouterr().out.split("\n\n")[:2] == [
         "server: pid 812, health degraded, wakeup psi",
-        "FAILING: trace for 12 s: /t/tracing on: switched off from outside\n"
-        "FAILING: swaps for 1 h 2 min: /proc/swaps:2: expected 'name type'",
+        "FAILING: trace for 12 s: /t/tracing_on: switched off from outside\n"
+        "FAILING: swaps for 1 h 2 min: /proc/swaps:2: expected 'name_type'",
     ]
     assert main(["status", "--mount", str(tmp_path), "--json"]) == 1
     shown = json.loads(capsys.readouterr().out)
     assert shown["server"] == {"pid": 812, "health": "degraded", "wakeup": "psi"}
     assert [each["failing"] for each in shown["failing"]] == ["trace", "swaps"]
     assert shown["failing"][0]["since_s"] == 12.3
+    assert shown["failing"][0]["reason"] == "/t/tracing_on: switched off from outside"
     assert len(shown["zones"]) == 2
 
 

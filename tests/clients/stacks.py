@@ -323,7 +323,7 @@ SHELLS: Final = (
     _run("ksh, read", "read.sh", "ksh", debian=("ksh",), blocks=True),
     _run("mksh, read", "read.sh", "mksh", debian=("mksh",), blocks=True),
     _run("fish, read", "read.fish", "fish", debian=("fish",), blocks=True),
-    _run("mawk, getline", "lines.awk", "mawk", "-W", "interactive", "-f", debian=("mawk",), blocks=True),
+    _run("mawk -W interactive, getline", "lines.awk", "mawk", "-W", "interactive", "-f", debian=("mawk",), blocks=True),
     _run("gawk, getline", "lines.awk", "gawk", "-f", debian=("gawk",), blocks=True),
     _run("busybox awk, getline", "lines.awk", "busybox", "awk", "-f", debian=("busybox-static",), blocks=True),
     _tool("socat", "socat", "-u", "OPEN:DEVICE", "STDOUT", debian=("socat",)),

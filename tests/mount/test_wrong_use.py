@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.mounted import (
+    LIMIT_S,
     LONG_S,
     NOBODY,
     calm_proc,
@@ -222,3 +223,16 @@ def test_another_user_can_read_everything_and_not_simulate(open_directory: Path)
         code = SIMULATE_AS_NOBODY.format(nobody=NOBODY)
         done = subprocess.run([sys.executable, "-c", code, server.mount], capture_output=True, text=True, check=False)
     assert (done.stdout, done.returncode) == ("4\nrefused\n", 0), done.stderr
+
+
+@pytest.mark.parametrize("mount", ["", "full"])
+def test_no_mount_hides_files_that_are_there(mount: str, tmp_path: Path) -> None:
+    folder = tmp_path / "full"
+    folder.mkdir()
+    (folder / "precious").touch()
+    command = [sys.executable, "-m", "memnotify_cuse", "serve", "--device", "", "--mount", mount]
+    ended = subprocess.run(command, cwd=tmp_path if mount else folder, capture_output=True, text=True, timeout=LIMIT_S)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("memnotify: ")
+    assert len(ended.stderr.splitlines()) == 1
+    assert list(folder.iterdir()) == [folder / "precious"]
