@@ -64,15 +64,15 @@ TRACE_ANSWER_S: Final = 60.0
 """How long the keeper may take to make a trace instance, which takes 50 ms on a machine that is not short of memory."""
 
 
-ANSWER_S: Final = 2.0
-"""How long the mount may take to answer a helper that asks whether it does."""
+ANSWER_S: Final = 1.0
+"""How long the mount may take to answer a helper that asks whether it does; then it is asked again."""
 
 BUSY_ALIVE_S: Final = 1.0
 ALIVE_S: Final = 3.0
 LATEST_ALIVE_S: Final = 5.1
-"""How often it is noted that this process does its work: with a sample, which takes no wake-up of its own, or by itself
-just before the keeper would take it for dead (`keeper.lives.WATCHDOG_S`). Oftener where it has served requests
-meanwhile: that shows as much as asking our own mount, which takes long on a machine that is slow or busy."""
+"""How often this process sees to it that its work is noted: with a sample, which takes no wake-up of its own, or by
+itself in time for the keeper's last look, even if the answer takes long (`keeper.lives`). Oftener where it has served
+requests meanwhile: that shows as much as asking our own mount, which takes long on a machine that is slow or busy."""
 
 
 class _BoardClock:
@@ -291,12 +291,12 @@ class _Server:
         """What follows on a tick in which programs were told: answers for those that were woken, and then signals."""
         if not self._device.take_told():
             return
-        try:
-            for transport, _ in self._transports:
+        for transport, _ in self._transports:
+            try:
                 transport.answer_woken()
-        except Exception:
-            # The scanner must go on, and with it the next notification.
-            log.exception("unexpected error in the answers after a notification")
+            except Exception:
+                # The scanner must go on, and with it the next notification.
+                log.exception("unexpected error in the answers after a notification")
         if self._service is not None:
             self._service.notified()
 
@@ -397,12 +397,14 @@ class _Server:
         said = False
         while True:
             # None: there is no helper to ask, which is no sign of anything.
-            if self._has_served or await self._pool.sees_answers(ANSWER_S) is not False:
-                self._state.note_alive(time.monotonic_ns())
-                if not said:
-                    # It has waited for a start, which may take longer than what comes now.
-                    self._channel.send("alive")
-                    said = True
+            if not self._has_served and await self._pool.sees_answers(ANSWER_S) is False:
+                await trio.lowlevel.checkpoint()
+                continue
+            self._state.note_alive(time.monotonic_ns())
+            if not said:
+                # It has waited for a start, which may take longer than what comes now.
+                self._channel.send("alive")
+                said = True
             self.realtime.started()
             self._alive_s = trio.current_time()
             self._served = sum(transport.connection.served for transport, _ in self._transports)

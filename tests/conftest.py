@@ -64,7 +64,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_itemcollected(item: pytest.Item) -> None:
-    if item.path.parent.name == "attacks" or item.get_closest_marker("reclaim"):
+    shares = "fuse_for_all" in getattr(item, "fixturenames", ())
+    if item.path.parent.name in ("attacks", "suspend") or shares or item.get_closest_marker("reclaim"):
         item.add_marker("alone")
 
 
@@ -80,7 +81,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_testnodedown(node: WorkerController) -> None:
     """And what it says comes to the first one here: the same of each."""
     told: dict[str, dict[str, int]] = getattr(node, "workeroutput", {})
-    node.config.stash[LEFT_OUT] = Counter(told.get("left_out", {}))
+    if "left_out" in told:
+        node.config.stash[LEFT_OUT] = Counter(told["left_out"])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -408,11 +408,11 @@ class Device(BoardListener):
         self._herd.answer_changed(file)
 
     def _wake(self, picked: list[OpenFile]) -> None:
+        self._has_told = True
         for file in picked:
             self._herd.woken(file)
             self._tell(file)
             file.wake(file)
-        self._has_told = True
 
     def _queue_changes(self, file: OpenFile) -> None:
         """What has changed since `file` was read last, once that was read to its end."""

@@ -43,7 +43,7 @@ class Herd:
         self._guard_ns = guard_ns
         self._topics: Topics = frozenset()
         self._waited: dict[int, int] = {}
-        self._looked_at_all_ns: int | None = None
+        self._looked_at_all_ns: dict[Topic, int] = {}
         self._only_back = False
 
     def remove(self, file: OpenFile) -> None:
@@ -82,11 +82,12 @@ class Herd:
         """The watchers to be woken, in turn."""
         risen = notification.risen
         self._topics = notification.topics - risen
-        all_ns = self._looked_at_all_ns
-        soon = all_ns is not None and 0 <= now_ns - all_ns < self._policy.guard_step_ns
+        long_ago_ns = now_ns - self._policy.guard_step_ns
+        looked_ns = (self._looked_at_all_ns.get(topic, long_ago_ns) for topic in self._topics)
+        soon = all(long_ago_ns < at_ns <= now_ns for at_ns in looked_ns)
         self._only_back = soon and bool(self._pressure.critical)
         if not self._only_back:
-            self._looked_at_all_ns = now_ns
+            self._looked_at_all_ns.update(dict.fromkeys(self._topics, now_ns))
         self._waited = self.watchers.count(self._topics)
         all_risen: list[OpenFile] = []
         if risen:

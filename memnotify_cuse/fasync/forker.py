@@ -127,13 +127,15 @@ class Forker:
             die_with_parent(parent, signal.SIGKILL)
             return helper.run(theirs, self._looker(Attention(page)), self._mount, done)
 
-        child = fork("memnotify-sigio", help_the_server)
-        theirs.close()
-        self._working[child.pid] = child
-        self._channel.send("helper", str(child.pid), (ours.fileno(), page, done))
-        ours.close()
-        os.close(page)
-        os.close(done)
+        try:
+            child = fork("memnotify-sigio", help_the_server)
+            self._working[child.pid] = child
+            self._channel.send("helper", str(child.pid), (ours.fileno(), page, done))
+        finally:
+            ours.close()
+            theirs.close()
+            os.close(page)
+            os.close(done)
 
     def _reap(self) -> None:
         self._working = {pid: child for pid, child in self._working.items() if not child.reap(0.0)}

@@ -136,6 +136,7 @@ class HelperPool:
         self._slowness = Slowness()
         self.on_slow: Callable[[], object] = lambda: None
         self._abandoned: dict[int, int] = {}
+        self._asked: Call | None = None
         self._nursery: trio.Nursery | None = None
 
     @property
@@ -272,11 +273,19 @@ class HelperPool:
         return call
 
     async def sees_answers(self, limit_s: float) -> bool | None:
-        """Whether our own mount answers a helper in time; None if there is no idle one to ask, or it may not."""
-        if all(helper.jobs for helper in self._helpers):
-            return None
+        """Whether our own mount answers a helper in time; None if there is no idle one to ask, or it may not.
+
+        An answer that did not come in time is waited for the next time.
+        """
+        if self._asked is None:
+            if all(helper.jobs for helper in self._helpers):
+                return None
+            self._asked = self.post(ROOT_UID, [Job(Kind.ASK)])
         with trio.move_on_after(limit_s):
-            ((end,),) = await self.run_jobs(ROOT_UID, [Job(Kind.ASK)])
+            ((end,),) = await self._asked.results()
+            self._asked = None
+            if end.status is Status.HELD_UP:
+                return False
             return True if end.status is Status.OK else None
         return False
 

@@ -211,7 +211,10 @@ class SigioService:
         for file in self._device.files:
             self._of_user[file.user].append(file)
         for user in self._worth_serving():
-            self._begin_at_once(user)
+            try:
+                self._begin_at_once(user)
+            except Exception:
+                log.exception("unexpected error while sending SIGIO; the notification is not repeated")
             self._serve_soon(user)
 
     def _begin_at_once(self, user: int) -> None:
@@ -227,6 +230,7 @@ class SigioService:
             except Exception:
                 for file in signals.pending:
                     self._device.not_signalled(file, signals.begun[file.number])
+                    self._told.discard(file.number)
                 raise
             self._begun[user] = signals
 

@@ -14,7 +14,7 @@ To the keeper, from what sets the server up (`setup`):
 To the keeper, from the server, on a channel of its own: it is not trusted beyond these words.
 
     prepared                all is imported and open: it can take over
-    alive                   it has done some of its work
+    alive                   it serves; from then on it notes in the state file that it does (`heartbeat`)
     status TEXT             what the service manager is to show
     helpers                 start the parent of the SIGIO helpers (`fasync.forker`)
     trace                   try again to have a trace instance

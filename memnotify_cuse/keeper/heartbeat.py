@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import mmap
+    from collections.abc import Callable
 
 AT = 40
 """In the header of the state file (`statefile`)."""
@@ -25,7 +27,7 @@ def note(shared: mmap.mmap, now_ns: int) -> None:
     shared[AT : AT + BYTES] = now_ns.to_bytes(BYTES, sys.byteorder)
 
 
-def last_s(fd: int, now_s: float) -> float:
+def last_s(fd: int, clock_s: Callable[[], float] = time.monotonic) -> float:
     """When that was, in seconds; 0 where it never did, or says that it will."""
     noted_s = int.from_bytes(os.pread(fd, BYTES, AT), sys.byteorder) / 1e9
-    return noted_s if noted_s <= now_s else 0.0
+    return noted_s if noted_s <= clock_s() else 0.0

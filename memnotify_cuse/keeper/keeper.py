@@ -95,12 +95,13 @@ class _Server:
         self.serves = False
         self.killed = False
         self.forker: Child | None = None
-        self.heard_s = time.monotonic()
+        self.heard_s = self.looked_s = time.monotonic()
         self.waited_before_s = 0.0
 
     def heard(self, at_s: float) -> None:
-        """It has proved at `at_s` that it is alive."""
-        self.heard_s, self.waited_before_s = at_s, self.waited_s()
+        """It has proved at `at_s` that it is alive, which is seen now."""
+        self.heard_s = at_s
+        self.looked_s, self.waited_before_s = time.monotonic(), self.waited_s()
 
     def waited_s(self) -> float:
         """For how long it has waited for a processor, since it began (Documentation/scheduler/sched-stats.rst)."""
@@ -375,9 +376,9 @@ class _Keeper:
     def _is_starved(self, server: _Server, now_s: float) -> bool:
         """Whether a silent server wants for nothing but a processor: to replace it would make that worse."""
         waited_s = server.waited_s()
-        if waited_s - server.waited_before_s < (now_s - server.heard_s) / 2:
+        if waited_s - server.waited_before_s < (now_s - server.looked_s) / 2:
             return False
-        server.waited_before_s, server.heard_s = waited_s, now_s
+        server.waited_before_s, server.looked_s = waited_s, now_s
         self._lives.heard(now_s)
         return True
 
@@ -536,9 +537,11 @@ class _Keeper:
             self._lives.heard(at_s)
 
     def _look_for_heartbeat(self, server: _Server, now_s: float) -> None:
-        """Once the server is due: whether it has done its work meanwhile."""
-        if self._lives.left_s(now_s) <= 0:
-            at_s = heartbeat.last_s(self._kept.fds["state"], now_s)
+        """Once the server is due: whether it has done its work meanwhile. What is noted before its first word is of
+        the server before it.
+        """
+        if self._lives.serves and self._lives.left_s(now_s) <= 0:
+            at_s = heartbeat.last_s(self._kept.fds["state"])
             if at_s > server.heard_s:
                 self._heard(server, at_s)
 

@@ -46,6 +46,11 @@ class Lives:
         if at_s > self._heard_s or self.allowed_s != WATCHDOG_S:
             self._heard_s, self.allowed_s, self._warned_s = at_s, WATCHDOG_S, None
 
+    @property
+    def serves(self) -> bool:
+        """Whether the server has proved for the first time that it is alive."""
+        return self.allowed_s == WATCHDOG_S
+
     def left_s(self, now_s: float) -> float:
         """How long it may yet be silent, for ever until it was started."""
         if self._warned_s is not None:

@@ -275,7 +275,8 @@ def make_directory(path: Path) -> bool:
         if not path.is_dir():
             raise MountError(f"{path}: not a directory") from None
         with contextlib.suppress(PermissionError):
-            if os.listdir(path):
+            # A mount is looked into by its server alone.
+            if mount_at(path) is None and os.listdir(path):
                 raise MountError(f"{path}: not empty, and the mount would hide what is in it") from None
         return False
     except OSError as error:

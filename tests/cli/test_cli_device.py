@@ -16,7 +16,7 @@ from memnotify_cuse.cli import checks_serving
 from memnotify_cuse.cli.host import Host
 from memnotify_cuse.cli.main import main
 from memnotify_cuse.record import Record
-from tests.support.mounted import Blocking, facts, state_of, wait_for_watchers, wait_until
+from tests.support.mounted import Blocking, calm_proc, facts, state_of, wait_for_watchers, wait_until
 from tests.support.server import Lines, Server
 
 pytestmark = pytest.mark.mount
@@ -127,12 +127,6 @@ def test_simulate_a_zone_that_does_not_exist_lists_those_that_do(
         assert err.count("\n") == 1
 
 
-def test_simulate_for_too_long_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with Server(tmp_path) as server:
-        assert main(["simulate", "--mount", str(server.mount), "--for", "1e9"]) == 2
-    assert "refuses 'all 1000000000'" in capsys.readouterr().err
-
-
 @as_root
 def test_simulate_without_the_right(capsys: pytest.CaptureFixture[str]) -> None:
     with tempfile.TemporaryDirectory() as directory:
@@ -206,10 +200,11 @@ def test_doctor_sees_the_device_of_a_server(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_simulation_that_the_server_would_refuse_is_refused_with_the_reason(
-    server: Server, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    mount = ["--mount", str(server.mount)]
-    assert main(["simulate", *mount, "--zone", "node0-DMA"]) == 2
+    with Server(tmp_path, "--proc", str(calm_proc(tmp_path).path)) as server:
+        mount = ["--mount", str(server.mount)]
+        assert main(["simulate", *mount, "--zone", "node0-DMA"]) == 2
     err = capsys.readouterr().err
     assert "there is no zone node0-DMA to simulate; there are: " in err
     assert "node0-DMA," not in err

@@ -320,3 +320,16 @@ class TestCritical:
         assert bench.device.awaits((state_of(LEVEL_CRITICAL),)) is True
         bench.device.subscribe(file, subscribed=False)
         assert bench.device.awaits((state_of(LEVEL_CRITICAL),)) is False
+
+    def test_those_of_another_zone_are_looked_at_although_it_is_critical_elsewhere(self, bench: UserBench) -> None:
+        (silent,) = bench.subscribers(ALICE, 1, DMA32)
+        (other,) = bench.sleepers(BOB, 1, NORMAL)
+        signals = 0
+        for now_ms in range(1000, 11_000, 20):
+            bench.notify(now_ms, level=LEVEL_CRITICAL)
+            bench.answer(bench.woken(), now_ms)
+            if now_ms % 1000 == 40:
+                bench.notify(now_ms + 5, DMA32)
+                signals += silent in bench.signal(now_ms + 5)
+        assert signals == 10
+        assert other in bench.device.files

@@ -645,3 +645,23 @@ def test_helpers_are_there_as_long_as_there_are_open_files() -> None:
         assert bench.helpers.wanted == 1
 
     run(play)
+
+
+def test_an_error_with_one_user_loses_no_signal_of_another() -> None:
+    async def play(bench: Bench) -> None:
+        alices, bobs = bench.open(100, ALICE, owned=True), bench.open(200, BOB, owned=True)
+        await trio.sleep(SURVEYED_S)
+        post = bench.helpers.post
+
+        def fails_for_alice(user: int, jobs: Iterable[Job]) -> Posted:
+            if user == ALICE:
+                raise RuntimeError("a mistake of ours")
+            return post(user, jobs)
+
+        bench.helpers.post = fails_for_alice  # type: ignore[method-assign]
+        for _ in range(2):
+            assert await bench.notified() == [bobs.number]
+        bench.helpers.post = post  # type: ignore[method-assign]
+        assert await bench.notified() == [alices.number, bobs.number]
+
+    run(play)

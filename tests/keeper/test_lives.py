@@ -6,7 +6,9 @@ import math
 
 import pytest
 
+from memnotify_cuse import daemon
 from memnotify_cuse.keeper.lives import DEATHS_S, GRACE_S, MAX_DEATHS, STARTING_S, WATCHDOG_S, Lives
+from memnotify_cuse.scanner.choices import REST_S
 
 
 def test_nothing_is_awaited_of_a_server_that_was_given_nothing_yet() -> None:
@@ -74,3 +76,9 @@ def test_what_was_known_already_is_no_sign_of_life() -> None:
     assert not lives.hangs(10 + WATCHDOG_S)
     lives.heard(10)
     assert lives.hangs(10 + WATCHDOG_S + GRACE_S)
+
+
+def test_a_server_whose_mount_answers_late_is_heard_of_in_time() -> None:
+    """Even if it sees to its heartbeat as late as it may, and waits for the answer of a helper as long as it may."""
+    assert daemon.LATEST_ALIVE_S + daemon.ANSWER_S < WATCHDOG_S + GRACE_S
+    assert REST_S < daemon.LATEST_ALIVE_S, "at rest it comes with a sample"
