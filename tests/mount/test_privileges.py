@@ -74,6 +74,8 @@ def all_at_work(server: Server) -> Iterator[Processes]:
         # A helper gives up its rights after its start, before it looks at anything.
         at_work = [server.process.pid, *chain.from_iterable(found.values())]
         wait_until(lambda: all(map(no_new_privileges, at_work)), "all at work")
+        helpers = found["memnotify-sigio"]
+        wait_until(lambda: not any(map(may_lock_memory, helpers)), "each helper with its memory locked")
         (serve,), (forker,) = found["memnotify-serve"], found["memnotify-helpe"]
         yield Processes(server.process.pid, serve, forker, tuple(found["memnotify-sigio"]))
 
@@ -97,6 +99,10 @@ def field(name: str, status: str) -> list[str]:
 
 def no_new_privileges(pid: int) -> bool:
     return all(field("NoNewPrivs", status) == ["1"] for status in statuses(pid))
+
+
+def may_lock_memory(pid: int) -> bool:
+    return any(int(field("CapPrm", status)[0], 16) >> Capability.IPC_LOCK & 1 for status in statuses(pid))
 
 
 def realtime_limit(pid: int) -> int:
