@@ -417,6 +417,8 @@ class SigioService:
     def _take_in(self, file: OpenFile, reports: list[Report], look: int) -> Report:
         """Note down what a helper says of `file` after it was to signal its owner; the last report."""
         *found, end = reports
+        if end.status is not Status.OK:
+            log.debug("open file %d of user %d: not signalled: %s", file.number, file.user, end.status.name)
         self._note_places(found, look, moves=True)
         place = self._places.get(file.number)
         looked = trio.current_time() >= self._elsewhere_until_s.get(file.number, 0.0)
@@ -485,6 +487,8 @@ class SigioService:
         # A search that had begun before this look may have missed an owner.
         early = [file for file in lost if file.number in self._places and self._looked.get(file.number, 0) < look]
         await self._look_at_places(user, early, look)
+        for file in self._unplaced(files):
+            log.debug("open file %d of user %d: not found where it was opened and used", file.number, file.user)
         self._seen.update(file.number for file in files)
         self._forget_closed()
         return self._device.subscribers > before
@@ -613,6 +617,10 @@ class SigioService:
             if moves or file.number not in self._places:
                 self._places[file.number] = Place(report.pid, report.descriptor)
             armed = report.owned and self._may_be_set(file.number)
+            if armed != self._device.is_subscribed(file):
+                log.debug(
+                    "open file %d of user %d: %s", file.number, file.user, "has an owner" if armed else "has none"
+                )
             self._device.subscribe(file, subscribed=armed)
         if self._device.subscribers:
             self._pool.want(HELPERS_WITH_OWNERS)
