@@ -56,7 +56,8 @@ class Crowd:
             target = directory / "bound"
             target.touch()
             argv = ["unshare", "-m", sys.executable, "-c", BOUND_ELSEWHERE, str(device), str(target), *argv]
-        self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        # In a session of its own, as programs of users are: the kernel shares processors out by session.
+        self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
         assert Lines(self._process).next() == "ready"
         with counters.open("rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
