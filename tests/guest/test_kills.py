@@ -16,7 +16,8 @@ from tests.support.server import Server
 
 KILLS = 20
 SHARE = 0.05
-"""Of the crowd: an emulated processor takes long to start a thousand processes."""
+"""Of the crowd: a thousand programs that are woken five times a second leave an emulated processor to nothing else,
+SIGIO helpers among that."""
 
 MANY_KILLS = 100
 
@@ -28,9 +29,9 @@ def test_kills_under_a_crowd(node: str, tmp_path: Path) -> None:
 
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("node", ["fuse", "cuse"])
-def test_a_hundred_kills_under_the_whole_crowd(node: str, tmp_path: Path) -> None:
+def test_a_hundred_kills(node: str, tmp_path: Path) -> None:
     """It takes long: the boots `kills-100-fuse` and `kills-100-cuse`, which are run when they are asked for."""
-    took_s = kill_under_a_crowd(node, tmp_path, MANY_KILLS, 1.0)
+    took_s = kill_under_a_crowd(node, tmp_path, MANY_KILLS, SHARE)
     print(f"all told: {statistics.median(took_s):.2f} s at the median, {max(took_s):.2f} s at the worst")
 
 

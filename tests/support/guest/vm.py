@@ -99,7 +99,7 @@ def boots() -> list[Boot]:
     many_kills = [
         Boot(
             f"kills-100-{node}",
-            Shape(memory_mib=2048),
+            Shape(memory_mib=1024),
             ("tests/guest/test_kills.py", "-s", "-k", f"hundred and {node}"),
             1500,
             only_named=True,
