@@ -8,8 +8,9 @@ to, and as much of the swap as can be had without spending memory on it.
 The *kernel's caches* (reclaimable slab) cannot be taken as a whole: directory entries and inodes in use stay, 38 MiB of
 a guest of 512 MiB at its OOM kill. How much that is, is not counted. So what has been there all along is taken to be in
 use, and what it has grown by counts as in MemAvailable (si_mem_available(): all but half, or the low watermark if that
-is less). Neither that nor what ZFS holds counts while programs have to reclaim for themselves (`allocstall`): then
-kswapd, which shrinks them, does not keep up.
+is less). While programs have to reclaim for themselves (`allocstall`), kswapd, which shrinks them, does not keep up.
+Then it counts only if it has become less within the last second, which shows that it can be had; what ZFS holds does
+not count then. The sample in which the first program had to does not show yet what came of that.
 
 *Text* is estimated from what is mapped of files. But a program may map its data as well: `git gc` maps packs of half
 the size of memory, and reads them once. Reclaim keeps text on the active list and lets such data go. So no more is
@@ -156,6 +157,7 @@ class Forecaster:
         self._headroom_kb = headroom_kb
         self._most: dict[int, int] = {}
         self._least_slab: dict[int, int] = {}
+        self._slab: dict[int, deque[tuple[int, int]]] = {}
         self._history: dict[int, deque[tuple[int, int]]] = {}
         self._peaks: dict[int, deque[tuple[int, float]]] = {}
 
@@ -163,7 +165,7 @@ class Forecaster:
         """Take in the next sample; the forecast of every node that has memory.
 
         `demotes`: pages are demoted just now. Where the kernel does not say from which nodes, it may be any of them.
-        `stalls`: programs have to reclaim for themselves.
+        `stalls`: within the last second, and before this sample, programs had to reclaim for themselves.
         """
         zones = {node.node: zones_of(sample, node.node) for node in sample.zoneinfo.nodes}
         return {
@@ -192,7 +194,8 @@ class Forecaster:
         anon = sum(zone.anon_pages for zone in zones)
         slab = node.slab_reclaimable_pages or 0
         least = self._least_slab[node.node] = min(slab, self._least_slab.get(node.node, slab))
-        shrinks = 0 if stalls else slab_pages(node, zones, least) + arc
+        given = slab_pages(node, zones, least) if self._shrinks(node.node, now_ns, slab) or not stalls else 0
+        shrinks = given + (0 if stalls else arc)
         cache = left_pages(zones) - text + shrinks + min(room, anon)
         left = cache + min(sample.swap_gain_kb // self._page_kb, max(0, anon - room))
         # Without watermarks and text, and with swap as it is: where those are raised, or what is text, or what swap
@@ -214,6 +217,14 @@ class Forecaster:
         while peaks[0][0] <= now_ns - choices.RATE_KEPT_NS:
             peaks.popleft()
         return max(rate for _, rate in peaks)
+
+    def _shrinks(self, node: int, now_ns: int, slab: int) -> bool:
+        """Whether the kernel's caches are less than within the last second, by as much as is taken at a time."""
+        recent = self._slab.setdefault(node, deque())
+        recent.append((now_ns, slab))
+        while recent[0][0] <= now_ns - choices.SECOND_NS:
+            recent.popleft()
+        return max(pages for _, pages in recent) - slab >= SWAP_CLUSTER_PAGES
 
     def _taken(self, node: int, had: int) -> int:
         """By how much less is had than at its most, since it was last less by a batch."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from memnotify_cuse.kernel.zoneinfo import Zone
-from memnotify_cuse.scanner.forecast import Forecast, Forecaster
+from memnotify_cuse.scanner.forecast import SWAP_CLUSTER_PAGES, Forecast, Forecaster
 from tests.scanner.samples import CLASSIC, MGLRU, sample, zone
 
 MIB = 256
@@ -79,6 +79,20 @@ class TestLeft:
         assert left(40 * MIB + low) == low // 2
         assert left(30 * MIB) == 0
         assert left(40 * MIB) == 10 * MIB - low, "the least there ever was"
+
+    def test_the_kernels_own_caches_count_although_programs_reclaim_if_they_shrink(self) -> None:
+        low = HIGH * 3 // 4
+        forecaster = Forecaster(CLASSIC)
+
+        def left(time_ms: int, slab: int, *, stalls: bool = True) -> int:
+            now = sample(machine(10), swap_kb=0, slab=slab, time_ms=time_ms)
+            return forecaster.update(now, stalls=stalls)[0].left_pages - 10 * MIB
+
+        left(0, 40 * MIB, stalls=False)
+        assert left(100, 140 * MIB) == 0
+        assert left(200, 140 * MIB - SWAP_CLUSTER_PAGES) == 100 * MIB - SWAP_CLUSTER_PAGES - low
+        assert left(1050, 140 * MIB - SWAP_CLUSTER_PAGES) > 0
+        assert left(1250, 140 * MIB - SWAP_CLUSTER_PAGES) == 0, "it is the last second that counts"
 
     def test_the_least_that_the_kernels_own_caches_had_is_carried(self) -> None:
         before, after = Forecaster(CLASSIC), Forecaster(CLASSIC)
