@@ -222,7 +222,7 @@ class Forecaster:
         """Whether the kernel's caches are less than within the last second, by as much as is taken at a time."""
         recent = self._slab.setdefault(node, deque())
         recent.append((now_ns, slab))
-        while recent[0][0] <= now_ns - choices.SECOND_NS:
+        while len(recent) > 1 and recent[1][0] <= now_ns - choices.SECOND_NS:
             recent.popleft()
         return max(pages for _, pages in recent) - slab >= SWAP_CLUSTER_PAGES
 

@@ -92,7 +92,7 @@ class TestLeft:
         assert left(100, 140 * MIB) == 0
         assert left(200, 140 * MIB - SWAP_CLUSTER_PAGES) == 100 * MIB - SWAP_CLUSTER_PAGES - low
         assert left(1050, 140 * MIB - SWAP_CLUSTER_PAGES) > 0
-        assert left(1250, 140 * MIB - SWAP_CLUSTER_PAGES) == 0, "it is the last second that counts"
+        assert left(1250, 140 * MIB - SWAP_CLUSTER_PAGES) == 0, "it is what came after the last second's begin"
 
     def test_the_least_that_the_kernels_own_caches_had_is_carried(self) -> None:
         before, after = Forecaster(CLASSIC), Forecaster(CLASSIC)
