@@ -139,6 +139,7 @@ class SigioService:
         self._failed: set[int] = set()
         self._due: dict[int, list[OpenFile]] = {}
         self._begun: dict[int, _Round] = {}
+        self._chosen: set[int] = set()
         self._of_user: dict[int, list[OpenFile]] = {}
         self._to_survey: dict[int, dict[int, OpenFile]] = {}
         # Apart from each other, so that no signal waits for a look at the files of others.
@@ -207,6 +208,7 @@ class SigioService:
         self._told.clear()
         self._failed.clear()
         self._due = self._pick()
+        self._chosen = set(self._due)
         self._of_user = defaultdict(list)
         for file in self._device.files:
             self._of_user[file.user].append(file)
@@ -273,6 +275,10 @@ class SigioService:
 
     async def _look_at_user(self, user: int) -> None:
         """Look at the user's files that have no owner as yet, and signal those that turn out to have one."""
+        files = self._of_user.get(user, ())
+        if user not in self._chosen and any(self._is_subscribed_and_not_told(file) for file in files):
+            # Found since the notification, by another look.
+            await self._signal_those_due(user)
         looked_at = self._worth_a_look(user)
         for batch in _batches(looked_at):
             if await self._look(user, batch):
@@ -367,6 +373,9 @@ class SigioService:
             else:
                 # It may be found in time for this notification.
                 self._lost.set()
+
+    def _is_subscribed_and_not_told(self, file: OpenFile) -> bool:
+        return self._device.is_subscribed(file) and file.number not in self._told
 
     def _is_armed(self, file: OpenFile) -> bool:
         """Whether `file` signals its owner; O_ASYNC may have been cleared."""

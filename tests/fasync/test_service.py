@@ -665,3 +665,29 @@ def test_an_error_with_one_user_loses_no_signal_of_another() -> None:
         assert await bench.notified() == [alices.number, bobs.number]
 
     run(play)
+
+
+def test_an_owner_that_is_found_before_its_user_has_its_turn_gets_the_signal() -> None:
+    """By a survey: there is nothing left to be found for the notification then."""
+
+    async def play(bench: Bench) -> None:
+        file = bench.open(100, owned=True)
+        pid, descriptor = bench.helpers.places[file.number]
+        bench.notify()
+        found = Report(Said.FOUND, 0, owned=True, number=file.number, pid=pid, descriptor=descriptor)
+        bench.service._note_places([found], look=1, moves=True)
+        await trio.testing.wait_all_tasks_blocked()
+        assert bench.helpers.signalled == [file.number]
+
+    run(play)
+
+
+def test_an_owner_that_was_opened_after_the_notification_waits_for_the_next() -> None:
+    async def play(bench: Bench) -> None:
+        bench.notify()
+        file = bench.open(100, owned=True)
+        await trio.sleep(SURVEYED_S)
+        assert bench.helpers.signalled == []
+        assert await bench.notified() == [file.number]
+
+    run(play)
