@@ -78,8 +78,9 @@ def page(rows: list[Row]) -> str:
         return (workload, *("-" if row is None else _cell(row, told=told) for row in here))
 
     kernels = ", ".join(sorted({row["kernel"] for row in rows}))
-    survived = Table(headers, [cells(workload, told=True) for workload in WORKLOADS])
-    silent = Table(headers, [cells(load, told=False) for load in CACHE_LOADS])
+    done = {row["workload"] for row in rows}
+    survived = Table(headers, [cells(workload, told=True) for workload in WORKLOADS if workload in done])
+    silent = Table(headers, [cells(load, told=False) for load in CACHE_LOADS if load in done])
     parts = ["# The matrix", wrapped(INTRODUCTION), f"Kernel: {kernels}.", str(survived)]
     return "\n\n".join([*parts, "## Silent", wrapped(LOADS), str(silent)]) + "\n"
 
