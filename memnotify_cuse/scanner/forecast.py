@@ -10,7 +10,7 @@ a guest of 512 MiB at its OOM kill. How much that is, is not counted. So what ha
 use, and what it has grown by counts as in MemAvailable (si_mem_available(): all but half, or the low watermark if that
 is less). While programs have to reclaim for themselves (`allocstall`), kswapd, which shrinks them, does not keep up.
 Then it counts only if it has become less within the last second, which shows that it can be had; what ZFS holds does
-not count then. The sample in which the first program had to does not show yet what came of that.
+not count then. What came of that shows a quarter of a second later.
 
 *Text* is estimated from what is mapped of files. But a program may map its data as well: `git gc` maps packs of half
 the size of memory, and reads them once. Reclaim keeps text on the active list and lets such data go. So no more is
@@ -165,7 +165,7 @@ class Forecaster:
         """Take in the next sample; the forecast of every node that has memory.
 
         `demotes`: pages are demoted just now. Where the kernel does not say from which nodes, it may be any of them.
-        `stalls`: within the last second, and before this sample, programs had to reclaim for themselves.
+        `stalls`: within the last second programs had to reclaim for themselves, and what came of it shows by now.
         """
         zones = {node.node: zones_of(sample, node.node) for node in sample.zoneinfo.nodes}
         return {

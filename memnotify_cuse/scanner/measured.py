@@ -91,9 +91,9 @@ class Measurer:
         machine = self._follow_lru(sample)
         reclaim = reclaim_between(before, sample)
         recent = self._within_last_second(reclaim, sample.time_ns)
-        forecasts = self._forecaster.update(
-            sample, demotes=recent.demoted_pages > 0, stalls=recent.stalls > reclaim.stalls
-        )
+        shown_ns = sample.time_ns - choices.BURST_NS
+        stalls = any(each.stalls and at_ns <= shown_ns for at_ns, each in self._recent)
+        forecasts = self._forecaster.update(sample, demotes=recent.demoted_pages > 0, stalls=stalls)
         return Measured(before, sample, machine, reclaim, recent, forecasts)
 
     def _follow_lru(self, sample: Sample) -> Machine:

@@ -233,6 +233,8 @@ def test_no_mount_hides_files_that_are_there(mount: str, tmp_path: Path) -> None
     command = [sys.executable, "-m", "memnotify_cuse", "serve", "--device", "", "--mount", mount]
     ended = subprocess.run(command, cwd=tmp_path if mount else folder, capture_output=True, text=True, timeout=LIMIT_S)
     assert ended.returncode == 2
-    assert ended.stderr.startswith("memnotify: ")
-    assert len(ended.stderr.splitlines()) == 1
+    # Other tests, at the same time, leave trace instances behind that the next start removes.
+    lines = [line for line in ended.stderr.splitlines() if "removed the trace instance" not in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("memnotify: ")
     assert list(folder.iterdir()) == [folder / "precious"]
