@@ -29,6 +29,10 @@ for _number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL)
 
+ALONE = ("attacks", "mount", "suspend")
+"""Folders of tests that are about what the machine has once, or take all of it: mounts, trace instances, the mode of
+/dev/fuse, cgroups, processors."""
+
 LEFT_OUT = pytest.StashKey[Counter[str]]()
 """How many tests cannot run here, by the reason."""
 
@@ -64,8 +68,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_itemcollected(item: pytest.Item) -> None:
-    shares = "fuse_for_all" in getattr(item, "fixturenames", ())
-    if item.path.parent.name in ("attacks", "suspend") or shares or item.get_closest_marker("reclaim"):
+    if item.path.parent.name in ALONE or item.get_closest_marker("reclaim"):
         item.add_marker("alone")
 
 

@@ -561,7 +561,6 @@ def free_kb() -> int:
     return sum(zone.free_pages for zone in zones) * os.sysconf("SC_PAGE_SIZE") // 1024
 
 
-@pytest.mark.alone
 def test_at_rest_the_server_wakes_less_than_once_a_second(tmp_path: Path) -> None:
     """On the machine as it is, which something else may make reclaim: one quiet stretch will do.
 
