@@ -23,7 +23,7 @@ from benchmarks.report import Table, wrapped
 from tests.guest.experiment import WORKLOADS, file_name
 from tests.guest.loads import CACHE_LOADS
 from tests.support.guest.boot import Guest
-from tests.support.guest.captures import FIXTURES, SHAPES, keep
+from tests.support.guest.captures import FIXTURES, SHAPES, keep, parse_choice
 from tests.support.guest.disk import PROJECT
 from tests.support.guest.kernel import GuestUnavailableError
 from tests.support.guest.prepare import prepare_for_work, results_of
@@ -92,31 +92,25 @@ def _cell(row: Row, *, told: bool) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Exit code 0 when there are rows of every combination, 1 when some are missing, 2 when no guest can be had."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.matrix", description="Measure the matrix.")
-    parser.add_argument("name", nargs="*", metavar="NAME", help=", ".join(SHAPES))
-    parser.add_argument("--experiments", nargs="+", default=EXPERIMENTS, metavar="KIND:WHAT", help="default: all")
     parser.add_argument("--keep", action="store_true", help="keep the recordings of silent loads")
     parser.add_argument("--jobs", type=int, default=2, help="guests at a time (default: %(default)s)")
-    options = parser.parse_args(arguments)
-    unknown = [name for name in options.name if name not in SHAPES]
-    if unknown:
-        parser.error(f"no combination {unknown[0]}; there are {', '.join(SHAPES)}")
+    options = parse_choice(parser, arguments, EXPERIMENTS)
     try:
         guest, work_disk = prepare_for_work()
     except GuestUnavailableError as error:
         print(f"matrix not measured: {error}")
         return 2
-    names = options.name or list(SHAPES)
     rows: list[Row] = json.loads(RESULT.read_text()) if RESULT.exists() else []
     with ThreadPoolExecutor(max(1, options.jobs)) as pool:
         work = partial(measure, guest, work_disk, list(options.experiments), options.keep)
-        found = [row for measured in pool.map(work, names) for row in measured]
+        found = [row for measured in pool.map(work, options.name) for row in measured]
     new = {(row["swap"], row["lru"], row["workload"]) for row in found}
     rows = [row for row in rows if (row["swap"], row["lru"], row["workload"]) not in new] + found
     rows.sort(key=lambda row: (["none", "zram", "disk"].index(row["swap"]), row["lru"]))
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps(rows, indent=1) + "\n")
     PAGE.write_text(page(rows))
-    return int(len({(row["swap"], row["lru"]) for row in found}) < len(names))
+    return int(len({(row["swap"], row["lru"]) for row in found}) < len(options.name))
 
 
 if __name__ == "__main__":

@@ -390,7 +390,11 @@ class _Server:
     @property
     def _has_served(self) -> bool:
         """Whether requests were served since it was noted that this process is alive."""
-        return sum(transport.connection.served for transport, _ in self._transports) != self._served
+        return self._requests_served != self._served
+
+    @property
+    def _requests_served(self) -> int:
+        return sum(transport.connection.served for transport, _ in self._transports)
 
     async def _prove_alive(self) -> None:
         """Let the keeper know, by and by, that this process does its work."""
@@ -407,7 +411,7 @@ class _Server:
                 said = True
             self.realtime.started()
             self._alive_s = trio.current_time()
-            self._served = sum(transport.connection.served for transport, _ in self._transports)
+            self._served = self._requests_served
             self._sampled = trio.Event()
             with trio.move_on_after(LATEST_ALIVE_S):
                 await self._sampled.wait()

@@ -76,21 +76,30 @@ def without_events(sample: Sample) -> Sample:
     return replace(sample, events=tuple(event for event in sample.events if event.anon))
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.support.guest.captures", description="Record experiments.")
+def parse_choice(
+    parser: argparse.ArgumentParser, arguments: list[str] | None, experiments: tuple[str, ...]
+) -> argparse.Namespace:
+    """Parse which combinations (`name`) and which of the `experiments` are to be run: all where none is named."""
     parser.add_argument("name", nargs="*", metavar="NAME", help=", ".join(SHAPES))
-    parser.add_argument("--experiments", nargs="+", default=EXPERIMENTS, metavar="KIND:WHAT", help="default: all")
+    parser.add_argument("--experiments", nargs="+", default=experiments, metavar="KIND:WHAT", help="default: all")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.name if name not in SHAPES]
     if unknown:
         parser.error(f"no combination {unknown[0]}; there are {', '.join(SHAPES)}")
+    options.name = options.name or list(SHAPES)
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.support.guest.captures", description="Record experiments.")
+    options = parse_choice(parser, arguments, EXPERIMENTS)
     try:
         guest, work_disk = prepare_for_work()
     except GuestUnavailableError as error:
         print(f"no captures: {error}")
         return 2
     with ThreadPoolExecutor(2) as pool:
-        counts = list(pool.map(partial(capture, guest, work_disk, options.experiments), options.name or SHAPES))
+        counts = list(pool.map(partial(capture, guest, work_disk, options.experiments), options.name))
     return int(not all(counts))
 
 
