@@ -120,7 +120,6 @@ class RealReclaim:
         self._swap_bytes = swap_bytes if swap else 0
         self._undo: Undo | None = None
         self._holders: list[Holder] = []
-        self._held_s = 0.0
         self._episode: Episode | None = None
         self._before: dict[str, int] = {}
         self._ended = threading.Event()
@@ -251,6 +250,8 @@ class RealReclaim:
         spare_bytes = largest.free_pages * PAGE_BYTES - keep_bytes
         huge_pages = int(read_sysctl(HUGE_PAGES)) + spare_bytes // huge_page_bytes()
         write_sysctl(HUGE_PAGES, huge_pages)
+        # A server that saw several steps of it took it for a rate, and would tell of what is left at that rate.
+        time.sleep(FORGOTTEN_S)
         largest = max(read_zones(), key=lambda zone: zone.managed_pages)
         reachable = largest.free_pages + largest.active_file_pages + largest.inactive_file_pages
         high_share = (reachable - margin_bytes // PAGE_BYTES) / largest.managed_pages
@@ -417,12 +418,11 @@ class RealReclaim:
         """From rest: a machine made small whose high watermark is `margin_bytes` below its free memory.
 
         Nothing is reclaimed yet; what the `with` block then allocates decides whether page cache is enough. The memory
-        held was taken too long ago to be told of as the rate at which memory goes.
+        held and set aside was taken too long ago to be told of as the rate at which memory goes.
         """
         if self._undo is None:
             raise ReclaimError("not set up: use RealReclaim as a context manager")
         self.rest()
-        time.sleep(max(0.0, self._held_s + FORGOTTEN_S - time.monotonic()))
         self._before = read_vmstat()
         self._episode = result = Episode(begin_ns=time.monotonic_ns())
         self._watch(max_s)
@@ -476,7 +476,6 @@ class RealReclaim:
 
     def _hold(self, size_bytes: int, *, hot: bool) -> None:
         self._holders.append(Holder(size_bytes, hot=hot))
-        self._held_s = time.monotonic()
 
 
 def _episode_min_share(zones: list[ZonePages]) -> float:
