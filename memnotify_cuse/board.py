@@ -6,6 +6,9 @@ its listener about *notifications* and about zones whose pressure ended. There i
 (MEM_NOTIFY_FREQ of the 2008 patch); while a zone's level is critical there are as many as programs answer, at most one
 in 20 ms. The board does no I/O and reads no clock: times are CLOCK_MONOTONIC nanoseconds, passed in.
 
+Memory cgroups take the same way, those of them that are under pressure. Each has a rate of its own: what goes on in one
+container does not put off what is to be told of the machine, or of another one.
+
 A *rise* is told to every program: the level of a zone under pressure is above the highest one told in that pressure, or
 is critical at its first notification. A level that swings does not rise at each swing, since the highest one told is
 kept until the level was below it for a while.
@@ -18,6 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from memnotify_cuse.carried import Carried, CarriedZone, ToldLevels
+from memnotify_cuse.domain import CgroupId
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 from memnotify_cuse.record import LEVEL_CRITICAL, LEVEL_LOW, LEVELS, Record
 
@@ -165,6 +169,18 @@ def _watch_nothing(_states: Mapping[ZoneId, ZoneState], _now_ns: int) -> None:
     pass
 
 
+_Rated = ZoneId | None
+"""What has a rate of notifications of its own: the machine (None), and each cgroup."""
+
+
+def _rated(zone: ZoneId) -> _Rated:
+    return zone if isinstance(zone, CgroupId) else None
+
+
+def _is_critical(state: ZoneState) -> bool:
+    return state.under_pressure and state.level == LEVEL_CRITICAL
+
+
 class Board:
     """The state of every zone, simulations laid over it, and the notification rate.
 
@@ -180,6 +196,8 @@ class Board:
         self._listener = listener
         self._changed = changed
         self._watch = watch
+        self._zones: dict[ZoneId, ZoneState] = {}
+        self._cgroups: dict[ZoneId, ZoneState] = {}
         self._scanned: dict[ZoneId, ZoneState] = {}
         self._effective: dict[ZoneId, ZoneState] = {}
         self._simulated_until_ns: dict[ZoneId, int] = {}
@@ -191,27 +209,44 @@ class Board:
         self._shown: dict[ZoneId, tuple[int, str]] = {}
         self._more_to_show = False
         self._next_change_ns = 0
-        self._last_notified_ns: int | None = None
-        self._found_no_program_ns = 0
+        self._last_notified_ns: dict[_Rated, int] = {}
+        self._found_no_program_ns: dict[_Rated, int] = {}
         self.notifications = 0
 
     @property
     def states(self) -> Mapping[ZoneId, ZoneState]:
-        """Every populated zone, simulations included, in the order of /proc/zoneinfo."""
+        """Every populated zone, simulations included, in the order of /proc/zoneinfo; then cgroups under pressure."""
         return self._effective
+
+    @property
+    def zones(self) -> list[ZoneState]:
+        """Every populated zone, simulations included, in the order of /proc/zoneinfo."""
+        return [state for zone, state in self._effective.items() if not isinstance(zone, CgroupId)]
 
     @property
     def deadline_ns(self) -> int | None:
         deadlines = list(self._simulated_until_ns.values())
-        if self._due or self._risen or self._simulated_until_ns:
-            deadlines.append(self._next_slot_ns())
+        rated = {_rated(zone) for zone in (*self._due, *self._risen, *self._simulated_until_ns)}
+        deadlines += map(self._next_slot_ns, rated)
         if self._more_to_show:
             deadlines.append(self._next_change_ns)
         return min(deadlines, default=None)
 
     def publish(self, states: Iterable[ZoneState], moved: Collection[ZoneId], now_ns: int) -> None:
         """Take over a scan: the state of all zones, and those of them that gave evidence in it."""
-        self._scanned = {state.zone: state for state in states}
+        self._zones = {state.zone: state for state in states}
+        self._take_over(moved, now_ns)
+
+    def publish_cgroups(self, pressed: Iterable[ZoneState], moved: Collection[ZoneId], now_ns: int) -> None:
+        """Take over a look at cgroups: the state of all that are under pressure, and those that gave evidence in it."""
+        self._cgroups = {state.zone: state for state in pressed}
+        for gone in [each for each in self._last_notified_ns if each is not None and each not in self._cgroups]:
+            del self._last_notified_ns[gone]
+            self._found_no_program_ns.pop(gone, None)
+        self._take_over(moved, now_ns)
+
+    def _take_over(self, moved: Collection[ZoneId], now_ns: int) -> None:
+        self._scanned = {**self._zones, **self._cgroups}
         for zone in moved:
             self._due[zone] = None
         self.tick(now_ns)
@@ -222,7 +257,7 @@ class Board:
 
         A duration of 0 ends a simulation. A zone that is not there, or ignored, is an `UnknownZoneError`.
         """
-        eligible = [state.zone for state in self._scanned.values() if state.status != STATUS_IGNORED]
+        eligible = [state.zone for state in self._zones.values() if state.status != STATUS_IGNORED]
         if zone is not None and zone not in eligible:
             raise UnknownZoneError(f"no zone {zone} to simulate; there are {', '.join(map(str, eligible))}")
         for each in eligible if zone is None else [zone]:
@@ -253,19 +288,29 @@ class Board:
                 self._told.pop(zone, None)
             self._listener.pressure_ended(ended, now_ns)
         self._risen = frozenset(zone for zone, state in self._effective.items() if self._rises(state, now_ns))
-        slot_open = now_ns >= self._next_slot_ns()
-        if slot_open:
-            self._due.update(dict.fromkeys(self._simulated_until_ns))
-            self._due.update(dict.fromkeys(self._risen))
-        zones = tuple(state for state in map(self._effective.get, self._due) if state and state.under_pressure)
-        if slot_open and zones and self._is_for_no_program(zones, now_ns):
-            self._found_no_program_ns, slot_open = now_ns, False
-        if slot_open or not zones:
-            self._due.clear()
-        if slot_open and zones:
-            self._notify(zones, now_ns)
+        rates = dict.fromkeys(map(_rated, (*self._due, *self._simulated_until_ns, *self._risen)))
+        notified: list[ZoneState] = []
+        for rated in rates:
+            notified += self._take_due(rated, now_ns)
+        if notified:
+            self._notify(tuple(notified), now_ns)
         self._tell_changes(now_ns)
         self._watch(self._effective, now_ns)
+
+    def _take_due(self, rated: _Rated, now_ns: int) -> tuple[ZoneState, ...]:
+        """Those of one rate that a notification is due about, if there may be one by now."""
+        slot_open = now_ns >= self._next_slot_ns(rated)
+        if slot_open:
+            simulated_and_risen = (*self._simulated_until_ns, *self._risen)
+            self._due.update(dict.fromkeys(zone for zone in simulated_and_risen if _rated(zone) == rated))
+        due = [zone for zone in self._due if _rated(zone) == rated]
+        zones = tuple(state for state in map(self._effective.get, due) if state and state.under_pressure)
+        if slot_open and zones and self._is_for_no_program(rated, zones, now_ns):
+            self._found_no_program_ns[rated], slot_open = now_ns, False
+        if slot_open or not zones:
+            for zone in due:
+                del self._due[zone]
+        return zones if slot_open else ()
 
     def _tell_changes(self, now_ns: int) -> None:
         """Tell of changes of status and level; while there are many, as often as of pressure."""
@@ -283,12 +328,12 @@ class Board:
             self._next_change_ns = now_ns + NOTIFY_INTERVAL_NS
 
     def _to_be_shown(self) -> dict[ZoneId, tuple[int, str]]:
-        return {
-            zone: (state.status, state.level if state.under_pressure else "") for zone, state in self._effective.items()
-        }
+        # Cgroups are not for everybody.
+        return {state.zone: (state.status, state.level if state.under_pressure else "") for state in self.zones}
 
     def snapshot(self) -> Carried:
-        """What the board of the next server must know: of zones that were ever under pressure."""
+        """What the board of the next server must know: of zones that were ever under pressure. It looks at cgroups
+        itself."""
         zones = (
             CarriedZone(
                 zone,
@@ -302,10 +347,10 @@ class Board:
                 self._told[zone].carried if zone in self._told else None,
                 simulated_level=self._simulated_level.get(zone, LEVEL_LOW),
             )
-            for zone, state in self._scanned.items()
+            for zone, state in self._zones.items()
             if state.raised or state.under_pressure or zone in self._simulated
         )
-        return Carried(self.notifications, self._last_notified_ns, tuple(zones))
+        return Carried(self.notifications, self._last_notified_ns.get(None), tuple(zones))
 
     def restore(self, states: Iterable[ZoneState], carried: Carried, now_ns: int) -> tuple[ZoneState, ...]:
         """Go on where the board of the server before has ended, with `states` as they were then.
@@ -313,9 +358,11 @@ class Board:
         The zones under pressure that it has told of, which the listener does not know yet. Those of them that are gone,
         or ignored by now, end with the next `tick`, as do simulations whose time is over.
         """
-        self._scanned = {state.zone: state for state in states}
+        self._zones = {state.zone: state for state in states}
+        self._scanned = dict(self._zones)
         self.notifications = carried.notifications
-        self._last_notified_ns = carried.last_notified_ns
+        if carried.last_notified_ns is not None:
+            self._last_notified_ns[None] = carried.last_notified_ns
         known = {each.zone: each for each in carried.zones}
         self._simulated = {zone: each.simulations for zone, each in known.items() if each.simulations}
         until_ns = {zone: each.simulated_until_ns for zone, each in known.items()}
@@ -331,10 +378,10 @@ class Board:
         return tuple(self._effective[zone] for zone in self._told)
 
     def _notify(self, zones: tuple[ZoneState, ...], now_ns: int) -> None:
-        self._last_notified_ns = now_ns
+        self._last_notified_ns.update((_rated(state.zone), now_ns) for state in zones)
         self.notifications += 1
         marked = tuple(replace(state, rises=True) if state.zone in self._risen else state for state in zones)
-        self._risen = frozenset()
+        self._risen -= {state.zone for state in zones}
         for state in zones:
             self._told.setdefault(state.zone, _ToldLevel(LEVELS.index(state.level))).tell()
         self._listener.notified(marked, now_ns)
@@ -350,17 +397,19 @@ class Board:
         told.follow(level, now_ns)
         return level > told.highest
 
-    def _next_slot_ns(self) -> int:
-        if self._last_notified_ns is None:
+    def _next_slot_ns(self, rated: _Rated) -> int:
+        last_ns = self._last_notified_ns.get(rated)
+        if last_ns is None:
             return 0
-        regular_ns = self._last_notified_ns + NOTIFY_INTERVAL_NS
-        if not any(state.under_pressure and state.level == LEVEL_CRITICAL for state in self._effective.values()):
+        regular_ns = last_ns + NOTIFY_INTERVAL_NS
+        if not any(_rated(zone) == rated and _is_critical(state) for zone, state in self._effective.items()):
             return regular_ns
-        return min(regular_ns, max(self._last_notified_ns, self._found_no_program_ns) + CRITICAL_INTERVAL_NS)
+        return min(regular_ns, max(last_ns, self._found_no_program_ns.get(rated, 0)) + CRITICAL_INTERVAL_NS)
 
-    def _is_for_no_program(self, zones: tuple[ZoneState, ...], now_ns: int) -> bool:
+    def _is_for_no_program(self, rated: _Rated, zones: tuple[ZoneState, ...], now_ns: int) -> bool:
         """Whether a notification that comes sooner than usual would find no program that waits for one."""
-        if self._last_notified_ns is None or now_ns >= self._last_notified_ns + NOTIFY_INTERVAL_NS or self._risen:
+        last_ns = self._last_notified_ns.get(rated)
+        if last_ns is None or now_ns >= last_ns + NOTIFY_INTERVAL_NS or any(each.zone in self._risen for each in zones):
             return False
         return not self._listener.awaits(zones)
 

@@ -35,11 +35,12 @@ class ServerFacts:
 
 
 class Control:
-    """The texts of `status`, `server` and `zoneinfo`, and the commands of `simulate`.
+    """The texts of `status`, `server`, `cgroups` and `zoneinfo`, and the commands of `simulate`.
 
-    `zoneinfo` gives the text of /proc/zoneinfo, to which the states are added; `version` gives something that is
-    different after each scan, without it that text is taken anew after `FRESH_NS`. What a text was made from is told by
-    its version: as long as that is equal, the text is as well.
+    `cgroups` gives the words of each cgroup that is looked at. `zoneinfo` gives the text of /proc/zoneinfo, to which
+    the states are added; `version` gives something that is different after each scan, without it that text is taken
+    anew after `FRESH_NS`. What a text was made from is told by its version: as long as that is equal, the text is as
+    well.
     """
 
     def __init__(
@@ -50,7 +51,9 @@ class Control:
         zoneinfo: Callable[[], str],
         clock_ns: Callable[[], int] = time.monotonic_ns,
         version: Callable[[], object] | None = None,
+        cgroups: Callable[[], list[dict[str, str]]] = list,
     ) -> None:
+        self._cgroups = cgroups
         self._version = version or self._moment
         self._board = board
         self._device = device
@@ -61,14 +64,14 @@ class Control:
 
     def zones(self) -> list[ZoneId]:
         """The zones that have a device of their own: every populated one."""
-        return list(self._board.states)
+        return [state.zone for state in self._board.zones]
 
     def status(self) -> str:
         """One key=value line per populated zone."""
-        return "".join(map(_status_line, self._board.states.values()))
+        return "".join(map(_status_line, self._board.zones))
 
     def status_version(self) -> object:
-        return tuple(self._board.states.values())
+        return tuple(self._board.zones)
 
     def server(self) -> str:
         """One key=value line about the server, and one for each source that fails."""
@@ -86,13 +89,20 @@ class Control:
         told = self._device.open_files, self._device.watchers, self._board.notifications
         return self._moment(), self._version(), told
 
+    def cgroups(self) -> str:
+        """One key=value line per cgroup that programs are told of."""
+        return "".join(map(_line, self._cgroups()))
+
+    def cgroups_version(self) -> object:
+        return self._moment()
+
     def zoneinfo(self) -> str:
         """/proc/zoneinfo as the 2008 patch had it: with a mem_notify_status line for each zone."""
-        status = {state.zone: state.status for state in self._board.states.values()}
+        status = {state.zone: state.status for state in self._board.zones}
         return insert_status_lines(self._zoneinfo(), status)
 
     def zoneinfo_version(self) -> object:
-        return self._version(), tuple(state.status for state in self._board.states.values())
+        return self._version(), tuple(state.status for state in self._board.zones)
 
     def simulate(self, line: str) -> None:
         """Carry out "all SECONDS [LEVEL]" or "nodeN-NAME SECONDS [LEVEL]"; else SimulateError or UnknownZoneError."""

@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from memnotify_cuse import __version__
+from memnotify_cuse.accounts import Users
 from memnotify_cuse.board import Board, BoardListener, ChangesTold, ZoneState
 from memnotify_cuse.config import Config, ServeError, SigioMode
 from memnotify_cuse.control import Control, ServerFacts
-from memnotify_cuse.device.accounts import Users
 from memnotify_cuse.device.device import Device
+from memnotify_cuse.domain import CgroupId
 from memnotify_cuse.fasync.exact import FileCalls
 from memnotify_cuse.fasync.pool import HelperPool
 from memnotify_cuse.fasync.service import SigioService
@@ -34,11 +35,15 @@ from memnotify_cuse.keeper.keeper import EXIT_TAKEN_AWAY
 from memnotify_cuse.keeper.rights import reduce_child, server_keeps
 from memnotify_cuse.keeper.statefile import StateFile
 from memnotify_cuse.kernel.capabilities import die_with_parent
+from memnotify_cuse.kernel.cgroup import find_hierarchy
 from memnotify_cuse.kernel.errors import KernelFileError, KernelFileGoneError, NoKernelMemoryError
+from memnotify_cuse.kernel.mountinfo import read_mountinfo
 from memnotify_cuse.kernel.tracefs import TracePipe
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 from memnotify_cuse.pressurelog import PressureLog
 from memnotify_cuse.residency import Realtime, lock_memory, warn_of_refusals
+from memnotify_cuse.scanner.cgroupleaves import Scope
+from memnotify_cuse.scanner.cgroups import CgroupScanner
 from memnotify_cuse.scanner.deferred import DeferredSource
 from memnotify_cuse.scanner.errors import RecordingError
 from memnotify_cuse.scanner.fillrate import measure_fill_kb_per_s
@@ -63,6 +68,9 @@ MAX_STATUS_CHARS: Final = 256
 TRACE_ANSWER_S: Final = 60.0
 """How long the keeper may take to make a trace instance, which takes 50 ms on a machine that is not short of memory."""
 
+
+REVIEW_S: Final = 2.0
+"""How often it is looked, with a sample, whether programs were moved to other cgroups, or limits set."""
 
 ANSWER_S: Final = 1.0
 """How long the mount may take to answer a helper that asks whether it does; then it is asked again."""
@@ -120,8 +128,9 @@ class _Hurrying(BoardListener):
             return False
 
     def notified(self, zones: tuple[ZoneState, ...], now_ns: int) -> None:
-        self._pressed.update(state.zone for state in zones)
-        self._realtime.pressed(True)
+        # A cgroup that runs short is no reason: every user may have one that does all day.
+        self._pressed.update(state.zone for state in zones if not isinstance(state.zone, CgroupId))
+        self._realtime.pressed(bool(self._pressed))
         try:
             self._device.notified(zones, now_ns)
         except Exception:
@@ -177,6 +186,7 @@ class _Server:
         self._succession = Succession(self._state)
         # While the server before still serves.
         self._state.check()
+        self._fill_kb_per_s = measure_fill_kb_per_s()
         self._restarts = 0
         self._take = trio.Event()
         self._go = trio.Event()
@@ -186,6 +196,8 @@ class _Server:
         self._health = Health()
         self._transports: list[tuple[FuseTransport | CuseTransport, str]] = []
         self._service: SigioService | None = None
+        self._cgroups: CgroupScanner | None = None
+        self._reviewed_s = 0.0
         self._open_scanner(config, stack)
         identifiers: set[int] = set()
         if given.cuse_fd is not None and config.device is not None:
@@ -211,7 +223,12 @@ class _Server:
                 self._flags = AsyncFlags(given.flags_trace)
             self._service = SigioService(self._device, self._pool, self._flags, self._calls)
         control = Control(
-            self._board, self._device, self._facts(config), self._zoneinfo, version=lambda: self._scanner.samples
+            self._board,
+            self._device,
+            self._facts(config),
+            self._zoneinfo,
+            version=lambda: self._scanner.samples,
+            cgroups=self._cgroups.describe if self._cgroups is not None else list,
         )
         fuse = FuseTransport(
             given.fuse_fd,
@@ -261,15 +278,44 @@ class _Server:
                 open_spare=partial(open_psi, config.proc, spare=True),
                 health=self._health,
                 headroom_kb=config.headroom_kb,
-                fill_kb_per_s=measure_fill_kb_per_s(),
+                fill_kb_per_s=self._fill_kb_per_s,
                 on_active=self.realtime.reclaiming,
                 on_sample=self._note_sample,
             )
             stack.callback(scanner.close)
             self._scanner = scanner
             self._zoneinfo = sampler.zoneinfo_text
+            self._cgroups = self._open_cgroups(config, sampler, stack)
         self._succession.of(self._board, self._scanner, self._pressure_log)
         self._scanner.first_scan()
+
+    def _open_cgroups(self, config: Config, sampler: Sampler, stack: ExitStack) -> CgroupScanner | None:
+        """What looks at the cgroups of those who open the device; None where memory cgroups cannot be seen."""
+        try:
+            hierarchy = find_hierarchy(read_mountinfo(config.proc))
+        except KernelFileError:
+            # A /proc that is not a whole one.
+            return None
+        if hierarchy is None:
+            return None
+        cgroups = CgroupScanner(
+            hierarchy,
+            self._machine,
+            lambda pressed, moved: self._board.publish_cgroups(pressed, moved, time.monotonic_ns()),
+            self._set_scope,
+            fill_kb_per_s=self._fill_kb_per_s,
+            swap_free_kb=lambda: sampler.swap_free_kb,
+            proc=config.proc,
+        )
+        stack.callback(cgroups.close)
+        self._device.scope_of = lambda file: cgroups.follow(file.number, file.opener_tid, file.user)
+        self._device.forget_scope = lambda file: cgroups.forget(file.number)
+        return cgroups
+
+    def _set_scope(self, number: int, scope: Scope) -> None:
+        file = self._device.file(number)
+        if file is not None:
+            self._device.set_scope(file, scope)
 
     def _make_board(self, config: Config) -> None:
         device = Device(self._machine.page_kb, config.policy, Users(), lambda: self._state.next_number())
@@ -383,6 +429,9 @@ class _Server:
         self._succession.note_sample(sample)
         if not self._begun:
             return
+        if self._cgroups is not None and trio.current_time() - self._reviewed_s >= REVIEW_S:
+            self._cgroups.review()
+            self._reviewed_s = trio.current_time()
         since_s = trio.current_time() - self._alive_s
         if since_s >= ALIVE_S or (since_s >= BUSY_ALIVE_S and self._has_served):
             self._sampled.set()
@@ -425,6 +474,8 @@ class _Server:
             if self._service is not None:
                 nursery.start_soon(self._pool.run)
                 nursery.start_soon(self._service.run)
+            if self._cgroups is not None:
+                nursery.start_soon(self._cgroups.run)
             await self._scanner.run()
 
     async def _serve_transport(

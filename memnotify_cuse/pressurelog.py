@@ -14,6 +14,7 @@ from typing import Final
 
 from memnotify_cuse.board import ZoneState
 from memnotify_cuse.device.told import Told
+from memnotify_cuse.domain import CgroupId
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 from memnotify_cuse.record import LEVELS
 
@@ -80,8 +81,12 @@ class PressureLog:
                 words = f"under pressure ({state.reason}), level {state.level}" if known.pressed else "clear"
                 self._write(known, now_ns, "%s: %s, %s", zone, words, self._amounts(state))
         for zone in [zone for zone in self._zones if zone not in states]:
-            del self._zones[zone]
-            log.warning("%s is no longer in zoneinfo", zone)
+            gone = self._zones.pop(zone)
+            if isinstance(zone, CgroupId):
+                # Those that are not under pressure are not among the states.
+                self._write(gone, now_ns, "%s: clear after %.1f s", zone, (now_ns - gone.since_ns) / 1e9)
+            else:
+                log.warning("%s is no longer in zoneinfo", zone)
         self._write_sum(now_ns, any(each.pressed for each in self._zones.values()))
 
     def _pressure_changed(self, known: _Zone, state: ZoneState, now_ns: int) -> None:

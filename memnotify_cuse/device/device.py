@@ -12,15 +12,15 @@ from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Final
 
+from memnotify_cuse.accounts import Account, Users
 from memnotify_cuse.board import BoardListener, ChangesTold, ZoneState
-from memnotify_cuse.device.accounts import Account, Users
 from memnotify_cuse.device.changes import Changes
 from memnotify_cuse.device.herd import Herd
 from memnotify_cuse.device.openfile import Event, Holder, Notice, OpenFile, Signalled
 from memnotify_cuse.device.policy import Policy
-from memnotify_cuse.device.pressure import Pressure, topics_of_states
+from memnotify_cuse.device.pressure import Pressure
 from memnotify_cuse.device.told import Told
-from memnotify_cuse.device.topics import Special, Topic
+from memnotify_cuse.device.topics import Scope, Scoped, ScopedTopics, Special, Topic
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 
 Wake = Callable[[OpenFile], None]
@@ -40,7 +40,8 @@ class Device(BoardListener):
 
     `fasync` sends SIGIO: `on_open` and `on_close` say when there may be something to do, `subscribe` takes note of a
     file that has an owner, and `pick_subscribers` says whose turn it is. After each tick of the board `take_told` says
-    whether there are answers to be given, and signals to be sent. `on_changed` is told of a file when what it was told
+    whether there are answers to be given, and signals to be sent. `scope_of` is asked for the cgroups of a file's
+    opener, and `forget_scope` told when the file is closed. `on_changed` is told of a file when what it was told
     changes otherwise than by a call of its transport's. `next_number` gives the numbers of open files, each above the
     last.
     """
@@ -58,6 +59,8 @@ class Device(BoardListener):
         self.on_open: Callable[[], None] = lambda: None
         self.on_close: Callable[[], None] = lambda: None
         self.on_changed: Callable[[OpenFile], None] = lambda _file: None
+        self.scope_of: Callable[[OpenFile], Scope] = lambda _file: ()
+        self.forget_scope: Callable[[OpenFile], None] = lambda _file: None
         self._next_number = next_number or partial(next, itertools.count(1))
         self._signals = itertools.count(1)
         self._files: dict[int, OpenFile] = {}
@@ -66,7 +69,8 @@ class Device(BoardListener):
         self._wakes: dict[Wake, Wake] = {}
         self._unanswered: dict[int, OpenFile] = {}
         self._told_and_closed: dict[int, int] = {}
-        self._pressure = Pressure(page_kb)
+        self._scoped = ScopedTopics()
+        self._pressure = Pressure(page_kb, self._scoped)
         self._changes = Changes(page_kb)
         self._notifications = self._woken = self._signalled = 0
         self._notified_ns: int | None = None
@@ -134,6 +138,8 @@ class Device(BoardListener):
             return
         self._unanswered.pop(file.number, None)
         self._herd.remove(file)
+        if isinstance(file.about, Scoped):
+            self._scoped.remove(file.about)
         user = file.user
         if file.told_ns is not None and file.topic is not Special.STATE:
             self._note_told_and_closed(user, file.told_rise)
@@ -142,6 +148,7 @@ class Device(BoardListener):
         if not self._holders[user].open_files:
             del self._holders[user]
         self._give_memory_back()
+        self.forget_scope(file)
         self.on_close()
 
     def _add(self, number: int, uid: int, topic: Topic, wake: Wake, told: int) -> OpenFile:
@@ -157,6 +164,27 @@ class Device(BoardListener):
         self._most_files = max(self._most_files, len(self._files))
         self.on_open()
         return file
+
+    def opened_by(self, file: OpenFile, tid: int) -> None:
+        """Thread `tid` (0: not visible to us) has opened `file`, or was the first that was seen to use it."""
+        file.opener_tid = file.user_tid = tid
+        if not isinstance(file.topic, ZoneId) and file.topic is not Special.STATE:
+            self.set_scope(file, self.scope_of(file))
+
+    def set_scope(self, file: OpenFile, scope: Scope) -> None:
+        """These are the cgroups with a limit that the opener of `file` is in; a file about one zone has none."""
+        topic = file.topic
+        if scope == file.scope or isinstance(topic, ZoneId) or topic is Special.STATE or not self.is_open(file):
+            return
+        before, file.scope = file.about, scope
+        file.about = Scoped(topic, scope) if scope else topic
+        changed = isinstance(file.about, Scoped) and self._scoped.add(file.about)
+        self._herd.about_changed(file, before)
+        if isinstance(before, Scoped):
+            self._scoped.remove(before)
+        if changed:
+            self._pressure.scopes_changed()
+        self._withdraw_what_is_over()
 
     def restored(self, file: OpenFile) -> None:
         """What an adopted file was told has been set, as it was with the server before."""
@@ -207,8 +235,8 @@ class Device(BoardListener):
             self._tell(file)
         if file.topic is Special.STATE:
             self._queue_changes(file)
-        elif file.has_whole_record and file.topic in self._pressure.topics:
-            file.put(self._pressure.record(file.topic))
+        elif file.has_whole_record and file.about in self._pressure.topics:
+            file.put(self._pressure.record(file.about))
         if not file.queued_bytes:
             return None
         if file.awaits_answer:
@@ -217,15 +245,16 @@ class Device(BoardListener):
 
     def awaits(self, zones: tuple[ZoneState, ...]) -> bool:
         """Whether some file that waits about any of `zones` has been answered since it was told."""
-        return self._herd.awaits(topics_of_states(zones))
+        return self._herd.awaits(self._pressure.topics_of(zones))
 
     def notified(self, zones: tuple[ZoneState, ...], now_ns: int) -> None:
         """Tell the watchers whose turn it is, all of them of a rise."""
         self._notified_ns = now_ns
         notification = self._pressure.update(zones)
         self._notifications += 1
-        # Of those that were told of another one.
-        self._told_and_closed.clear()
+        if None in notification.topics:
+            # Of those that were told of another one.
+            self._told_and_closed.clear()
         picked = self._herd.pick_watchers(notification, now_ns)
         self._woken += len(picked)
         self._wake(picked)
@@ -360,7 +389,7 @@ class Device(BoardListener):
         """Whether it may be told again. While memory is about to end, each notification tells those that are back."""
         if file.told_ns is None or now_ns - file.told_ns >= self._guard_ns(file.user):
             return True
-        return file.topic in self._pressure.critical and self._pressure.last_of(file.topic) > file.told_rise
+        return file.about in self._pressure.critical and self._pressure.last_of(file.about) > file.told_rise
 
     def _told_ns(self, now_ns: int) -> int:
         """When a file was told that is told at `now_ns`: at the notification, so that none is missed by a hair."""
@@ -368,11 +397,11 @@ class Device(BoardListener):
         return now_ns if notified_ns is None or now_ns - notified_ns > self.policy.hair_ns else notified_ns
 
     def _has_risen(self, file: OpenFile) -> bool:
-        return self._pressure.rise_of(file.topic) > file.told_rise
+        return self._pressure.rise_of(file.about) > file.told_rise
 
     def _is_told_of(self, file: OpenFile) -> bool:
         """Whether there is anything to tell about what `file` is about."""
-        return file.topic is Special.STATE or file.topic in self._pressure.topics
+        return file.topic is Special.STATE or file.about in self._pressure.topics
 
     def _may_be_told(self, file: OpenFile, now_ns: int) -> bool:
         if not self._is_told_of(file):
@@ -382,12 +411,12 @@ class Device(BoardListener):
         if file.topic is Special.STATE:
             return False
         if file.told_ns is None:
-            return self._pressure.last_of(file.topic) > file.told_rise
+            return self._pressure.last_of(file.about) > file.told_rise
         return self._guard_passed(file, now_ns)
 
     def _tell(self, file: OpenFile) -> None:
         if file.topic is not Special.STATE:
-            file.put(self._pressure.record(file.topic))
+            file.put(self._pressure.record(file.about))
         file.happens(Event.TOLD)
         file.signal = 0
         file.told_rise = self._pressure.notification
@@ -418,7 +447,7 @@ class Device(BoardListener):
         """What has changed since `file` was read last, once that was read to its end."""
         if not file.queued_bytes:
             file.put(self._changes.since(file.read_change))
-            file.read_change = self._pressure.rise_of(file.topic)
+            file.read_change = self._pressure.rise_of(file.about)
 
     def _withdraw_what_is_over(self) -> None:
         for file in list(self._unanswered.values()):

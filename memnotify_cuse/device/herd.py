@@ -20,9 +20,9 @@ from memnotify_cuse.device.lines import Line, Lines, Offer, take_turns
 from memnotify_cuse.device.openfile import OpenFile
 from memnotify_cuse.device.policy import Policy
 from memnotify_cuse.device.pressure import Notification, Pressure, Topics
-from memnotify_cuse.device.topics import Special, Topic
+from memnotify_cuse.device.topics import About, Special
 
-_STATE = frozenset[Topic]({Special.STATE})
+_STATE = frozenset[About]({Special.STATE})
 
 
 class Herd:
@@ -43,7 +43,7 @@ class Herd:
         self._guard_ns = guard_ns
         self._topics: Topics = frozenset()
         self._waited: dict[int, int] = {}
-        self._looked_at_all_ns: dict[Topic, int] = {}
+        self._looked_at_all_ns: dict[About, int] = {}
         self._only_back = False
 
     def remove(self, file: OpenFile) -> None:
@@ -66,6 +66,11 @@ class Herd:
             self._back.add(file)
         else:
             self._back.remove(file)
+
+    def about_changed(self, file: OpenFile, before: About) -> None:
+        """`file` was about `before`."""
+        for lines in (self.watchers, self.subscribers, self._back, self._rise_due):
+            lines.about_changed(file, before)
 
     def give_memory_back(self) -> None:
         for lines in (self.watchers, self.subscribers, self._back, self._rise_due):
@@ -152,7 +157,7 @@ class Herd:
         risen = self._pick_risen(passed_over)
         passed_over.update(file.number for file in risen)
         topics = self._topics & self._pressure.topics
-        told = Counter(file.user for file in signalled if file.topic in topics)
+        told = Counter(file.user for file in signalled if file.about in topics)
         shares, (_, most) = self._shares(topics)
         offers = (
             Offer(
@@ -215,18 +220,18 @@ class Herd:
         return (
             file
             for file in files
-            if file.told_ns is None or file.told_ns <= latest_ns or (file.topic in critical and not file.awaits_answer)
+            if file.told_ns is None or file.told_ns <= latest_ns or (file.about in critical and not file.awaits_answer)
         )
 
     def _is_change_due(self, file: OpenFile) -> bool:
-        return not file.awaits_answer and self._pressure.rise_of(file.topic) > file.told_rise
+        return not file.awaits_answer and self._pressure.rise_of(file.about) > file.told_rise
 
     def _expect_signal_of_rise(self, file: OpenFile) -> None:
         if self._is_rise_due(file):
             self._rise_due.add(file)
 
     def _is_rise_due(self, file: OpenFile) -> bool:
-        rise = self._pressure.rise_of(file.topic)
+        rise = self._pressure.rise_of(file.about)
         return rise > file.signalled_rise and (file.tried_rise < rise or file.tried_rise == self._pressure.notification)
 
     def _shares(self, topics: Topics) -> tuple[dict[int, tuple[int, int]], tuple[int, int]]:
@@ -242,4 +247,4 @@ class Herd:
 
 
 def _about(line: Line, topics: Topics) -> Iterator[OpenFile]:
-    return (file for file in line.files.values() if file.topic in topics)
+    return (file for file in line.files.values() if file.about in topics)

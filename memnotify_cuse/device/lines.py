@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from memnotify_cuse.device.openfile import OpenFile
-from memnotify_cuse.device.topics import Topic
+from memnotify_cuse.device.topics import About
 
 
 class Line:
@@ -24,19 +24,27 @@ class Line:
         self.user = user
         self.turn = turn
         self.files: dict[int, OpenFile] = {}
-        self._about: dict[Topic, int] = {}
+        self._about: dict[About, int] = {}
 
     def add(self, file: OpenFile) -> None:
         self.files[file.number] = file
-        self._about[file.topic] = self._about.get(file.topic, 0) + 1
+        self._about[file.about] = self._about.get(file.about, 0) + 1
 
     def remove(self, file: OpenFile) -> None:
         del self.files[file.number]
-        self._about[file.topic] -= 1
-        if not self._about[file.topic]:
-            del self._about[file.topic]
+        self._count_out(file.about)
 
-    def count(self, topics: Collection[Topic]) -> int:
+    def about_changed(self, file: OpenFile, before: About) -> None:
+        """`file`, which was about `before`, is about something else now. It keeps its place."""
+        self._about[file.about] = self._about.get(file.about, 0) + 1
+        self._count_out(before)
+
+    def _count_out(self, topic: About) -> None:
+        self._about[topic] -= 1
+        if not self._about[topic]:
+            del self._about[topic]
+
+    def count(self, topics: Collection[About]) -> int:
         """How many of the files are about one of `topics`."""
         total = 0
         for topic, count in self._about.items():
@@ -87,6 +95,12 @@ class Lines:
             del self._lines[line.user]
         return True
 
+    def about_changed(self, file: OpenFile, before: About) -> None:
+        """`file`, which was about `before`, is about something else now."""
+        line = self._lines.get(file.user)
+        if line is not None and file.number in line.files:
+            line.about_changed(file, before)
+
     def give_memory_back(self) -> None:
         """Make the tables anew: a dict keeps the room that it once needed, however few entries are left."""
         self._lines = dict(self._lines)
@@ -133,7 +147,7 @@ class Lines:
         for file in line.files.values():
             into.add(file)
 
-    def count(self, topics: Collection[Topic]) -> dict[int, int]:
+    def count(self, topics: Collection[About]) -> dict[int, int]:
         """How many files of each user are about one of `topics`; users without are not in it."""
         counts = ((user, line.count(topics)) for user, line in self._lines.items())
         return {user: count for user, count in counts if count}

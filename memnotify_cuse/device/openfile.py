@@ -19,12 +19,12 @@ There may be 32,000 of them, so each is small: what files have in common (user, 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
 from typing import Final
 
-from memnotify_cuse.device.topics import Special, Topic
+from memnotify_cuse.device.topics import About, Scope, Special, Topic
 
 
 class Notice(Enum):
@@ -78,11 +78,12 @@ class Holder:
 class OpenFile:
     """State of one open file description. Times are CLOCK_MONOTONIC nanoseconds.
 
-    `uid` opened it, as the kernel said; `holder` is the user that it is counted to. `topic` is what it is about. `wake`
-    is the transport's, called once the file was picked. `notice` is what there is to be told; `told_ns` is the last
-    time that the file was told (None: never), from which guard time counts. `announced` says that POLLIN was answered
-    and nothing was read since: something must stay to be read. `opener_tid` and `user_tid` are the threads that opened
-    it and that used it last (0: not visible to us).
+    `uid` opened it, as the kernel said; `holder` is the user that it is counted to. `topic` is what it was opened for,
+    `scope` the cgroups with a limit that its opener is in, and `about` both in one: what it is told of. `wake` is the
+    transport's, called once the file was picked. `notice` is what there is to be told; `told_ns` is the last time that
+    the file was told (None: never), from which guard time counts. `announced` says that POLLIN was answered and nothing
+    was read since: something must stay to be read. `opener_tid` and `user_tid` are the threads that opened it and that
+    used it last (0: not visible to us).
 
     The numbers of notifications say which rise in level it has yet to be told of: `told_rise` is the notification that
     the file was last told of, `signalled_rise` the one that its owner was last signalled of, `tried_rise` the one in
@@ -107,8 +108,13 @@ class OpenFile:
     place: int = 0
     signal: int = 0
     read_change: int = 0
+    scope: Scope = ()
+    about: About = field(init=False)
     _queue: bytes = b""
     _partial_bytes: int = 0
+
+    def __post_init__(self) -> None:
+        self.about = self.topic
 
     @property
     def user(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from memnotify_cuse.device.accounts import Bounds
+from memnotify_cuse.accounts import Bounds
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,7 @@
-"""What there is to be told: of each zone under pressure its state now, and its last rise in level."""
+"""What there is to be told: of each zone under pressure its state now, and its last rise in level.
+
+A memory cgroup is told of as a zone is, to files that have it in their scope.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,12 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from memnotify_cuse.board import ZoneState
-from memnotify_cuse.device.topics import Special, Topic, topics_at
+from memnotify_cuse.device.topics import About, Scoped, ScopedTopics, Special
+from memnotify_cuse.domain import CgroupId
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 from memnotify_cuse.record import LEVEL_CRITICAL, LEVELS
 
-Topics = frozenset[Topic]
+Topics = frozenset[About]
 
 
 class _Pressed:
@@ -38,20 +42,22 @@ class Notification(NamedTuple):
 
 
 class Pressure:
-    """The zones under pressure that a notification has told of. `page_kb` is the page size in KiB.
+    """The zones under pressure that a notification has told of. `page_kb` is the page size in KiB, `scoped` the topics
+    with a scope that there are files about.
 
     `topics` are those of which there is something to be told, `critical` those of them whose zone, or the worst one, is
     critical. `notification` counts the notifications, and the changes
     of state.
     """
 
-    def __init__(self, page_kb: int) -> None:
+    def __init__(self, page_kb: int, scoped: ScopedTopics | None = None) -> None:
         self._page_kb = page_kb
+        self._scoped = scoped if scoped is not None else ScopedTopics()
         self._pressed: dict[ZoneId, _Pressed] = {}
         self._zone_rises: dict[ZoneId, int] = {}
         self._state_change = 0
-        self._rises: dict[Topic, int] = {}
-        self._last: dict[Topic, int] = {}
+        self._rises: dict[About, int] = {}
+        self._last: dict[About, int] = {}
         self._worst: _Pressed | None = None
         self.topics: Topics = frozenset()
         self.critical: Topics = frozenset()
@@ -72,9 +78,9 @@ class Pressure:
         """Take in a notification about `zones`."""
         self.notification += 1
         self._pressed.update((state.zone, _Pressed(state, self._page_kb)) for state in zones)
-        topics = _topics_of(self._pressed[state.zone] for state in zones)
-        risen = _topics_of(self._pressed[state.zone] for state in zones if state.rises)
-        self._last.update(dict.fromkeys(topics, self.notification))
+        topics = self.topics_of(zones)
+        risen = self.topics_of(state for state in zones if state.rises)
+        self._last.update((topic, self.notification) for topic in topics if not isinstance(topic, Scoped))
         self._zone_rises.update((state.zone, self.notification) for state in zones if state.rises)
         self._look()
         return Notification(topics, risen)
@@ -90,43 +96,60 @@ class Pressure:
         for zone in zones:
             self._pressed.pop(zone, None)
             self._zone_rises.pop(zone, None)
+        self._forget_gone()
         self._look()
 
-    def record(self, topic: Topic) -> bytes:
+    def record(self, topic: About) -> bytes:
         """What a file about `topic`, which is one of `topics`, is told now.
 
         Of several zones it is told of the one with the highest level, and of those the one furthest from being clear.
         """
-        pressed = self._pressed[topic] if isinstance(topic, ZoneId) else self._worst
-        return pressed.record if pressed is not None else b""
+        if isinstance(topic, ZoneId):
+            return self._pressed[topic].record
+        pressed = [self._worst] if self._worst is not None else []
+        if isinstance(topic, Scoped):
+            pressed += [self._pressed[cgroup] for cgroup in topic.scope if cgroup in self._pressed]
+        return max(pressed, key=_how_bad).record if pressed else b""
 
-    def rise_of(self, topic: Topic) -> int:
+    def rise_of(self, topic: About) -> int:
         """The number of the notification with the last rise of `topic`, 0 where there was none."""
         return self._rises.get(topic, 0)
 
-    def last_of(self, topic: Topic) -> int:
+    def last_of(self, topic: About) -> int:
         """The number of the last notification about `topic`, 0 where there was none."""
+        if isinstance(topic, Scoped):
+            # It may be newer than the notification.
+            return max(self._last.get(each, 0) for each in (topic.special, *topic.scope))
         return self._last.get(topic, 0)
+
+    def topics_of(self, zones: Iterable[ZoneState]) -> Topics:
+        """What a notification about `zones` is about."""
+        topics: set[About] = set()
+        for state in zones:
+            topics.update(self._scoped.told_of(state.zone, LEVELS.index(state.level)))
+        return frozenset(topics)
+
+    def scopes_changed(self) -> None:
+        """There are topics with another scope."""
+        self._look()
+
+    def _forget_gone(self) -> None:
+        """Drop what was known of cgroups that are not under pressure: there may be any number of them."""
+        for topic in [each for each in self._last if isinstance(each, CgroupId) and each not in self._pressed]:
+            del self._last[topic]
 
     def _look(self) -> None:
         """Find out what is to be told."""
-        self.topics = _topics_of(self._pressed.values())
-        self.critical = _topics_of(each for each in self._pressed.values() if each.state.level == LEVEL_CRITICAL)
+        pressed = self._pressed.values()
+        self.topics = self.topics_of(each.state for each in pressed)
+        self.critical = self.topics_of(each.state for each in pressed if each.state.level == LEVEL_CRITICAL)
         self._rises = {Special.STATE: self._state_change}
         for zone, rise in self._zone_rises.items():
-            for topic in (zone, *topics_at(self._pressed[zone].level)):
+            for topic in self._scoped.told_of(zone, self._pressed[zone].level):
                 self._rises[topic] = max(rise, self._rises.get(topic, 0))
-        self._worst = max(self._pressed.values(), key=lambda each: (each.level, each.state.target_pages), default=None)
+        zones = (each for each in pressed if not isinstance(each.state.zone, CgroupId))
+        self._worst = max(zones, key=_how_bad, default=None)
 
 
-def topics_of_states(zones: Iterable[ZoneState]) -> Topics:
-    """What a notification about `zones` is about."""
-    topics: set[Topic] = set()
-    for state in zones:
-        topics.add(state.zone)
-        topics.update(topics_at(LEVELS.index(state.level)))
-    return frozenset(topics)
-
-
-def _topics_of(pressed: Iterable[_Pressed]) -> Topics:
-    return topics_of_states(each.state for each in pressed)
+def _how_bad(pressed: _Pressed) -> tuple[int, int]:
+    return pressed.level, pressed.state.target_pages

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from memnotify_cuse.device.accounts import FIRST_SUBORDINATE_UID
+from memnotify_cuse.accounts import FIRST_SUBORDINATE_UID
 
 FIRST_S: Final = 1.0
 LONGEST_S: Final = 3600.0

@@ -26,7 +26,7 @@ from typing import Final
 
 import trio
 
-from memnotify_cuse.device.accounts import FIRST_SUBORDINATE_UID, ROOT_UID
+from memnotify_cuse.accounts import FIRST_SUBORDINATE_UID, ROOT_UID
 from memnotify_cuse.fasync.attention import OURSELVES, UNKNOWN_UID, Attention, Touched
 from memnotify_cuse.fasync.jobs import (
     MAX_JOBS,

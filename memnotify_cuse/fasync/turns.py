@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final, Generic, Protocol, TypeVar
 
-from memnotify_cuse.device.accounts import FIRST_SUBORDINATE_UID
+from memnotify_cuse.accounts import FIRST_SUBORDINATE_UID
 
 UNKNOWN: Final = -1
 

@@ -26,7 +26,8 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")
 class Mount:
     """One mount: its mount point, file system type (with a subtype, as in `fuse.sshfs`), source and device.
 
-    `mount_id` stays when it is moved; `root` is what of the file system is shown, "/" for all of it.
+    `mount_id` stays when it is moved; `root` is what of the file system is shown, "/" for all of it. `options` are the
+    file system's own, such as the controllers of a cgroup v1 hierarchy.
     """
 
     mount_point: str
@@ -36,6 +37,7 @@ class Mount:
     minor: int = 0
     mount_id: int = 0
     root: str = "/"
+    options: str = ""
 
 
 def parse_mountinfo(text: str, path: str = "/proc/self/mountinfo") -> list[Mount]:
@@ -56,7 +58,8 @@ def _parse_line(line: str, number: int, path: str) -> Mount:
         separator = fields.index("-", 6)
         major, minor = map(int, fields[2].split(":"))
         kind, source = fields[separator + 1], _unescape(fields[separator + 2])
-        return Mount(_unescape(fields[4]), kind, source, major, minor, int(fields[0]), _unescape(fields[3]))
+        options = fields[separator + 3] if len(fields) > separator + 3 else ""
+        return Mount(_unescape(fields[4]), kind, source, major, minor, int(fields[0]), _unescape(fields[3]), options)
     except (ValueError, IndexError):
         raise MalformedKernelFileError(path, number, "not a mount") from None
 

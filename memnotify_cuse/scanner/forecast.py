@@ -146,13 +146,20 @@ def floor_pages(zones: list[Zone]) -> int:
 
 
 class Forecaster:
-    """Follows what is left on each node. `headroom_kb`, if given, takes the place of what is measured.
+    """Follows what is left on each node. `headroom_kb`, if given, takes the place of what is measured, which is no more
+    than one in `ceiling_fraction` of the node.
 
     `machine` may be replaced, when its LRU is switched.
     """
 
-    def __init__(self, machine: Machine, headroom_kb: int | None = None) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        headroom_kb: int | None = None,
+        ceiling_fraction: int = choices.CEILING_FRACTION,
+    ) -> None:
         self.machine = machine
+        self._ceiling_fraction = ceiling_fraction
         self._page_kb = machine.page_kb
         self._headroom_kb = headroom_kb
         self._most: dict[int, int] = {}
@@ -237,7 +244,7 @@ class Forecaster:
         if self._headroom_kb is not None:
             return self._headroom_kb // self._page_kb
         taken = int(decline_pages_s * choices.REACTION_S)
-        return max(floor, min(taken, _managed(zones) // choices.CEILING_FRACTION))
+        return max(floor, min(taken, _managed(zones) // self._ceiling_fraction))
 
 
 def room_below(node: int, zones: dict[int, list[Zone]], sample: Sample, demotes: bool) -> int:

@@ -68,11 +68,16 @@ class Measured:
 
 
 class Measurer:
-    """Follows the samples. `headroom_kb`, if given, takes the place of the headroom that is measured."""
+    """Follows the samples. `headroom_kb` and `ceiling_fraction` are those of `Forecaster`."""
 
-    def __init__(self, machine: Machine, headroom_kb: int | None = None) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        headroom_kb: int | None = None,
+        ceiling_fraction: int = choices.CEILING_FRACTION,
+    ) -> None:
         self._machine = machine
-        self._forecaster = Forecaster(machine, headroom_kb)
+        self._forecaster = Forecaster(machine, headroom_kb, ceiling_fraction)
         self._before: Sample | None = None
         self._recent: deque[tuple[int, Reclaim]] = deque()
 

@@ -94,6 +94,11 @@ class Sampler:
         """The machine that is sampled, as it is now."""
         return Machine(mglru=self.mglru, page_kb=os.sysconf("SC_PAGE_SIZE") // 1024)
 
+    @property
+    def swap_free_kb(self) -> int:
+        """How much swap was free in the last sample."""
+        return self._last_meminfo.swap_free_kb if self._last_meminfo is not None else 0
+
     def zoneinfo_text(self) -> str:
         """The text of zoneinfo that was read last."""
         return self._text

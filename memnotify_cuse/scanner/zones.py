@@ -9,6 +9,9 @@ none: with no page cache to speak of, they fall in a straight line. Then what is
     clear ──file_exhausted, and no more than the headroom left in the zone──▶ pressure
     pressure ──free > 2 × (high + reserve), and more left on the node than headroom and its floor──▶ clear
 
+Nothing keeps pages of a memory cgroup free: page cache fills it to its limit, and stays. So for one of those it is what
+is left, and not what is free, in both directions; and where swap has room, what is left without it.
+
 Zones with fewer present pages than a tenth of their node's are ignored (rules of the v6 mem_notify patch).
 """
 
@@ -21,6 +24,7 @@ from typing import Final
 
 from memnotify_cuse.board import STATUS_CLEAR, STATUS_IGNORED, STATUS_PRESSURE, ZoneState
 from memnotify_cuse.carried import Carried, CarriedNode, CarriedZone
+from memnotify_cuse.domain import CgroupId
 from memnotify_cuse.kernel.zoneinfo import Zone, ZoneId
 from memnotify_cuse.scanner import choices
 from memnotify_cuse.scanner.evidence import FILE_EXHAUSTED, Evidence, find_evidence
@@ -45,8 +49,14 @@ class Scan:
 class ZoneTracker:
     """Follows the zones from sample to sample."""
 
-    def __init__(self, machine: Machine, headroom_kb: int | None = None) -> None:
-        self._measurer = Measurer(machine, headroom_kb)
+    def __init__(
+        self,
+        machine: Machine,
+        headroom_kb: int | None = None,
+        *,
+        ceiling_fraction: int = choices.CEILING_FRACTION,
+    ) -> None:
+        self._measurer = Measurer(machine, headroom_kb, ceiling_fraction)
         self._states: dict[ZoneId, ZoneState] = {}
 
     @property
@@ -139,10 +149,14 @@ def is_short(zone: Zone, found: Evidence, forecast: Forecast) -> bool:
     """Whether a zone of a node with evidence is to be raised."""
     if found.reason == FILE_EXHAUSTED:
         return forecast.is_short(zone)
+    if isinstance(zone.id, CgroupId):
+        return True
     return zone.free_pages <= clear_pages(zone)
 
 
 def _remains_short(zone: Zone, forecast: Forecast) -> bool:
+    if isinstance(zone.id, CgroupId):
+        return forecast.cache_pages <= 2 * forecast.floor_pages or forecast.left_pages <= forecast.recovered_pages
     return zone.free_pages <= clear_pages(zone) or forecast.left_pages <= forecast.recovered_pages
 
 

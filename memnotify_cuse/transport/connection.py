@@ -21,7 +21,7 @@ from typing import Final
 
 import trio
 
-from memnotify_cuse.device.accounts import Users
+from memnotify_cuse.accounts import Users
 from memnotify_cuse.keeper.statefile import RequestJournal
 from memnotify_cuse.transport import wire
 from memnotify_cuse.transport.endpoint import DeviceEndpoint

@@ -33,9 +33,9 @@ from pyfuse3 import (
     StatvfsData,
 )
 
+from memnotify_cuse.accounts import OverBoundError
 from memnotify_cuse.board import UnknownZoneError
 from memnotify_cuse.control import Control, SimulateError
-from memnotify_cuse.device.accounts import OverBoundError
 from memnotify_cuse.kernel.errors import KernelFileError
 from memnotify_cuse.transport import tree
 from memnotify_cuse.transport.errorlog import ErrorLog
@@ -109,6 +109,7 @@ class ControlFs(pyfuse3.Operations):
         self._texts = {
             tree.STATUS: Text(control.status, control.status_version),
             tree.SERVER: Text(control.server, control.server_version),
+            tree.CGROUPS: Text(control.cgroups, control.cgroups_version),
             tree.ZONEINFO: Text(control.zoneinfo, control.zoneinfo_version),
         }
         self._zoneinfo_failed = False

@@ -13,7 +13,7 @@ import errno
 from collections.abc import Callable, Collection
 from functools import partial
 
-from memnotify_cuse.device.accounts import Users
+from memnotify_cuse.accounts import Users
 from memnotify_cuse.device.device import Device
 from memnotify_cuse.keeper.statefile import StateFile
 from memnotify_cuse.transport import wire

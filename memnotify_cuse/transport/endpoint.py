@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import trio
 
-from memnotify_cuse.device.accounts import Account, Bounds, OverBoundError, Users
+from memnotify_cuse.accounts import Account, Bounds, OverBoundError, Users
 from memnotify_cuse.device.device import Device
 from memnotify_cuse.device.openfile import OpenFile
 from memnotify_cuse.device.topics import Topic
@@ -128,7 +128,7 @@ class DeviceEndpoint:
             code = errno.EMFILE if error.per_user else errno.ENFILE
             self._send(wire.encode_error(header.unique, code))
             return
-        file.opener_tid = file.user_tid = header.pid
+        self._device.opened_by(file, header.pid)
         self._files[file.number] = file
         self._send(wire.encode_open(header.unique, file.number, OPEN_REPLY))
         self._notes.opened(file)
@@ -179,7 +179,7 @@ class DeviceEndpoint:
         if file is None and self._takes_in:
             # Whose it is, is not known any more; whoever uses it first will do.
             file = self._device.adopt(fh, header.uid, self._topic_of(header.inode), self._wake)
-            file.opener_tid = file.user_tid = header.pid
+            self._device.opened_by(file, header.pid)
             self._files[fh] = file
             self._notes.taken_in(file)
         return file

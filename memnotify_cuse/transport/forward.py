@@ -14,7 +14,7 @@ from typing import Final
 
 import trio
 
-from memnotify_cuse.device.accounts import Account, Bounds, OverBoundError, Users
+from memnotify_cuse.accounts import Account, Bounds, OverBoundError, Users
 from memnotify_cuse.transport import wire
 from memnotify_cuse.transport.holdings import Holdings
 from memnotify_cuse.transport.turns import Turns

@@ -21,8 +21,8 @@ from typing import Final
 import pyfuse3
 import trio
 
+from memnotify_cuse.accounts import Account, Bounds, Users
 from memnotify_cuse.control import Control
-from memnotify_cuse.device.accounts import Account, Bounds, Users
 from memnotify_cuse.device.device import Device
 from memnotify_cuse.keeper.statefile import StateFile
 from memnotify_cuse.kernel.zoneinfo import ZoneId

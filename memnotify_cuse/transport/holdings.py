@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from memnotify_cuse.device.accounts import Account, Users
+from memnotify_cuse.accounts import Account, Users
 
 
 class Holdings:

@@ -85,7 +85,8 @@ class FileNotes:
 
     def _adopt(self, known: KnownFile, wake: Callable[[OpenFile], None]) -> OpenFile:
         file = self._device.adopt(known.number, known.uid, _topic_of(known.topic), wake)
-        file.opener_tid, file.user_tid = known.opener_tid, known.user_tid
+        self._device.opened_by(file, known.opener_tid)
+        file.user_tid = known.user_tid
         told = known.told
         file.told_ns = told.told_ns if told.told_ns != NEVER else None
         if told.flags & FileFlag.PENDING:

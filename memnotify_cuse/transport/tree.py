@@ -7,6 +7,7 @@ state                the device that tells the end too 0444
 status               one key=value line per zone       0444
 server               one key=value line                0444
 zoneinfo             /proc/zoneinfo and the status     0444
+cgroups              one key=value line per cgroup     0400
 simulate             takes commands                    0200
 """
 
@@ -34,6 +35,7 @@ STATE: Final = 8
 LEVELS: Final = 9
 MEDIUM: Final = 10
 CRITICAL: Final = 11
+CGROUPS: Final = 12
 FIRST_ZONE: Final = 16
 
 ATTR_TIMEOUT_S: Final = 60
@@ -71,6 +73,7 @@ _FIXED: Final = {
     b"status": (STATUS, _READABLE),
     b"server": (SERVER, _READABLE),
     b"zoneinfo": (ZONEINFO, _READABLE),
+    b"cgroups": (CGROUPS, stat.S_IFREG | 0o400),
     b"simulate": (SIMULATE, stat.S_IFREG | 0o200),
 }
 """Name, kind and mode. A kind is an inode less the first one of the tree."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memnotify_cuse.device.accounts import FIRST_SUBORDINATE_UID
+from memnotify_cuse.accounts import FIRST_SUBORDINATE_UID
 from memnotify_cuse.fasync.leftout import FORGIVEN_AFTER_S, LONGEST_S, NS, LeftOut, key_of
 
 ALICE, BOB, ROOT = 1001, 1002, 0

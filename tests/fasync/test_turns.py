@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from memnotify_cuse.device.accounts import FIRST_SUBORDINATE_UID
+from memnotify_cuse.accounts import FIRST_SUBORDINATE_UID
 from memnotify_cuse.fasync.turns import UNKNOWN, Turns, key_of
 
 ALICE, BOB, SUB = 1001, 1002, FIRST_SUBORDINATE_UID

@@ -25,8 +25,8 @@ def proc_with(directory: Path, text: bytes) -> Path:
 
 def test_mount_points_types_sources_and_devices() -> None:
     assert parse_mountinfo(ROOT + line(r"/mnt\040a\134b")) == [
-        Mount("/", "ext4", "/dev/root", 8, 1, 22),
-        Mount("/mnt a\\b", "fuse.memnotify", "memnotify", 0, 52, 36),
+        Mount("/", "ext4", "/dev/root", 8, 1, 22, options="rw"),
+        Mount("/mnt a\\b", "fuse.memnotify", "memnotify", 0, 52, 36, options="rw,user_id=0"),
     ]
     assert parse_mountinfo("") == []
 

@@ -86,5 +86,5 @@ def test_reading_a_large_file_tells_nobody(server: Server, cat: subprocess.Popen
     with RealReclaim(cold_bytes=0, hot_bytes=hot_bytes) as machine:
         episode = machine.stream(4 * GIB, passes=1)
     assert episode.deltas["pgscan_file"] > 100_000, "page cache was reclaimed in earnest"
-    assert "notifications=0 " in (server.mount / "server").read_text()
+    assert "notifications=0 " in (server.mount / "server").read_text(), server.log
     assert "raised=1" not in server.status()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import trio
 
-from memnotify_cuse.device.accounts import Users
+from memnotify_cuse.accounts import Users
 from memnotify_cuse.transport import wire
 from memnotify_cuse.transport.forward import PYFUSE3_TASKS, WAITING_BOUNDS, Forwarder
 from tests.transport.messages import Reply, request

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from memnotify_cuse.device.accounts import Account, Bounds, OverBoundError, Users
+from memnotify_cuse.accounts import Account, Bounds, OverBoundError, Users
 from memnotify_cuse.transport.holdings import Holdings
 
 BOUNDS = Bounds(total=100, per_user=3, root_reserve=10)

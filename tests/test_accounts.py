@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memnotify_cuse.device.accounts import ROOT_UID, Account, Bounds, OverBoundError, Users
+from memnotify_cuse.accounts import ROOT_UID, Account, Bounds, OverBoundError, Users
 from memnotify_cuse.device.openfile import OpenFile
 from memnotify_cuse.device.policy import Policy
 from tests.device.bench import ALICE, BOB, CAROL, UserBench

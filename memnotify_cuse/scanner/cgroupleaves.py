@@ -1,0 +1,266 @@
+"""Which memory cgroups have to do with which open file.
+
+    open file ──its opener's thread──▶ leaf: the cgroup of that thread
+                                        └──▶ domains: those of the leaf and of all that it lies in that have a limit
+
+A cgroup with no open file below it is not in here. Programs are moved, limits set and cgroups removed without a word
+from the kernel, so all of that is reviewed now and then. A descriptor that is passed on stays its opener's. Where the
+opener is gone, it is as it was.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from memnotify_cuse.accounts import Account, Bounds, OverBoundError
+from memnotify_cuse.domain import CgroupId
+from memnotify_cuse.kernel.cgroup import DELETED, CgroupFiles, Hierarchy, ancestors, read_cgroup
+from memnotify_cuse.kernel.errors import KernelFileError, KernelFileGoneError
+from memnotify_cuse.kernel.process import read_start_time
+from memnotify_cuse.scanner.cgroupdomain import CgroupDomain
+from memnotify_cuse.scanner.machine import Machine
+
+log = logging.getLogger(__name__)
+
+BOUNDS: Final = Bounds(total=4096, per_user=1024, root_reserve=512)
+"""Of leaves."""
+
+REVIEW_S: Final = 0.01
+"""How long threads are reviewed in one go; the next review goes on there."""
+
+_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+
+Scope = tuple[CgroupId, ...]
+
+
+class Changes:
+    """Told of the domains that there are, and which an open file has. This one does nothing with it."""
+
+    def made(self, domain: CgroupDomain) -> None:
+        """A domain to be looked at."""
+
+    def dropped(self, domain: CgroupDomain) -> None:
+        """Nothing has to do with it any more; it is about to be closed."""
+
+    def scope_changed(self, number: int, scope: Scope) -> None:
+        """The open file of that number has these domains from now on."""
+
+
+@dataclass(slots=True, eq=False)
+class _Leaf:
+    """A cgroup that programs listen in. `user` is the one that it is counted to."""
+
+    path: str
+    user: int
+    domains: list[CgroupDomain] = field(default_factory=list)
+    files: dict[int, None] = field(default_factory=dict)
+
+    @property
+    def scope(self) -> Scope:
+        return tuple(domain.id for domain in self.domains)
+
+
+@dataclass(slots=True)
+class _Opener:
+    """The thread that opened a file, by when (CLOCK_BOOTTIME), and the user that the file is counted to."""
+
+    tid: int
+    opened_ns: int
+    user: int
+    leaf: _Leaf | None = None
+
+
+class CgroupLeaves:
+    """The leaves of all open files and their domains. Domains that fail are taken out by `lose`.
+
+    `fill_kb_per_s` is how fast programs can take memory.
+    """
+
+    def __init__(
+        self,
+        hierarchy: Hierarchy,
+        machine: Machine,
+        changes: Changes,
+        *,
+        fill_kb_per_s: int,
+        proc: Path = Path("/proc"),
+        bounds: Bounds = BOUNDS,
+    ) -> None:
+        self._hierarchy = hierarchy
+        self._machine = machine
+        self._changes = changes
+        self._fill_kb_per_s = fill_kb_per_s
+        self._proc = proc
+        self._account = Account(bounds)
+        self._openers: dict[int, _Opener] = {}
+        self._leaves: dict[str, _Leaf] = {}
+        self._domains: dict[str, CgroupDomain] = {}
+        self._users: dict[CgroupDomain, int] = {}
+        self._generations = itertools.count(1)
+        self._to_review: list[int] = []
+        self._said: set[str] = set()
+
+    @property
+    def domains(self) -> list[CgroupDomain]:
+        return list(self._domains.values())
+
+    def listeners(self, domain: CgroupDomain) -> int:
+        """How many open files have it."""
+        return sum(len(leaf.files) for leaf in self._leaves.values() if domain in leaf.domains)
+
+    def follow(self, number: int, tid: int, user: int) -> Scope:
+        """An open file that thread `tid` has opened, and that counts to `user`; its domains."""
+        opener = self._openers[number] = _Opener(tid, time.clock_gettime_ns(time.CLOCK_BOOTTIME), user)
+        path = self._path_of(tid)
+        leaf = self._leaf_at(path, user) if path is not None else None
+        self._enter(number, opener, leaf)
+        return leaf.scope if leaf is not None else ()
+
+    def forget(self, number: int) -> None:
+        """The open file is closed."""
+        opener = self._openers.pop(number, None)
+        if opener is not None:
+            self._enter(number, opener, None)
+
+    def review(self) -> None:
+        """See which threads were moved, and which limits set; not all threads at once, where they are many."""
+        for leaf in list(self._leaves.values()):
+            self._renew(leaf)
+        end_s = time.monotonic() + REVIEW_S
+        self._to_review = self._to_review or list(self._openers)
+        while self._to_review and time.monotonic() < end_s:
+            number = self._to_review.pop()
+            if number in self._openers:
+                self._review(number, self._openers[number])
+
+    def lose(self, domain: CgroupDomain) -> None:
+        """It is gone, or has no limit any more."""
+        if self._domains.get(domain.id.path) is not domain:
+            return
+        leaves = [leaf for leaf in self._leaves.values() if domain in leaf.domains]
+        del self._domains[domain.id.path]
+        for leaf in leaves:
+            self._set_domains(leaf, [each for each in leaf.domains if each is not domain])
+            self._say_scope(leaf)
+
+    def _review(self, number: int, opener: _Opener) -> None:
+        path = self._path_of(opener.tid)
+        if path is None or (opener.leaf is not None and opener.leaf.path == path) or self._is_another(opener):
+            return
+        before = opener.leaf.scope if opener.leaf is not None else ()
+        leaf = self._leaf_at(path, opener.user)
+        self._enter(number, opener, leaf)
+        scope = leaf.scope if leaf is not None else ()
+        if scope != before:
+            self._changes.scope_changed(number, scope)
+
+    def _is_another(self, opener: _Opener) -> bool:
+        """Whether the opener has ended, and its id was given to a thread that began later."""
+        try:
+            ticks = read_start_time(opener.tid, self._proc)
+        except KernelFileError:
+            return True
+        return ticks * 1_000_000_000 // _TICKS_PER_S > opener.opened_ns
+
+    def _path_of(self, tid: int) -> str | None:
+        """The cgroup of a thread; None where it is gone, or cannot be seen, or is in the root, which has no limit."""
+        if not tid:
+            return None
+        try:
+            path = read_cgroup(self._proc, tid, unified=self._hierarchy.unified)
+        except KernelFileGoneError:
+            # Of a program that has ended there is nothing to be told, and where none can be seen, /proc says so.
+            return None
+        except KernelFileError as error:
+            self._say_once("malformed", error)
+            return None
+        if path == "/" or path.endswith(DELETED):
+            return None
+        if self._hierarchy.directory(path) is None:
+            self._say_once("outside", f"{path} is outside of the cgroups that this server can see")
+            return None
+        return path
+
+    def _say_once(self, what: str, why: object) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            log.warning("programs are not told of the limits of all cgroups: %s", why)
+
+    def _enter(self, number: int, opener: _Opener, leaf: _Leaf | None) -> None:
+        before, opener.leaf = opener.leaf, leaf
+        if leaf is not None:
+            leaf.files[number] = None
+        if before is not None and before is not leaf:
+            del before.files[number]
+            if not before.files:
+                del self._leaves[before.path]
+                self._account.give_back(before.user)
+                self._set_domains(before, [])
+
+    def _leaf_at(self, path: str, user: int) -> _Leaf | None:
+        leaf = self._leaves.get(path)
+        if leaf is not None:
+            return leaf
+        try:
+            self._account.take(user)
+        except OverBoundError:
+            self._say_once("bound", f"user {user} listens in too many of them")
+            return None
+        leaf = self._leaves[path] = _Leaf(path, user)
+        self._set_domains(leaf, self._limited(path))
+        return leaf
+
+    def _renew(self, leaf: _Leaf) -> None:
+        before = leaf.scope
+        self._set_domains(leaf, self._limited(leaf.path))
+        if leaf.scope != before:
+            self._say_scope(leaf)
+
+    def _say_scope(self, leaf: _Leaf) -> None:
+        for number in leaf.files:
+            self._changes.scope_changed(number, leaf.scope)
+
+    def _limited(self, path: str) -> list[CgroupDomain]:
+        """The domains of `path` and of all that it lies in, made where there is none yet."""
+        domains = (self._domains.get(each) or self._new_domain(each) for each in ancestors(path))
+        return [domain for domain in domains if domain is not None]
+
+    def _new_domain(self, path: str) -> CgroupDomain | None:
+        directory = self._hierarchy.directory(path)
+        if directory is None:
+            return None
+        files = None
+        try:
+            files = CgroupFiles(directory, unified=self._hierarchy.unified)
+            domain = CgroupDomain(CgroupId(path, next(self._generations)), files, self._machine, self._fill_kb_per_s)
+        except KernelFileError:
+            # It has no limit; where the controller is off, it has not even the file.
+            if files is not None:
+                files.close()
+            return None
+        self._domains[path] = domain
+        self._users[domain] = 0
+        self._changes.made(domain)
+        return domain
+
+    def _set_domains(self, leaf: _Leaf, domains: list[CgroupDomain]) -> None:
+        before, leaf.domains = leaf.domains, domains
+        for domain in domains:
+            self._users[domain] += 1
+        for domain in before:
+            self._users[domain] -= 1
+            if not self._users[domain]:
+                self._drop(domain)
+
+    def _drop(self, domain: CgroupDomain) -> None:
+        del self._users[domain]
+        if self._domains.get(domain.id.path) is domain:
+            del self._domains[domain.id.path]
+        self._changes.dropped(domain)
+        domain.close()

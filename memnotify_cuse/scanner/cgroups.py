@@ -1,0 +1,210 @@
+"""The scanner of memory cgroups: looks at each domain that has open files when it is due, and publishes what it finds.
+
+Nothing tells that a cgroup is about to reach its limit, so each is looked at in half the time in which it could. When
+it has reached it, v2's memory.events says so at once. All looks together take no more than a part of a CPU, and those
+at quiet cgroups a smaller one: where there are thousands, each is looked at less often.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import itertools
+import logging
+import os
+import select
+import time
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from memnotify_cuse.board import ZoneState
+from memnotify_cuse.domain import CgroupId
+from memnotify_cuse.kernel.cgroup import CgroupGoneError, Hierarchy
+from memnotify_cuse.kernel.errors import KernelFileError
+from memnotify_cuse.scanner import choices
+from memnotify_cuse.scanner.cgroupdomain import CgroupDomain
+from memnotify_cuse.scanner.cgroupleaves import CgroupLeaves, Changes, Scope
+from memnotify_cuse.scanner.machine import Machine
+
+log = logging.getLogger(__name__)
+
+PASS_S: Final = 0.0025
+"""How long domains are looked at in one go: what else is waiting for a turn of the event loop is not to wait longer."""
+
+LOOK_S: Final = 0.00005
+"""What a look takes, until it was measured."""
+
+Publish = Callable[[Collection[ZoneState], Collection[CgroupId]], None]
+
+
+class CgroupScanner(Changes):
+    """Follows the cgroups of open files. Closed by `close`.
+
+    `publish` takes the states of all that are under pressure, and those that gave evidence since it was called last.
+    `on_scope` is told which domains an open file has from now on. `swap_free_kb` is what the machine has left of swap,
+    `fill_kb_per_s` how fast programs can take memory.
+    """
+
+    def __init__(
+        self,
+        hierarchy: Hierarchy,
+        machine: Machine,
+        publish: Publish,
+        on_scope: Callable[[int, Scope], None],
+        *,
+        fill_kb_per_s: int,
+        swap_free_kb: Callable[[], int] = lambda: 0,
+        proc: Path = Path("/proc"),
+        now_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
+        self._publish = publish
+        self._on_scope = on_scope
+        self._swap_free_kb = swap_free_kb
+        self._now_ns = now_ns
+        self._leaves = CgroupLeaves(hierarchy, machine, self, fill_kb_per_s=fill_kb_per_s, proc=proc)
+        self._due: list[tuple[int, int, CgroupDomain]] = []
+        self._due_ns: dict[CgroupDomain, int] = {}
+        self._order = itertools.count()
+        self._epoll = select.epoll()
+        self._event_fds: dict[CgroupDomain, int] = {}
+        self._by_fd: dict[int, CgroupDomain] = {}
+        self._look_s = LOOK_S
+        self._to_do = trio.Event()
+        self._stale = False
+        self.looks = 0
+        """How many there were."""
+
+    def close(self) -> None:
+        for domain in self._leaves.domains:
+            self._leaves.lose(domain)
+        self._epoll.close()
+
+    def follow(self, number: int, tid: int, user: int) -> Scope:
+        """An open file that thread `tid` has opened, and that counts to `user`; its domains."""
+        return self._leaves.follow(number, tid, user)
+
+    def forget(self, number: int) -> None:
+        """The open file is closed."""
+        self._leaves.forget(number)
+
+    def review(self) -> None:
+        """See which threads were moved, and which limits set. To be called while the server is awake anyway."""
+        self._leaves.review()
+
+    def describe(self) -> list[dict[str, str]]:
+        """What there is to be said of each domain, as words of a line."""
+        return [
+            {
+                "cgroup": domain.id.name,
+                "status": str(int(domain.pressed)),
+                "limit_kb": str(domain.limit_bytes // 1024),
+                "usage_kb": str(domain.usage_bytes // 1024),
+                "listeners": str(self._leaves.listeners(domain)),
+                "raised": str(domain.state.raised if domain.state is not None else 0),
+                "level": domain.state.level if domain.state is not None and domain.pressed else "-",
+            }
+            for domain in self._leaves.domains
+        ]
+
+    def made(self, domain: CgroupDomain) -> None:
+        with contextlib.suppress(KernelFileError, OSError):
+            # Without them, the timer does.
+            fd = domain.files.open_events()
+            if fd is not None:
+                self._event_fds[domain] = fd
+                self._by_fd[fd] = domain
+                self._epoll.register(fd, select.EPOLLPRI)
+        self._set_due(domain, self._now_ns())
+
+    def dropped(self, domain: CgroupDomain) -> None:
+        self._due_ns.pop(domain, None)
+        fd = self._event_fds.pop(domain, None)
+        if fd is not None:
+            del self._by_fd[fd]
+            os.close(fd)
+        if domain.pressed:
+            self._stale = True
+            self._to_do.set()
+
+    def scope_changed(self, number: int, scope: Scope) -> None:
+        self._on_scope(number, scope)
+
+    async def run(self) -> None:
+        """Look at each domain when it is due, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._listen)
+            while True:
+                await self._wait()
+                began_s = time.monotonic()
+                self._look_at_due()
+                await trio.sleep((choices.CGROUP_SHARE - 1) * (time.monotonic() - began_s))
+
+    async def _listen(self) -> None:
+        """Have those looked at at once that have reached their limits."""
+        while True:
+            await trio.lowlevel.wait_readable(self._epoll.fileno())
+            now_ns = self._now_ns()
+            for fd, _ in self._epoll.poll(0):
+                with contextlib.suppress(OSError):
+                    # Until it is read, it stays ready.
+                    os.pread(fd, 1, 0)
+                if fd in self._by_fd:
+                    self._set_due(self._by_fd[fd], now_ns)
+            # It says so again and again while the cgroup is at its limit.
+            await trio.sleep(choices.CGROUP_MOVING_S)
+
+    async def _wait(self) -> None:
+        """Until a domain is due, or there is something to be published."""
+        while self._due and self._due_ns.get(self._due[0][2]) != self._due[0][0]:
+            heapq.heappop(self._due)
+        self._to_do = trio.Event()
+        if self._stale:
+            return
+        wait_s = (self._due[0][0] - self._now_ns()) / 1e9 if self._due else float("inf")
+        with trio.move_on_after(max(0.0, wait_s)):
+            await self._to_do.wait()
+
+    def _set_due(self, domain: CgroupDomain, due_ns: int) -> None:
+        self._due_ns[domain] = due_ns
+        heapq.heappush(self._due, (due_ns, next(self._order), domain))
+        if self._due[0][2] is domain:
+            self._to_do.set()
+
+    def _look_at_due(self) -> None:
+        began_ns = now_ns = self._now_ns()
+        quiet_s = max(choices.CGROUP_QUIET_S, len(self._due_ns) * self._look_s * choices.CGROUP_QUIET_SHARE)
+        moved: list[CgroupId] = []
+        looks = 0
+        while self._due and self._due[0][0] <= now_ns and now_ns - began_ns < PASS_S * 1e9:
+            due_ns, _, domain = heapq.heappop(self._due)
+            if self._due_ns.get(domain) != due_ns:
+                continue
+            looks += 1
+            before = domain.state
+            if self._look(domain, now_ns):
+                moved.append(domain.id)
+            self._stale = self._stale or domain.state is not before
+            now_ns = self._now_ns()
+            if domain in self._due_ns:
+                self._set_due(domain, now_ns + domain.delay_ns(now_ns, quiet_s))
+        if looks:
+            self.looks += looks
+            self._look_s += ((now_ns - began_ns) / 1e9 / looks - self._look_s) / 8
+        if self._stale or moved:
+            self._stale = False
+            pressed = [each.state for each in self._leaves.domains if each.state is not None and each.pressed]
+            self._publish(pressed, moved)
+
+    def _look(self, domain: CgroupDomain, now_ns: int) -> bool:
+        """Look at one; whether it gave evidence."""
+        try:
+            return domain.look(now_ns, self._swap_free_kb())
+        except CgroupGoneError:
+            self._leaves.lose(domain)
+        except KernelFileError as error:
+            log.warning("%s: %s; not looked at any more", domain.id, error)
+            self._leaves.lose(domain)
+        return False
