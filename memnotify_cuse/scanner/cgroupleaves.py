@@ -130,8 +130,9 @@ class CgroupLeaves:
 
     def review(self) -> None:
         """See which threads were moved, and which limits set; not all threads at once, where they are many."""
+        unlimited: set[str] = set()
         for leaf in list(self._leaves.values()):
-            self._renew(leaf)
+            self._renew(leaf, unlimited)
         end_s = time.monotonic() + REVIEW_S
         self._to_review = self._to_review or list(self._openers)
         while self._to_review and time.monotonic() < end_s:
@@ -213,12 +214,12 @@ class CgroupLeaves:
             self._say_once("bound", f"user {user} listens in too many of them")
             return None
         leaf = self._leaves[path] = _Leaf(path, user)
-        self._set_domains(leaf, self._limited(path))
+        self._set_domains(leaf, self._limited(path, set()))
         return leaf
 
-    def _renew(self, leaf: _Leaf) -> None:
+    def _renew(self, leaf: _Leaf, unlimited: set[str]) -> None:
         before = leaf.scope
-        self._set_domains(leaf, self._limited(leaf.path))
+        self._set_domains(leaf, self._limited(leaf.path, unlimited))
         if leaf.scope != before:
             self._say_scope(leaf)
 
@@ -226,10 +227,21 @@ class CgroupLeaves:
         for number in leaf.files:
             self._changes.scope_changed(number, leaf.scope)
 
-    def _limited(self, path: str) -> list[CgroupDomain]:
-        """The domains of `path` and of all that it lies in, made where there is none yet."""
-        domains = (self._domains.get(each) or self._new_domain(each) for each in ancestors(path))
-        return [domain for domain in domains if domain is not None]
+    def _limited(self, path: str, unlimited: set[str]) -> list[CgroupDomain]:
+        """The domains of `path` and of all that it lies in, made where there is none yet.
+
+        Those in `unlimited` were found to have no limit a moment ago; more are added to it.
+        """
+        found = []
+        for each in ancestors(path):
+            domain = self._domains.get(each)
+            if domain is None and each not in unlimited:
+                domain = self._new_domain(each)
+            if domain is None:
+                unlimited.add(each)
+            else:
+                found.append(domain)
+        return found
 
     def _new_domain(self, path: str) -> CgroupDomain | None:
         directory = self._hierarchy.directory(path)

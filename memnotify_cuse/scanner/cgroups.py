@@ -136,11 +136,13 @@ class CgroupScanner(Changes):
         """Look at each domain when it is due, until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._listen)
+            earliest_ns = 0
             while True:
-                await self._wait()
-                began_s = time.monotonic()
+                await self._wait(earliest_ns)
+                began_ns = self._now_ns()
                 self._look_at_due()
-                await trio.sleep((choices.CGROUP_SHARE - 1) * (time.monotonic() - began_s))
+                ended_ns = self._now_ns()
+                earliest_ns = ended_ns + (choices.CGROUP_SHARE - 1) * (ended_ns - began_ns)
 
     async def _listen(self) -> None:
         """Have those looked at at once that have reached their limits."""
@@ -156,16 +158,20 @@ class CgroupScanner(Changes):
             # It says so again and again while the cgroup is at its limit.
             await trio.sleep(choices.CGROUP_MOVING_S)
 
-    async def _wait(self) -> None:
-        """Until a domain is due, or there is something to be published."""
-        while self._due and self._due_ns.get(self._due[0][2]) != self._due[0][0]:
-            heapq.heappop(self._due)
-        self._to_do = trio.Event()
-        if self._stale:
-            return
-        wait_s = (self._due[0][0] - self._now_ns()) / 1e9 if self._due else float("inf")
-        with trio.move_on_after(max(0.0, wait_s)):
-            await self._to_do.wait()
+    async def _wait(self, earliest_ns: int) -> None:
+        """Until a domain is due, or there is something to be published; until `earliest_ns` in any case."""
+        while True:
+            while self._due and self._due_ns.get(self._due[0][2]) != self._due[0][0]:
+                heapq.heappop(self._due)
+            self._to_do = trio.Event()
+            due_ns = self._due[0][0] if self._due else None
+            now_ns = self._now_ns()
+            if self._stale or (due_ns is not None and due_ns <= now_ns):
+                await trio.sleep(max(0.0, (earliest_ns - now_ns) / 1e9))
+                return
+            wait_s = (max(due_ns, earliest_ns) - now_ns) / 1e9 if due_ns is not None else float("inf")
+            with trio.move_on_after(wait_s):
+                await self._to_do.wait()
 
     def _set_due(self, domain: CgroupDomain, due_ns: int) -> None:
         self._due_ns[domain] = due_ns
@@ -189,7 +195,7 @@ class CgroupScanner(Changes):
             self._stale = self._stale or domain.state is not before
             now_ns = self._now_ns()
             if domain in self._due_ns:
-                self._set_due(domain, now_ns + domain.delay_ns(now_ns, quiet_s))
+                self._set_due(domain, self._next_ns(domain, now_ns, quiet_s))
         if looks:
             self.looks += looks
             self._look_s += ((now_ns - began_ns) / 1e9 / looks - self._look_s) / 8
@@ -197,6 +203,14 @@ class CgroupScanner(Changes):
             self._stale = False
             pressed = [each.state for each in self._leaves.domains if each.state is not None and each.pressed]
             self._publish(pressed, moved)
+
+    def _next_ns(self, domain: CgroupDomain, now_ns: int, quiet_s: float) -> int:
+        """When it is due again. Quiet ones are due together, so that many of them are one wake-up."""
+        next_ns = now_ns + domain.delay_ns(now_ns, quiet_s)
+        if not domain.is_quiet(now_ns):
+            return next_ns
+        together_ns = int(choices.CGROUP_QUIET_S * 1e9)
+        return next_ns - next_ns % together_ns + together_ns
 
     def _look(self, domain: CgroupDomain, now_ns: int) -> bool:
         """Look at one; whether it gave evidence."""

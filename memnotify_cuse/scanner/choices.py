@@ -85,6 +85,6 @@ passed before it is seen."""
 CGROUP_MOVING_S: Final = 0.002
 """While it grows, no oftener than this."""
 
-CGROUP_QUIET_SHARE: Final = 64
+CGROUP_QUIET_SHARE: Final = 100
 CGROUP_SHARE: Final = 8
 """Looking at quiet cgroups takes no more than this part of a CPU, and looking at all of them no more than that."""
