@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import pytest
 
-from memnotify_cuse.board import ZoneState
 from memnotify_cuse.accounts import OverBoundError
+from memnotify_cuse.board import ZoneState
 from memnotify_cuse.device.device import Device
 from memnotify_cuse.device.openfile import OpenFile
 from memnotify_cuse.device.policy import Policy

@@ -13,8 +13,8 @@ import pyfuse3
 import pytest
 import trio
 
-from memnotify_cuse.control import Control
 from memnotify_cuse.accounts import Account, Bounds, Users
+from memnotify_cuse.control import Control
 from memnotify_cuse.device.device import Device
 from memnotify_cuse.transport import controlfs, tree, wire
 from memnotify_cuse.transport.connection import Connection

@@ -13,8 +13,8 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memnotify_cuse.board import ZoneState
 from memnotify_cuse.accounts import Bounds, Users
+from memnotify_cuse.board import ZoneState
 from memnotify_cuse.device.device import Device
 from memnotify_cuse.device.policy import Policy
 from memnotify_cuse.identify import IDENTIFY
