@@ -90,16 +90,22 @@ class MemNotify:
     once. ``device`` may also be one zone's file, such as ``/run/mem_notify/zones/node0-Normal``, or
     ``/run/mem_notify/levels/critical``. None: DEFAULT_DEVICE, or DEFAULT_STATE if ``end``.
 
+    The device tells of the limits of the memory cgroup that this process is in, too. With ``cgroup`` it is those of
+    another one, given by its path as in /proc/PID/cgroup, or by its folder: it is opened there by another process. For
+    that one must be permitted to move processes into it; else it is the OSError (CgroupError) that says so.
+
     Raises DeviceNotFoundError if there is no such file, DeviceGoneError if its server is dead, and the plain
     OSError (PermissionError and so on) for anything else that keeps it from being opened.
     """
 
-    def __init__(self, device: str | os.PathLike[str] | None = None, *, end: bool = False) -> None:
+    def __init__(
+        self, device: str | os.PathLike[str] | None = None, *, end: bool = False, cgroup: str | None = None
+    ) -> None:
         self._fd = -1
         self.device = os.fspath(device or (DEFAULT_STATE if end else DEFAULT_DEVICE))
         self._buffer = bytearray()
         try:
-            self._fd = os.open(self.device, os.O_RDONLY | os.O_NONBLOCK)
+            self._fd = _open(self.device, cgroup)
         except FileNotFoundError:
             raise DeviceNotFoundError(self.device) from None
         except OSError as error:
@@ -215,15 +221,19 @@ class MemNotify:
 
 
 def wait(
-    timeout: float | None = None, *, device: str | os.PathLike[str] | None = None, end: bool = False
+    timeout: float | None = None,
+    *,
+    device: str | os.PathLike[str] | None = None,
+    end: bool = False,
+    cgroup: str | None = None,
 ) -> Record | None:
     """Open ``device``, wait up to ``timeout`` seconds (None: for ever) for one record, and close it again.
 
     Returns None when none came in time. Raises what :class:`MemNotify` and its ``wait`` raise. In a loop use
     MemNotify: between two calls of this function the device is not open. With ``end`` it does not wait: the first
-    record says how a zone is now.
+    record says how a zone is now. ``cgroup`` is that of :class:`MemNotify`.
     """
-    with MemNotify(device, end=end) as memory:
+    with MemNotify(device, end=end, cgroup=cgroup) as memory:
         return memory.wait(timeout)
 
 
@@ -283,6 +293,14 @@ def notifications(device: str | os.PathLike[str] | None = None, *, end: bool = F
     ``device`` and ``end`` are those of :class:`MemNotify`. ``async for`` raises what it and its ``wait`` raise.
     """
     return Notifications(device, end=end)
+
+
+def _open(device: str, cgroup: str | None) -> int:
+    if cgroup is None:
+        return os.open(device, os.O_RDONLY | os.O_NONBLOCK)
+    from memnotify_cuse.cgroupopen import open_in_cgroup
+
+    return open_in_cgroup(device, cgroup)
 
 
 def _running_library() -> str:

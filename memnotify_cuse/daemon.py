@@ -24,6 +24,8 @@ from memnotify_cuse.board import Board, BoardListener, ChangesTold, ZoneState
 from memnotify_cuse.config import Config, ServeError, SigioMode
 from memnotify_cuse.control import Control, ServerFacts
 from memnotify_cuse.device.device import Device
+from memnotify_cuse.device.openfile import OpenFile
+from memnotify_cuse.device.topics import Scope
 from memnotify_cuse.domain import CgroupId
 from memnotify_cuse.fasync.exact import FileCalls
 from memnotify_cuse.fasync.pool import HelperPool
@@ -42,7 +44,7 @@ from memnotify_cuse.kernel.tracefs import TracePipe
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 from memnotify_cuse.pressurelog import PressureLog
 from memnotify_cuse.residency import Realtime, lock_memory, warn_of_refusals
-from memnotify_cuse.scanner.cgroupleaves import Scope
+from memnotify_cuse.scanner.cgroupleaves import Place
 from memnotify_cuse.scanner.cgroups import CgroupScanner
 from memnotify_cuse.scanner.deferred import DeferredSource
 from memnotify_cuse.scanner.errors import RecordingError
@@ -302,20 +304,29 @@ class _Server:
             hierarchy,
             self._machine,
             lambda pressed, moved: self._board.publish_cgroups(pressed, moved, time.monotonic_ns()),
-            self._set_scope,
+            self._opener_moved,
             fill_kb_per_s=self._fill_kb_per_s,
             swap_free_kb=lambda: sampler.swap_free_kb,
             proc=config.proc,
         )
         stack.callback(cgroups.close)
-        self._device.scope_of = lambda file: cgroups.follow(file.number, file.opener_tid, file.user)
+
+        def scope_of(file: OpenFile) -> Scope:
+            place = cgroups.follow(file.number, file.opener_tid, file.user, file.cgroup)
+            file.cgroup = place.inode
+            return place.scope
+
+        self._device.scope_of = scope_of
         self._device.forget_scope = lambda file: cgroups.forget(file.number)
         return cgroups
 
-    def _set_scope(self, number: int, scope: Scope) -> None:
+    def _opener_moved(self, number: int, place: Place) -> None:
+        """The opener of an open file was moved, or there is another limit where it is."""
         file = self._device.file(number)
         if file is not None:
-            self._device.set_scope(file, scope)
+            file.cgroup = place.inode
+            self._state.note_cgroup(number, place.inode)
+            self._device.set_scope(file, place.scope)
 
     def _make_board(self, config: Config) -> None:
         device = Device(self._machine.page_kb, config.policy, Users(), lambda: self._state.next_number())

@@ -36,9 +36,11 @@ examples:
   memnotify status --json | jq '.zones[] | select(.status == 1)'
   cat /run/mem_notify/status              the same, raw
 
-With --json the object is {"server": {...}, "failing": [...], "zones": [...], "memory": {...}}; the keys
-of the first three are the server's own (pages), those of "memory" are bytes; it is null where
-/proc/meminfo cannot be read.
+The second table, for root, has the memory cgroups with a limit whose programs have the device open.
+
+With --json the object is {"server": {...}, "failing": [...], "zones": [...], "cgroups": [...],
+"memory": {...}}; the keys of all but the last are the server's own (pages, kB), those of "memory" are
+bytes; it is null where /proc/meminfo cannot be read.
 
 exit codes: 0 shown, and all is well; 1 shown, and health is not ok; 2 an error (no server there, for one).
 """
@@ -74,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
             "server": status.server,
             "failing": list(status.failing),
             "zones": list(status.zones),
+            "cgroups": list(status.cgroups),
             "memory": memory,
         }
         print(json.dumps(shown, indent=2))
@@ -118,6 +121,8 @@ def render(status: Status, memory: dict[str, int] | None, *, page_bytes: int, no
     if status.failing:
         parts.append("\n".join(map(_failing_line, status.failing)))
     parts.append(_table(status.zones, page_bytes, now_ns) if status.zones else "the server watches no zones")
+    if status.cgroups:
+        parts.append(_table(status.cgroups, page_bytes, now_ns, "cgroup"))
     if memory is not None:
         parts.append(_memory_line(memory))
     return "\n\n".join(parts)
@@ -146,12 +151,13 @@ def _duration(seconds: float) -> str:
     return " ".join(units[:2])
 
 
-def _table(zones: Sequence[Pairs], page_bytes: int, now_ns: int) -> str:
-    """Return one aligned row per zone, with a column for every key that any zone has."""
-    keys = list(dict.fromkeys(key for zone in zones for key in zone if key not in ("node", "zone")))
-    rows = [["zone", *(_heading(key) for key in keys)]]
+def _table(zones: Sequence[Pairs], page_bytes: int, now_ns: int, what: str = "zone") -> str:
+    """Return one aligned row per zone, or per ``what``, with a column for every key that any has."""
+    keys = list(dict.fromkeys(key for zone in zones for key in zone if key not in ("node", what)))
+    rows = [[what, *(_heading(key) for key in keys)]]
     for zone in zones:
-        rows.append([zone_name(zone), *(_cell(key, zone.get(key), page_bytes, now_ns) for key in keys)])
+        name = zone_name(zone) if what == "zone" else str(zone.get(what, "?")).removeprefix("cgroup:")
+        rows.append([name, *(_cell(key, zone.get(key), page_bytes, now_ns) for key in keys)])
     numeric = [False, *(all(not isinstance(zone.get(key), str) for zone in zones) for key in keys)]
     if "status" in keys:
         numeric[1 + keys.index("status")] = False

@@ -38,12 +38,14 @@ class Status:
     """What the server says: about itself (``server``; empty if it says nothing) and about each zone.
 
     Values that look like numbers are int or float, ``-`` (does not apply) is None, everything else is str.
-    ``failing`` has the sources that fail, by the keys ``failing`` (which one), ``since_s`` and ``reason``.
+    ``failing`` has the sources that fail, by the keys ``failing`` (which one), ``since_s`` and ``reason``. ``cgroups``
+    are those that programs listen in; they are shown to root, and to the owner of the mount.
     """
 
     server: Pairs
     zones: tuple[Pairs, ...]
     failing: tuple[Pairs, ...] = ()
+    cgroups: tuple[Pairs, ...] = ()
 
     @property
     def is_fine(self) -> bool:
@@ -94,7 +96,17 @@ def read_status(mount: str) -> Status:
     for line in pairs.zones:
         if "failing" not in line:
             server.update(line)
-    return Status(server=server, zones=status.zones, failing=failing)
+    return Status(server=server, zones=status.zones, failing=failing, cgroups=_read_cgroups(mount))
+
+
+def _read_cgroups(mount: str) -> tuple[Pairs, ...]:
+    path = Path(mount, "cgroups")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError:
+        # An older server has none, and not everybody may look.
+        return ()
+    return parse_status(text, str(path)).zones
 
 
 def _read(mount: str, name: str) -> Status:

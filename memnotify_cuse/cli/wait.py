@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from memnotify_cuse import client
+from memnotify_cuse.cgroupopen import CgroupError
 from memnotify_cuse.cli.common import DEFAULT_DEVICE, EXIT_NEGATIVE, EXIT_OK, CommandError, seconds
 from memnotify_cuse.record import Record, RecordError
 
@@ -21,6 +22,7 @@ examples:
   memnotify wait --timeout 60 || echo "no memory pressure for a minute"
   memnotify wait --device /run/mem_notify/zones/node0-Normal
   memnotify wait --device /run/mem_notify/levels/critical
+  memnotify wait --cgroup /kubepods/pod1     of the machine, or of that cgroup's limit, or one that it lies in
   memnotify wait --state                     until a zone comes under pressure, or its level changes, or it is over
 
 In a loop, open the device once and read it line by line instead: between two runs of this command
@@ -50,6 +52,12 @@ def add_parser(subparsers: Subparsers) -> None:
         help="wait for the next change of a zone's state, the end of pressure included, and print each that changed",
     )
     parser.add_argument(
+        "--cgroup",
+        metavar="PATH",
+        help="wait for the limits of this memory cgroup, in place of this process's own: its path as in "
+        "/proc/PID/cgroup, or its folder (needs the right to move processes into it)",
+    )
+    parser.add_argument(
         "--timeout",
         metavar="SECONDS",
         type=seconds,
@@ -59,16 +67,18 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Wait as ``args`` says. Return 0 when told, 1 when timed out; raise CommandError for the rest."""
+    if args.state and args.cgroup:
+        raise CommandError("--state tells of zones alone: not with --cgroup")
     device: str = args.device or (client.DEFAULT_STATE if args.state else DEFAULT_DEVICE)
     try:
         if args.state:
             records = _next_changes(device, args.timeout)
         else:
-            record = client.wait(args.timeout, device=device)
+            record = client.wait(args.timeout, device=device, cgroup=args.cgroup)
             if record is not None and not record.pressure:
                 raise CommandError(f"{device} tells of the end of pressure, too: use --state")
             records = [record] if record is not None else []
-    except client.DeviceError as error:
+    except (client.DeviceError, CgroupError) as error:
         raise CommandError(str(error)) from None
     except RecordError as error:
         raise CommandError(f"{device} does not send memory notifications: {error}") from None

@@ -165,9 +165,13 @@ class Device(BoardListener):
         self.on_open()
         return file
 
-    def opened_by(self, file: OpenFile, tid: int) -> None:
-        """Thread `tid` (0: not visible to us) has opened `file`, or was the first that was seen to use it."""
+    def opened_by(self, file: OpenFile, tid: int, cgroup: int = 0) -> None:
+        """Thread `tid` (0: not visible to us) has opened `file`, or was the first that was seen to use it.
+
+        `cgroup` is the inode of the innermost cgroup with a limit that it was in then, as far as is known.
+        """
         file.opener_tid = file.user_tid = tid
+        file.cgroup = cgroup
         if not isinstance(file.topic, ZoneId) and file.topic is not Special.STATE:
             self.set_scope(file, self.scope_of(file))
 

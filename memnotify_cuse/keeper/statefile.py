@@ -34,7 +34,7 @@ from typing import Final, NamedTuple
 from memnotify_cuse.keeper import heartbeat
 
 MAGIC: Final = b"memnotify state\0"
-LAYOUT: Final = 4
+LAYOUT: Final = 5
 """Goes up with every change of the layout. A server that finds another one does not go on with it: `reload` refuses,
 and a restart of the service makes the device anew."""
 
@@ -87,7 +87,7 @@ _PRESSURE_NOW_AT: Final = 33
 _INIT_AT: Final = 64
 _ZONES_AT: Final = 512
 _ZONE: Final = struct.Struct(f"=h{NAME_BYTES}s")
-_FILE: Final = struct.Struct(f"=QQqIiiHHhBB{NAME_BYTES}s")
+_FILE: Final = struct.Struct(f"=QQqIiiHHhBB{NAME_BYTES}sQ")
 _NUMBER: Final = struct.Struct("=Q")
 _KH: Final = struct.Struct("=Q")
 _KH_AT: Final = 8
@@ -98,6 +98,8 @@ _USER_TID_AT: Final = 32
 _LENGTHS: Final = struct.Struct("=HH")
 _LENGTHS_AT: Final = 36
 _FLAGS_AT: Final = 43
+_CGROUP: Final = struct.Struct("=Q")
+_CGROUP_AT: Final = 56
 
 Zone = tuple[int, str]
 """A zone's node and name, or what an open file is about instead, where the node is below that of no zone."""
@@ -128,7 +130,9 @@ class Told(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class KnownFile:
-    """An open file of the server before. `kh` 0: no program has waited on it in poll."""
+    """An open file of the server before. `kh` 0: no program has waited on it in poll. `cgroup` is the inode of the
+    innermost cgroup with a limit that its opener was in, 0 for none.
+    """
 
     number: int
     connection: int
@@ -138,6 +142,7 @@ class KnownFile:
     user_tid: int
     kh: int
     told: Told
+    cgroup: int = 0
 
 
 def create_state() -> int:
@@ -254,14 +259,23 @@ class StateFile:
     # Open files.
 
     def note_file(
-        self, number: int, connection: int, uid: int, topic: Zone | None, opener_tid: int, user_tid: int
+        self,
+        number: int,
+        connection: int,
+        uid: int,
+        topic: Zone | None,
+        opener_tid: int,
+        user_tid: int,
+        cgroup: int = 0,
     ) -> None:
         """Open file `number` was opened."""
         node, name = topic or (NEVER, "")
-        raw = name.encode()[:NAME_BYTES]
-        _FILE.pack_into(
-            self._map, _slot(number), number, 0, NEVER, uid, opener_tid, user_tid, 0, 0, node, connection, 0, raw
-        )
+        told = (0, 0, node, connection, 0, name.encode()[:NAME_BYTES])
+        _FILE.pack_into(self._map, _slot(number), number, 0, NEVER, uid, opener_tid, user_tid, *told, cgroup)
+
+    def note_cgroup(self, number: int, cgroup: int) -> None:
+        """Its opener is in another cgroup now."""
+        _CGROUP.pack_into(self._map, _slot(number) + _CGROUP_AT, cgroup)
 
     def note_waiting(self, number: int, kh: int, user_tid: int) -> None:
         """A program waits on it in poll, to be woken by `kh`; or in a held read, where `kh` is 0."""
@@ -298,7 +312,7 @@ class StateFile:
         for at in _places(self._fd, _FILES, _RECORDS, FILE_BYTES):
             if not _NUMBER.unpack_from(self._map, at)[0]:
                 continue
-            number, kh, told_ns, uid, opener, user, length, partial, node, on, flags, name = _FILE.unpack_from(
+            number, kh, told_ns, uid, opener, user, length, partial, node, on, flags, name, cgroup = _FILE.unpack_from(
                 self._map, at
             )
             if _slot(number) != at or on != connection or partial > length or length > RECORD_BYTES:
@@ -306,7 +320,7 @@ class StateFile:
             start = _record(number)
             told = Told(told_ns, FileFlag(flags & 15), self._map[start : start + length], partial)
             topic = None if node == NEVER else (node, _decode(name))
-            yield KnownFile(number, on, uid, topic, opener, user, kh, told)
+            yield KnownFile(number, on, uid, topic, opener, user, kh, told, cgroup)
 
     def journal(self, connection: int) -> RequestJournal:
         """The requests of a connection that were not answered."""

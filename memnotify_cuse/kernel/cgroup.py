@@ -121,6 +121,7 @@ class CgroupFiles:
             self._fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise CgroupGoneError(str(directory), error.strerror or str(error)) from error
+        self.inode = os.fstat(self._fd).st_ino
 
     def fileno(self) -> int:
         return self._fd

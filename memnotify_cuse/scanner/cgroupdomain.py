@@ -18,13 +18,14 @@ from memnotify_cuse.scanner.zones import ZoneTracker
 class CgroupDomain:
     """The cgroup `id`, whose `files` are closed by `close`. `limit_bytes` is its limit at present.
 
-    `fill_kb_per_s` is how fast programs can take memory. Raises CgroupGoneError, if it is gone or has no limit, and
-    MalformedKernelFileError; so does `look`.
+    `inode` is that of its folder. `fill_kb_per_s` is how fast programs can take memory. Raises CgroupGoneError, if it
+    is gone or has no limit, and MalformedKernelFileError; so does `look`.
     """
 
     def __init__(self, cgroup: CgroupId, files: CgroupFiles, machine: Machine, fill_kb_per_s: int) -> None:
         self.id = cgroup
         self.files = files
+        self.inode = files.inode
         self._machine = machine
         self._fill_kb_per_s = fill_kb_per_s
         self.limit_bytes = self._limit()

@@ -14,9 +14,10 @@ import itertools
 import logging
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from memnotify_cuse.accounts import Account, Bounds, OverBoundError
 from memnotify_cuse.domain import CgroupId
@@ -34,9 +35,19 @@ BOUNDS: Final = Bounds(total=4096, per_user=1024, root_reserve=512)
 REVIEW_S: Final = 0.01
 """How long threads are reviewed in one go; the next review goes on there."""
 
+WALK_S: Final = 0.2
+"""How long it may take to look for the cgroup of an opener that is gone, when a server takes over."""
+
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 
 Scope = tuple[CgroupId, ...]
+
+
+class Place(NamedTuple):
+    """Where the opener of a file is: its domains, and the inode of the first one's folder (0: there is none)."""
+
+    scope: Scope = ()
+    inode: int = 0
 
 
 class Changes:
@@ -48,8 +59,8 @@ class Changes:
     def dropped(self, domain: CgroupDomain) -> None:
         """Nothing has to do with it any more; it is about to be closed."""
 
-    def scope_changed(self, number: int, scope: Scope) -> None:
-        """The open file of that number has these domains from now on."""
+    def place_changed(self, number: int, place: Place) -> None:
+        """The opener of the open file of that number is there from now on."""
 
 
 @dataclass(slots=True, eq=False)
@@ -64,6 +75,12 @@ class _Leaf:
     @property
     def scope(self) -> Scope:
         return tuple(domain.id for domain in self.domains)
+
+
+def _place(leaf: _Leaf | None) -> Place:
+    if leaf is None or not leaf.domains:
+        return Place()
+    return Place(leaf.scope, leaf.domains[0].inode)
 
 
 @dataclass(slots=True)
@@ -104,6 +121,7 @@ class CgroupLeaves:
         self._users: dict[CgroupDomain, int] = {}
         self._generations = itertools.count(1)
         self._to_review: list[int] = []
+        self._paths: dict[int, str] = {}
         self._said: set[str] = set()
 
     @property
@@ -114,13 +132,18 @@ class CgroupLeaves:
         """How many open files have it."""
         return sum(len(leaf.files) for leaf in self._leaves.values() if domain in leaf.domains)
 
-    def follow(self, number: int, tid: int, user: int) -> Scope:
-        """An open file that thread `tid` has opened, and that counts to `user`; its domains."""
+    def follow(self, number: int, tid: int, user: int, inode: int = 0) -> Place:
+        """An open file that thread `tid` has opened, and that counts to `user`; where it is.
+
+        `inode` is that of the opener's first domain, as it was known before: it stands where the opener is gone.
+        """
         opener = self._openers[number] = _Opener(tid, time.clock_gettime_ns(time.CLOCK_BOOTTIME), user)
         path = self._path_of(tid)
+        if path is None and inode:
+            path = self._path_with(inode)
         leaf = self._leaf_at(path, user) if path is not None else None
         self._enter(number, opener, leaf)
-        return leaf.scope if leaf is not None else ()
+        return _place(leaf)
 
     def forget(self, number: int) -> None:
         """The open file is closed."""
@@ -131,6 +154,7 @@ class CgroupLeaves:
     def review(self) -> None:
         """See which threads were moved, and which limits set; not all threads at once, where they are many."""
         unlimited: set[str] = set()
+        self._paths.clear()
         for leaf in list(self._leaves.values()):
             self._renew(leaf, unlimited)
         end_s = time.monotonic() + REVIEW_S
@@ -154,12 +178,12 @@ class CgroupLeaves:
         path = self._path_of(opener.tid)
         if path is None or (opener.leaf is not None and opener.leaf.path == path) or self._is_another(opener):
             return
-        before = opener.leaf.scope if opener.leaf is not None else ()
+        before = _place(opener.leaf)
         leaf = self._leaf_at(path, opener.user)
         self._enter(number, opener, leaf)
-        scope = leaf.scope if leaf is not None else ()
-        if scope != before:
-            self._changes.scope_changed(number, scope)
+        place = _place(leaf)
+        if place != before:
+            self._changes.place_changed(number, place)
 
     def _is_another(self, opener: _Opener) -> bool:
         """Whether the opener has ended, and its id was given to a thread that began later."""
@@ -187,6 +211,12 @@ class CgroupLeaves:
             self._say_once("outside", f"{path} is outside of the cgroups that this server can see")
             return None
         return path
+
+    def _path_with(self, inode: int) -> str | None:
+        """The cgroup whose folder has that inode: all are looked at once, and kept in mind until the next review."""
+        if not self._paths:
+            self._paths = dict(_walk(self._hierarchy, time.monotonic() + WALK_S))
+        return self._paths.get(inode)
 
     def _say_once(self, what: str, why: object) -> None:
         if what not in self._said:
@@ -225,7 +255,7 @@ class CgroupLeaves:
 
     def _say_scope(self, leaf: _Leaf) -> None:
         for number in leaf.files:
-            self._changes.scope_changed(number, leaf.scope)
+            self._changes.place_changed(number, _place(leaf))
 
     def _limited(self, path: str, unlimited: set[str]) -> list[CgroupDomain]:
         """The domains of `path` and of all that it lies in, made where there is none yet.
@@ -276,3 +306,18 @@ class CgroupLeaves:
             del self._domains[domain.id.path]
         self._changes.dropped(domain)
         domain.close()
+
+
+def _walk(hierarchy: Hierarchy, until_s: float) -> Iterator[tuple[int, str]]:
+    """The inode and path of each cgroup that is found by then; those that go meanwhile are left out."""
+    to_do = [(hierarchy.mount_point, hierarchy.root.rstrip("/"))]
+    while to_do and time.monotonic() < until_s:
+        directory, path = to_do.pop()
+        try:
+            with os.scandir(directory) as entries:
+                folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except OSError:
+            continue
+        for folder in folders:
+            yield folder.inode(), f"{path}/{folder.name}"
+            to_do.append((directory / folder.name, f"{path}/{folder.name}"))

@@ -26,7 +26,7 @@ from memnotify_cuse.kernel.cgroup import CgroupGoneError, Hierarchy
 from memnotify_cuse.kernel.errors import KernelFileError
 from memnotify_cuse.scanner import choices
 from memnotify_cuse.scanner.cgroupdomain import CgroupDomain
-from memnotify_cuse.scanner.cgroupleaves import CgroupLeaves, Changes, Scope
+from memnotify_cuse.scanner.cgroupleaves import CgroupLeaves, Changes, Place
 from memnotify_cuse.scanner.machine import Machine
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class CgroupScanner(Changes):
     """Follows the cgroups of open files. Closed by `close`.
 
     `publish` takes the states of all that are under pressure, and those that gave evidence since it was called last.
-    `on_scope` is told which domains an open file has from now on. `swap_free_kb` is what the machine has left of swap,
+    `on_place` is told where a file's opener is from now on. `swap_free_kb` is what the machine has left of swap,
     `fill_kb_per_s` how fast programs can take memory.
     """
 
@@ -53,7 +53,7 @@ class CgroupScanner(Changes):
         hierarchy: Hierarchy,
         machine: Machine,
         publish: Publish,
-        on_scope: Callable[[int, Scope], None],
+        on_place: Callable[[int, Place], None],
         *,
         fill_kb_per_s: int,
         swap_free_kb: Callable[[], int] = lambda: 0,
@@ -61,7 +61,7 @@ class CgroupScanner(Changes):
         now_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
         self._publish = publish
-        self._on_scope = on_scope
+        self._on_place = on_place
         self._swap_free_kb = swap_free_kb
         self._now_ns = now_ns
         self._leaves = CgroupLeaves(hierarchy, machine, self, fill_kb_per_s=fill_kb_per_s, proc=proc)
@@ -82,9 +82,9 @@ class CgroupScanner(Changes):
             self._leaves.lose(domain)
         self._epoll.close()
 
-    def follow(self, number: int, tid: int, user: int) -> Scope:
-        """An open file that thread `tid` has opened, and that counts to `user`; its domains."""
-        return self._leaves.follow(number, tid, user)
+    def follow(self, number: int, tid: int, user: int, inode: int = 0) -> Place:
+        """An open file: see `CgroupLeaves.follow`."""
+        return self._leaves.follow(number, tid, user, inode)
 
     def forget(self, number: int) -> None:
         """The open file is closed."""
@@ -129,8 +129,8 @@ class CgroupScanner(Changes):
             self._stale = True
             self._to_do.set()
 
-    def scope_changed(self, number: int, scope: Scope) -> None:
-        self._on_scope(number, scope)
+    def place_changed(self, number: int, place: Place) -> None:
+        self._on_place(number, place)
 
     async def run(self) -> None:
         """Look at each domain when it is due, until cancelled."""

@@ -41,7 +41,8 @@ class FileNotes:
         """Call it after the reply: a file that was never opened would stay for good."""
         if self._state is not None:
             topic = _note_of(file.topic)
-            self._state.note_file(file.number, self._connection, file.uid, topic, file.opener_tid, file.user_tid)
+            tids = file.opener_tid, file.user_tid
+            self._state.note_file(file.number, self._connection, file.uid, topic, *tids, file.cgroup)
 
     def taken_in(self, file: OpenFile) -> None:
         """A file that the server before had opened, and had no time to note."""
@@ -85,7 +86,7 @@ class FileNotes:
 
     def _adopt(self, known: KnownFile, wake: Callable[[OpenFile], None]) -> OpenFile:
         file = self._device.adopt(known.number, known.uid, _topic_of(known.topic), wake)
-        self._device.opened_by(file, known.opener_tid)
+        self._device.opened_by(file, known.opener_tid, known.cgroup)
         file.user_tid = known.user_tid
         told = known.told
         file.told_ns = told.told_ns if told.told_ns != NEVER else None
