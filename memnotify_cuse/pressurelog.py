@@ -21,6 +21,9 @@ from memnotify_cuse.record import LEVELS
 log = logging.getLogger(__name__)
 
 LINES: Final = 5
+CGROUP_LINES: Final = 3
+"""No more of them are about cgroups: a user may have one whose pressure comes and goes all day."""
+
 WITHIN_NS: Final = 1_000_000_000
 """So many lines in any second: half of what the log takes for good (`logstream`), so that others find room in it."""
 
@@ -37,6 +40,7 @@ class _Zone:
     level: int = -1
     since_ns: int = 0
     skipped: int = 0
+    is_cgroup: bool = False
 
 
 class PressureLog:
@@ -46,6 +50,7 @@ class PressureLog:
         self._page_kb = page_kb
         self._zones: dict[ZoneId, _Zone] = {}
         self._written_ns: deque[int] = deque(maxlen=LINES)
+        self._cgroups_written_ns: deque[int] = deque(maxlen=CGROUP_LINES)
         self._told = Told()
         self._summed = Told()
         self._sum_ns = FIRST_SUM_NS
@@ -71,13 +76,13 @@ class PressureLog:
     def changed(self, states: Mapping[ZoneId, ZoneState], now_ns: int) -> None:
         """The zones are as `states` says; called often enough to write what had to wait."""
         for zone, state in states.items():
-            known = self._zones.setdefault(zone, _Zone())
+            known = self._zones.setdefault(zone, _Zone(is_cgroup=isinstance(zone, CgroupId)))
             if state.under_pressure != known.pressed:
                 self._pressure_changed(known, state, now_ns)
             elif state.under_pressure and LEVELS.index(state.level) > known.level:
                 known.level = LEVELS.index(state.level)
                 self._write(known, now_ns, "%s: level %s, %s", zone, state.level, self._amounts(state))
-            elif known.skipped and self._has_room(now_ns):
+            elif known.skipped and self._has_room(now_ns, known):
                 words = f"under pressure ({state.reason}), level {state.level}" if known.pressed else "clear"
                 self._write(known, now_ns, "%s: %s, %s", zone, words, self._amounts(state))
         for zone in [zone for zone in self._zones if zone not in states]:
@@ -105,17 +110,20 @@ class PressureLog:
         return f"{free_mb:.1f} MiB free" + (f", {target_mb:.1f} MiB to be freed" if state.under_pressure else "")
 
     def _write(self, known: _Zone, now_ns: int, form: str, *values: object) -> None:
-        if not self._has_room(now_ns):
+        if not self._has_room(now_ns, known):
             known.skipped += 1
             return
         self._written_ns.append(now_ns)
+        if known.is_cgroup:
+            self._cgroups_written_ns.append(now_ns)
         if known.skipped:
             form, values = f"{form} (%d changes before were not logged)", (*values, known.skipped)
             known.skipped = 0
         log.info(form, *values)
 
-    def _has_room(self, now_ns: int) -> bool:
-        return len(self._written_ns) < LINES or now_ns - self._written_ns[0] >= WITHIN_NS
+    def _has_room(self, now_ns: int, zone: _Zone | None = None) -> bool:
+        full = _is_full(self._written_ns, now_ns)
+        return not full and not (zone is not None and zone.is_cgroup and _is_full(self._cgroups_written_ns, now_ns))
 
     def _write_sum(self, now_ns: int, pressed: bool) -> None:
         began_ns = self._sum_began_ns
@@ -136,3 +144,7 @@ class PressureLog:
             told.signalled,
             told.notifications,
         )
+
+
+def _is_full(written_ns: deque[int], now_ns: int) -> bool:
+    return len(written_ns) == written_ns.maxlen and now_ns - written_ns[0] < WITHIN_NS

@@ -18,14 +18,20 @@ from memnotify_cuse.scanner.zones import ZoneTracker
 class CgroupDomain:
     """The cgroup `id`, whose `files` are closed by `close`. `limit_bytes` is its limit at present.
 
-    `inode` is that of its folder. `fill_kb_per_s` is how fast programs can take memory. Raises CgroupGoneError, if it
-    is gone or has no limit, and MalformedKernelFileError; so does `look`.
+    `inode` is that of its folder. It is counted to `user`, and `shared` if others have to do with it, too.
+    `fill_kb_per_s` is how fast programs can take memory. Raises CgroupGoneError, if it is gone or has no limit, and
+    MalformedKernelFileError; so does `look`.
     """
 
-    def __init__(self, cgroup: CgroupId, files: CgroupFiles, machine: Machine, fill_kb_per_s: int) -> None:
+    def __init__(
+        self, cgroup: CgroupId, files: CgroupFiles, machine: Machine, fill_kb_per_s: int, user: int = 0
+    ) -> None:
         self.id = cgroup
         self.files = files
         self.inode = files.inode
+        self.user = user
+        self.shared = False
+        self.closed = False
         self._machine = machine
         self._fill_kb_per_s = fill_kb_per_s
         self.limit_bytes = self._limit()
@@ -46,6 +52,7 @@ class CgroupDomain:
         return self._state is not None and self._state.under_pressure
 
     def close(self) -> None:
+        self.closed = True
         self.files.close()
 
     def follow_limit(self) -> None:

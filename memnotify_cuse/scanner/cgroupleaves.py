@@ -13,9 +13,10 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import resource
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -29,8 +30,14 @@ from memnotify_cuse.scanner.machine import Machine
 
 log = logging.getLogger(__name__)
 
-BOUNDS: Final = Bounds(total=4096, per_user=1024, root_reserve=512)
-"""Of leaves."""
+BOUNDS: Final = Bounds(total=4096, per_user=4096, root_reserve=1024, share_divisor=16)
+"""Of domains. Each takes two descriptors at most."""
+
+SPARE_DESCRIPTORS: Final = 1024
+"""How many are left to others."""
+
+MOST_LEVELS: Final = 32
+"""How far out limits are looked for. Cgroups may lie in each other without end."""
 
 REVIEW_S: Final = 0.01
 """How long threads are reviewed in one go; the next review goes on there."""
@@ -65,7 +72,7 @@ class Changes:
 
 @dataclass(slots=True, eq=False)
 class _Leaf:
-    """A cgroup that programs listen in. `user` is the one that it is counted to."""
+    """A cgroup that programs listen in. Its domains are counted to `user`."""
 
     path: str
     user: int
@@ -107,14 +114,14 @@ class CgroupLeaves:
         *,
         fill_kb_per_s: int,
         proc: Path = Path("/proc"),
-        bounds: Bounds = BOUNDS,
+        bounds: Bounds | None = None,
     ) -> None:
         self._hierarchy = hierarchy
         self._machine = machine
         self._changes = changes
         self._fill_kb_per_s = fill_kb_per_s
         self._proc = proc
-        self._account = Account(bounds)
+        self._account = Account(bounds or _bounds_here())
         self._openers: dict[int, _Opener] = {}
         self._leaves: dict[str, _Leaf] = {}
         self._domains: dict[str, CgroupDomain] = {}
@@ -231,25 +238,19 @@ class CgroupLeaves:
             del before.files[number]
             if not before.files:
                 del self._leaves[before.path]
-                self._account.give_back(before.user)
                 self._set_domains(before, [])
 
-    def _leaf_at(self, path: str, user: int) -> _Leaf | None:
+    def _leaf_at(self, path: str, user: int) -> _Leaf:
         leaf = self._leaves.get(path)
         if leaf is not None:
             return leaf
-        try:
-            self._account.take(user)
-        except OverBoundError:
-            self._say_once("bound", f"user {user} listens in too many of them")
-            return None
         leaf = self._leaves[path] = _Leaf(path, user)
-        self._set_domains(leaf, self._limited(path, set()))
+        self._set_domains(leaf, self._limited(leaf, set()))
         return leaf
 
     def _renew(self, leaf: _Leaf, unlimited: set[str]) -> None:
         before = leaf.scope
-        self._set_domains(leaf, self._limited(leaf.path, unlimited))
+        self._set_domains(leaf, self._limited(leaf, unlimited))
         if leaf.scope != before:
             self._say_scope(leaf)
 
@@ -257,34 +258,38 @@ class CgroupLeaves:
         for number in leaf.files:
             self._changes.place_changed(number, _place(leaf))
 
-    def _limited(self, path: str, unlimited: set[str]) -> list[CgroupDomain]:
-        """The domains of `path` and of all that it lies in, made where there is none yet.
+    def _limited(self, leaf: _Leaf, unlimited: set[str]) -> list[CgroupDomain]:
+        """The domains of `leaf` and of all that it lies in, made where there is none yet.
 
         Those in `unlimited` were found to have no limit a moment ago; more are added to it.
         """
         found = []
-        for each in ancestors(path):
+        for each in ancestors(leaf.path)[:MOST_LEVELS]:
             domain = self._domains.get(each)
             if domain is None and each not in unlimited:
-                domain = self._new_domain(each)
+                domain = self._new_domain(each, leaf.user)
             if domain is None:
                 unlimited.add(each)
             else:
                 found.append(domain)
         return found
 
-    def _new_domain(self, path: str) -> CgroupDomain | None:
+    def _new_domain(self, path: str, user: int) -> CgroupDomain | None:
         directory = self._hierarchy.directory(path)
         if directory is None:
             return None
         files = None
         try:
             files = CgroupFiles(directory, unified=self._hierarchy.unified)
-            domain = CgroupDomain(CgroupId(path, next(self._generations)), files, self._machine, self._fill_kb_per_s)
-        except KernelFileError:
+            cgroup = CgroupId(path, next(self._generations))
+            domain = CgroupDomain(cgroup, files, self._machine, self._fill_kb_per_s, user)
+            self._account.take(user)
+        except (KernelFileError, OverBoundError) as error:
             # It has no limit; where the controller is off, it has not even the file.
             if files is not None:
                 files.close()
+            if isinstance(error, OverBoundError):
+                self._say_once("bound", f"user {user} listens in too many of them")
             return None
         self._domains[path] = domain
         self._users[domain] = 0
@@ -295,6 +300,8 @@ class CgroupLeaves:
         before, leaf.domains = leaf.domains, domains
         for domain in domains:
             self._users[domain] += 1
+            if domain.user != leaf.user:
+                domain.shared = True
         for domain in before:
             self._users[domain] -= 1
             if not self._users[domain]:
@@ -305,7 +312,15 @@ class CgroupLeaves:
         if self._domains.get(domain.id.path) is domain:
             del self._domains[domain.id.path]
         self._changes.dropped(domain)
+        self._account.give_back(domain.user)
         domain.close()
+
+
+def _bounds_here() -> Bounds:
+    """`BOUNDS`, and fewer where this process may not have so many descriptors."""
+    spare = resource.getrlimit(resource.RLIMIT_NOFILE)[0] - SPARE_DESCRIPTORS
+    total = max(0, min(BOUNDS.total, spare // 2))
+    return replace(BOUNDS, total=total, root_reserve=min(BOUNDS.root_reserve, total // 4))
 
 
 def _walk(hierarchy: Hierarchy, until_s: float) -> Iterator[tuple[int, str]]:

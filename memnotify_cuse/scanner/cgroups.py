@@ -2,14 +2,13 @@
 
 Nothing tells that a cgroup is about to reach its limit, so each is looked at in half the time in which it could. When
 it has reached it, v2's memory.events says so at once. All looks together take no more than a part of a CPU, and those
-at quiet cgroups a smaller one: where there are thousands, each is looked at less often.
+at quiet cgroups a smaller one: where there are thousands, each is looked at less often. Users take turns, so that one
+with hundreds of cgroups that are always busy does not hold up the others.
 """
 
 from __future__ import annotations
 
 import contextlib
-import heapq
-import itertools
 import logging
 import os
 import select
@@ -27,6 +26,7 @@ from memnotify_cuse.kernel.errors import KernelFileError
 from memnotify_cuse.scanner import choices
 from memnotify_cuse.scanner.cgroupdomain import CgroupDomain
 from memnotify_cuse.scanner.cgroupleaves import CgroupLeaves, Changes, Place
+from memnotify_cuse.scanner.cgroupqueues import Queues
 from memnotify_cuse.scanner.machine import Machine
 
 log = logging.getLogger(__name__)
@@ -65,9 +65,7 @@ class CgroupScanner(Changes):
         self._swap_free_kb = swap_free_kb
         self._now_ns = now_ns
         self._leaves = CgroupLeaves(hierarchy, machine, self, fill_kb_per_s=fill_kb_per_s, proc=proc)
-        self._due: list[tuple[int, int, CgroupDomain]] = []
-        self._due_ns: dict[CgroupDomain, int] = {}
-        self._order = itertools.count()
+        self._queues = Queues()
         self._epoll = select.epoll()
         self._event_fds: dict[CgroupDomain, int] = {}
         self._by_fd: dict[int, CgroupDomain] = {}
@@ -120,7 +118,7 @@ class CgroupScanner(Changes):
         self._set_due(domain, self._now_ns())
 
     def dropped(self, domain: CgroupDomain) -> None:
-        self._due_ns.pop(domain, None)
+        self._queues.remove(domain)
         fd = self._event_fds.pop(domain, None)
         if fd is not None:
             del self._by_fd[fd]
@@ -161,10 +159,8 @@ class CgroupScanner(Changes):
     async def _wait(self, earliest_ns: int) -> None:
         """Until a domain is due, or there is something to be published; until `earliest_ns` in any case."""
         while True:
-            while self._due and self._due_ns.get(self._due[0][2]) != self._due[0][0]:
-                heapq.heappop(self._due)
             self._to_do = trio.Event()
-            due_ns = self._due[0][0] if self._due else None
+            due_ns = self._queues.first_ns()
             now_ns = self._now_ns()
             if self._stale or (due_ns is not None and due_ns <= now_ns):
                 await trio.sleep(max(0.0, (earliest_ns - now_ns) / 1e9))
@@ -174,28 +170,25 @@ class CgroupScanner(Changes):
                 await self._to_do.wait()
 
     def _set_due(self, domain: CgroupDomain, due_ns: int) -> None:
-        self._due_ns[domain] = due_ns
-        heapq.heappush(self._due, (due_ns, next(self._order), domain))
-        if self._due[0][2] is domain:
+        first_ns = self._queues.first_ns()
+        self._queues.put(domain, due_ns)
+        if first_ns is None or due_ns < first_ns:
             self._to_do.set()
 
     def _look_at_due(self) -> None:
         began_ns = now_ns = self._now_ns()
-        quiet_s = max(choices.CGROUP_QUIET_S, len(self._due_ns) * self._look_s * choices.CGROUP_QUIET_SHARE)
+        quiet_s = max(choices.CGROUP_QUIET_S, len(self._queues) * self._look_s * choices.CGROUP_QUIET_SHARE)
         moved: list[CgroupId] = []
         looks = 0
-        while self._due and self._due[0][0] <= now_ns and now_ns - began_ns < PASS_S * 1e9:
-            due_ns, _, domain = heapq.heappop(self._due)
-            if self._due_ns.get(domain) != due_ns:
-                continue
+        while now_ns - began_ns < PASS_S * 1e9 and (domain := self._queues.take(now_ns)) is not None:
             looks += 1
             before = domain.state
             if self._look(domain, now_ns):
                 moved.append(domain.id)
             self._stale = self._stale or domain.state is not before
             now_ns = self._now_ns()
-            if domain in self._due_ns:
-                self._set_due(domain, self._next_ns(domain, now_ns, quiet_s))
+            if not domain.closed:
+                self._queues.put(domain, self._next_ns(domain, now_ns, quiet_s))
         if looks:
             self.looks += looks
             self._look_s += ((now_ns - began_ns) / 1e9 / looks - self._look_s) / 8
