@@ -8,10 +8,12 @@ from pathlib import Path
 
 from memnotify_cuse.cli.host import Finding, Host
 from memnotify_cuse.kernel.capabilities import Capability
+from memnotify_cuse.kernel.cgroup import find_hierarchy
 from memnotify_cuse.kernel.errors import KernelFileError
 from memnotify_cuse.kernel.files import read_kernel_text
 from memnotify_cuse.kernel.kprobes import EVENTS_FILE, kprobes_problem
 from memnotify_cuse.kernel.lru_gen import read_lru_gen
+from memnotify_cuse.kernel.mountinfo import read_mountinfo
 from memnotify_cuse.kernel.pressure import open_memory_trigger, read_pressure
 from memnotify_cuse.kernel.swaps import parse_swaps
 from memnotify_cuse.kernel.trace import KNOWN_EVENTS
@@ -187,3 +189,20 @@ def psi(machine: Host) -> Finding:
     if not machine.can(Capability.SYS_RESOURCE):
         found += " (windows in multiples of 2 s: no CAP_SYS_RESOURCE)"
     return Finding("ok", "psi", found, "used as wakeup source where tracefs is missing")
+
+
+def cgroups(machine: Host) -> Finding:
+    """The limits that a program in a container meets first."""
+    without = "programs are told of the machine alone, not of the limits of their cgroups"
+    try:
+        hierarchy = find_hierarchy(read_mountinfo(machine.proc))
+        if hierarchy is not None and hierarchy.unified:
+            controllers = machine.root / str(hierarchy.mount_point).lstrip("/") / "cgroup.controllers"
+            if "memory" not in read_kernel_text(controllers).split():
+                hierarchy = None
+    except KernelFileError as error:
+        return Finding("warn", "cgroups", str(error), without)
+    if hierarchy is None:
+        return Finding("warn", "cgroups", "no hierarchy with the memory controller is mounted", without)
+    found = f"memory limits of cgroup {'v2' if hierarchy.unified else 'v1'} at {hierarchy.mount_point}"
+    return Finding("ok", "cgroups", found, "programs are told of those of their own cgroup, and of all it lies in")

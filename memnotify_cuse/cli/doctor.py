@@ -75,6 +75,7 @@ def checks() -> list[Callable[[Host], Finding]]:
         checks_kernel.swap,
         checks_kernel.tracefs,
         checks_kernel.psi,
+        checks_kernel.cgroups,
         checks_kernel.kprobes,
     ]
 
