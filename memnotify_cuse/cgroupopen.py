@@ -81,7 +81,7 @@ def _open(device: str, cgroup: str) -> int:
     with contextlib.ExitStack() as stack:
         folder = _folder(cgroup)
         try:
-            _join(folder)
+            join(folder)
         except OSError as error:
             if error.errno not in (errno.EBUSY, errno.EOPNOTSUPP):
                 raise CgroupError(
@@ -92,7 +92,7 @@ def _open(device: str, cgroup: str) -> int:
             try:
                 below.mkdir()
                 stack.callback(_remove, below, _folder_of(own))
-                _join(below)
+                join(below)
             except OSError as refused:
                 raise CgroupError(
                     refused.errno or errno.EIO, f"cannot join a cgroup in {cgroup}: {refused.strerror}"
@@ -100,13 +100,14 @@ def _open(device: str, cgroup: str) -> int:
         return os.open(device, os.O_RDONLY | os.O_NONBLOCK)
 
 
-def _join(folder: Path) -> None:
+def join(folder: Path) -> None:
+    """Move this process there. Raises OSError."""
     (folder / "cgroup.procs").write_text("0")
 
 
 def _remove(folder: Path, back: Path) -> None:
     with contextlib.suppress(OSError):
-        _join(back)
+        join(back)
     with contextlib.suppress(OSError):
         folder.rmdir()
 

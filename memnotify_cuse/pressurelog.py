@@ -27,6 +27,9 @@ CGROUP_LINES: Final = 3
 WITHIN_NS: Final = 1_000_000_000
 """So many lines in any second: half of what the log takes for good (`logstream`), so that others find room in it."""
 
+MOST_ZONES: Final = 1024
+"""Beyond so many, a cgroup whose end could not be logged yet is forgotten."""
+
 FIRST_SUM_NS: Final = 1_000_000_000
 LONGEST_SUM_NS: Final = 60_000_000_000
 """How many programs were told is logged in sums: of a second at first, and of twice as long each time, up to this."""
@@ -39,6 +42,7 @@ class _Zone:
     pressed: bool = False
     level: int = -1
     since_ns: int = 0
+    lasted_ns: int = 0
     skipped: int = 0
     is_cgroup: bool = False
 
@@ -86,13 +90,21 @@ class PressureLog:
                 words = f"under pressure ({state.reason}), level {state.level}" if known.pressed else "clear"
                 self._write(known, now_ns, "%s: %s, %s", zone, words, self._amounts(state))
         for zone in [zone for zone in self._zones if zone not in states]:
-            gone = self._zones.pop(zone)
-            if isinstance(zone, CgroupId):
-                # Those that are not under pressure are not among the states.
-                self._write(gone, now_ns, "%s: clear after %.1f s", zone, (now_ns - gone.since_ns) / 1e9)
-            else:
-                log.warning("%s is no longer in zoneinfo", zone)
+            self._not_there(zone, now_ns)
         self._write_sum(now_ns, any(each.pressed for each in self._zones.values()))
+
+    def _not_there(self, zone: ZoneId, now_ns: int) -> None:
+        """`zone` is not among the states: it is gone, or a cgroup that is not under pressure."""
+        known = self._zones[zone]
+        if not known.is_cgroup:
+            del self._zones[zone]
+            log.warning("%s is no longer in zoneinfo", zone)
+            return
+        if known.pressed:
+            known.pressed, known.lasted_ns = False, now_ns - known.since_ns
+        if self._has_room(now_ns, known) or len(self._zones) > MOST_ZONES:
+            del self._zones[zone]
+            self._write(known, now_ns, "%s: clear after %.1f s", zone, known.lasted_ns / 1e9)
 
     def _pressure_changed(self, known: _Zone, state: ZoneState, now_ns: int) -> None:
         lasted_s = (now_ns - known.since_ns) / 1e9
@@ -117,7 +129,8 @@ class PressureLog:
         if known.is_cgroup:
             self._cgroups_written_ns.append(now_ns)
         if known.skipped:
-            form, values = f"{form} (%d changes before were not logged)", (*values, known.skipped)
+            before = "one change before was" if known.skipped == 1 else f"{known.skipped} changes before were"
+            form, values = f"{form} (%s not logged)", (*values, before)
             known.skipped = 0
         log.info(form, *values)
 
@@ -138,12 +151,16 @@ class PressureLog:
         told, self._summed, self._sum_began_ns = self._told - self._summed, self._told, None
         self._sum_ns = min(2 * self._sum_ns, LONGEST_SUM_NS)
         log.info(
-            "told %d programs: %d woken, %d signalled, by %d notifications",
-            told.woken + told.signalled,
+            "told %s: %d woken, %d signalled, by %s",
+            _counted(told.woken + told.signalled, "program"),
             told.woken,
             told.signalled,
-            told.notifications,
+            _counted(told.notifications, "notification"),
         )
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _is_full(written_ns: deque[int], now_ns: int) -> bool:

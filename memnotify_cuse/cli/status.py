@@ -40,7 +40,7 @@ The second table, for root, has the memory cgroups with a limit whose programs h
 
 With --json the object is {"server": {...}, "failing": [...], "zones": [...], "cgroups": [...],
 "memory": {...}}; the keys of all but the last are the server's own (pages, kB), those of "memory" are
-bytes; it is null where /proc/meminfo cannot be read.
+bytes; it is null where /proc/meminfo cannot be read, and for a server that plays a recording.
 
 exit codes: 0 shown, and all is well; 1 shown, and health is not ok; 2 an error (no server there, for one).
 """
@@ -66,11 +66,13 @@ def run(args: argparse.Namespace) -> int:
     status = read_status(args.mount)
     memory: dict[str, int] | None = None
     problem = ""
-    try:
-        memory = memory_bytes()
-    except KernelFileError as error:
-        # What the server says is worth showing without it.
-        problem = str(error)
+    # A recording is of another machine.
+    if status.server.get("wakeup") != "replay":
+        try:
+            memory = memory_bytes()
+        except KernelFileError as error:
+            # What the server says is worth showing without it.
+            problem = str(error)
     if args.json:
         shown = {
             "server": status.server,

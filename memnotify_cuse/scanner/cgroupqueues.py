@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections import Counter
 from typing import Final
 
 from memnotify_cuse.scanner.cgroupdomain import CgroupDomain
@@ -21,13 +22,25 @@ class Queues:
         self._due: dict[int, list[_Entry]] = {}
         self._due_ns: dict[CgroupDomain, tuple[int, int]] = {}
         self._order = itertools.count()
+        self._counts: Counter[int] = Counter()
+        self._users: dict[CgroupDomain, int] = {}
 
-    def __len__(self) -> int:
-        return len(self._due_ns)
+    def count(self, domain: CgroupDomain) -> tuple[int, int]:
+        """How many users there are, and how many domains that of `domain` has."""
+        return len(self._counts), self._counts[self._users[domain]]
+
+    def add(self, domain: CgroupDomain) -> None:
+        """A domain to be looked at; it is due once that was `put`."""
+        user = self._users[domain] = domain.user
+        self._counts[user] += 1
 
     def put(self, domain: CgroupDomain, due_ns: int) -> None:
         """`domain` is due then, and not at the time that was said before."""
         user = _SHARED if domain.shared else domain.user
+        if user != self._users[domain]:
+            self._forget(domain)
+            self._users[domain] = user
+            self._counts[user] += 1
         entry = (due_ns, next(self._order), domain)
         self._due_ns[domain] = entry[:2]
         heapq.heappush(self._due.setdefault(user, []), entry)
@@ -35,6 +48,13 @@ class Queues:
     def remove(self, domain: CgroupDomain) -> None:
         """It is not looked at any more."""
         self._due_ns.pop(domain, None)
+        self._forget(domain)
+
+    def _forget(self, domain: CgroupDomain) -> None:
+        user = self._users.pop(domain)
+        self._counts[user] -= 1
+        if not self._counts[user]:
+            del self._counts[user]
 
     def first_ns(self) -> int | None:
         """When the first one is due, None if there is none."""

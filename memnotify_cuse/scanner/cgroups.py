@@ -45,7 +45,7 @@ class CgroupScanner(Changes):
 
     `publish` takes the states of all that are under pressure, and those that gave evidence since it was called last.
     `on_place` is told where a file's opener is from now on. `swap_free_kb` is what the machine has left of swap,
-    `fill_kb_per_s` how fast programs can take memory.
+    `fill_kb_per_s` how fast programs can take memory. `now_ns` and `cpu_ns` are the clocks, of time and of this thread.
     """
 
     def __init__(
@@ -59,7 +59,9 @@ class CgroupScanner(Changes):
         swap_free_kb: Callable[[], int] = lambda: 0,
         proc: Path = Path("/proc"),
         now_ns: Callable[[], int] = time.monotonic_ns,
+        cpu_ns: Callable[[], int] = time.thread_time_ns,
     ) -> None:
+        self._cpu_ns = cpu_ns
         self._publish = publish
         self._on_place = on_place
         self._swap_free_kb = swap_free_kb
@@ -115,6 +117,7 @@ class CgroupScanner(Changes):
                 self._event_fds[domain] = fd
                 self._by_fd[fd] = domain
                 self._epoll.register(fd, select.EPOLLPRI)
+        self._queues.add(domain)
         self._set_due(domain, self._now_ns())
 
     def dropped(self, domain: CgroupDomain) -> None:
@@ -137,10 +140,10 @@ class CgroupScanner(Changes):
             earliest_ns = 0
             while True:
                 await self._wait(earliest_ns)
-                began_ns = self._now_ns()
+                # Of a CPU that others have as well, only what was had of it counts.
+                began_ns = self._cpu_ns()
                 self._look_at_due()
-                ended_ns = self._now_ns()
-                earliest_ns = ended_ns + (choices.CGROUP_SHARE - 1) * (ended_ns - began_ns)
+                earliest_ns = self._now_ns() + (choices.CGROUP_SHARE - 1) * (self._cpu_ns() - began_ns)
 
     async def _listen(self) -> None:
         """Have those looked at at once that have reached their limits."""
@@ -177,7 +180,7 @@ class CgroupScanner(Changes):
 
     def _look_at_due(self) -> None:
         began_ns = now_ns = self._now_ns()
-        quiet_s = max(choices.CGROUP_QUIET_S, len(self._queues) * self._look_s * choices.CGROUP_QUIET_SHARE)
+        began_cpu_ns = self._cpu_ns()
         moved: list[CgroupId] = []
         looks = 0
         while now_ns - began_ns < PASS_S * 1e9 and (domain := self._queues.take(now_ns)) is not None:
@@ -188,22 +191,28 @@ class CgroupScanner(Changes):
             self._stale = self._stale or domain.state is not before
             now_ns = self._now_ns()
             if not domain.closed:
-                self._queues.put(domain, self._next_ns(domain, now_ns, quiet_s))
+                self._queues.put(domain, self._next_ns(domain, now_ns))
         if looks:
             self.looks += looks
-            self._look_s += ((now_ns - began_ns) / 1e9 / looks - self._look_s) / 8
+            self._look_s += ((self._cpu_ns() - began_cpu_ns) / 1e9 / looks - self._look_s) / 8
         if self._stale or moved:
             self._stale = False
             pressed = [each.state for each in self._leaves.domains if each.state is not None and each.pressed]
             self._publish(pressed, moved)
 
-    def _next_ns(self, domain: CgroupDomain, now_ns: int, quiet_s: float) -> int:
+    def _next_ns(self, domain: CgroupDomain, now_ns: int) -> int:
         """When it is due again. Quiet ones are due together, so that many of them are one wake-up."""
-        next_ns = now_ns + domain.delay_ns(now_ns, quiet_s)
+        next_ns = now_ns + domain.delay_ns(now_ns, self._quiet_s(domain))
         if not domain.is_quiet(now_ns):
             return next_ns
         together_ns = int(choices.CGROUP_QUIET_S * 1e9)
         return next_ns - next_ns % together_ns + together_ns
+
+    def _quiet_s(self, domain: CgroupDomain) -> float:
+        """How often it is looked at while it is quiet: each user has a share of its own, for all that it has."""
+        users, theirs = self._queues.count(domain)
+        share = choices.CGROUP_QUIET_SHARE * max(1.0, users / choices.CGROUP_QUIET_USERS)
+        return max(choices.CGROUP_QUIET_S, theirs * self._look_s * share)
 
     def _look(self, domain: CgroupDomain, now_ns: int) -> bool:
         """Look at one; whether it gave evidence."""

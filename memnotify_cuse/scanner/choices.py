@@ -86,5 +86,7 @@ CGROUP_MOVING_S: Final = 0.002
 """While it grows, no oftener than this."""
 
 CGROUP_QUIET_SHARE: Final = 100
+CGROUP_QUIET_USERS: Final = 4
 CGROUP_SHARE: Final = 8
-"""Looking at quiet cgroups takes no more than this part of a CPU, and looking at all of them no more than that."""
+"""Looking at the quiet cgroups of one user takes no more than this part of a CPU, those of all users no more than so
+many times that; and looking at all cgroups no more than the last."""

@@ -104,6 +104,7 @@ def test_the_exit_code_is_1_when_a_check_fails(
         (checks_serving.mount_point, "warn", "does not exist"),
         (checks_kernel.tracefs, "warn", "mount -t tracefs"),
         (checks_kernel.psi, "warn", "no trigger"),
+        (checks_kernel.cgroups, "warn", "no hierarchy with the memory controller"),
     ],
 )
 def test_what_is_missing(check: Callable[[Host], Finding], level: str, word: str, machine: Host) -> None:
@@ -131,6 +132,29 @@ def test_an_old_kernel_has_no_pgscan_anon(machine: Host) -> None:
         "pgscan_anon is 7 pages since boot",
         "tells real scanning of anonymous memory from mere ageing",
     )
+
+
+V1 = "30 20 0:30 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+V2 = "31 20 0:31 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n"
+
+
+@pytest.mark.parametrize(
+    ("mounts", "controllers", "level", "words"),
+    [
+        (V1 + V2, "", "ok", "cgroup v1 at /sys/fs/cgroup/memory"),
+        (V2, "cpu memory\n", "ok", "cgroup v2 at /sys/fs/cgroup/unified"),
+        (V2, "cpu io\n", "warn", "no hierarchy with the memory controller"),
+    ],
+    ids=["both", "v2", "v2 without memory"],
+)
+def test_memory_cgroups(mounts: str, controllers: str, level: str, words: str, machine: Host) -> None:
+    (machine.proc / "self/mountinfo").write_text(mounts)
+    folder = machine.sys / "fs/cgroup/unified"
+    folder.mkdir(parents=True)
+    (folder / "cgroup.controllers").write_text(controllers)
+    finding = checks_kernel.cgroups(machine)
+    assert finding.level == level
+    assert words in finding.found
 
 
 @pytest.mark.parametrize(("mask", "word"), [("0x0007", "MGLRU)"), ("0x0000", "switched off")])
