@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
 from memnotify_cuse.board import NOTIFY_INTERVAL_NS, Board, BoardListener, ChangesTold, UnknownZoneError, ZoneState
 from memnotify_cuse.carried import Carried
+from memnotify_cuse.domain import CgroupId
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 from memnotify_cuse.record import LEVEL_CRITICAL, LEVEL_LOW, LEVEL_MEDIUM
 
@@ -56,6 +60,17 @@ def calm() -> list[ZoneState]:
 def pressed(*zones: ZoneId, level: str = LEVEL_LOW) -> list[ZoneState]:
     under = {zone: replace(state(zone, 1, reason="anon_scan"), level=level) for zone in zones}
     return [under.get(each.zone, each) for each in calm()]
+
+
+def calls_of(act: Callable[[], object]) -> int:
+    """How many calls of functions it takes: a measure of work that is the same on each machine."""
+    count = itertools.count()
+    sys.setprofile(lambda _frame, event, _arg: next(count) if event.endswith("call") else None)
+    try:
+        act()
+    finally:
+        sys.setprofile(None)
+    return next(count)
 
 
 @pytest.fixture
@@ -439,3 +454,157 @@ class TestRise:
     def test_the_states_that_others_look_at_are_not_marked(self, board: Board) -> None:
         self.play(board, (0, LEVEL_CRITICAL))
         assert not board.states[NORMAL].rises
+
+
+class TestCgroups:
+    """They take the way of a zone, and each has a rate of its own."""
+
+    BOX, OTHER = CgroupId("/pod/box", 1), CgroupId("/other", 2)
+
+    def cgroups(self, *of: CgroupId, level: str = LEVEL_LOW, free: int = 100) -> list[ZoneState]:
+        return [replace(state(each, 1, free=free, reason="file_exhausted"), level=level) for each in of]
+
+    def notified_of(self, listener: Listener, zone: ZoneId) -> list[int]:
+        """When, in ms."""
+        return [time_ms for time_ms, zones in listener.notified_zones if zone in zones]
+
+    def test_are_notified_of_and_seen_after_the_zones(self, board: Board, listener: Listener) -> None:
+        board.publish_cgroups(self.cgroups(self.BOX), [self.BOX], 5 * MS)
+        assert listener.notified_zones == [(5, {self.BOX: "file_exhausted"})]
+        assert list(board.states) == [DMA, DMA32, NORMAL, self.BOX]
+        assert [each.zone for each in board.zones] == [DMA, DMA32, NORMAL]
+        assert board.notifications == 1
+
+    def test_stay_when_the_zones_are_published(self, board: Board, listener: Listener) -> None:
+        board.publish_cgroups(self.cgroups(self.BOX), [self.BOX], 5 * MS)
+        board.publish(calm(), [], 10 * MS)
+        assert board.states[self.BOX].under_pressure
+        assert listener.ended == []
+
+    def test_are_notified_of_once_in_200_ms_each(self, board: Board, listener: Listener) -> None:
+        for now_ms in range(0, 1000, 20):
+            board.publish_cgroups(self.cgroups(self.BOX), [self.BOX], now_ms * MS)
+        assert listener.times_ms == [0, 200, 400, 600, 800]
+
+    def test_put_off_neither_a_zone_nor_one_another(self, board: Board, listener: Listener) -> None:
+        for now_ms in range(0, 1000, 10):
+            both = self.cgroups(self.BOX, self.OTHER) if now_ms >= 70 else self.cgroups(self.BOX)
+            moved = [self.BOX, self.OTHER] if now_ms >= 70 else [self.BOX]
+            board.publish_cgroups(both, moved, now_ms * MS)
+            if now_ms >= 30:
+                board.publish(pressed(NORMAL), [NORMAL], now_ms * MS)
+        assert self.notified_of(listener, self.BOX) == [0, 200, 400, 600, 800]
+        assert self.notified_of(listener, NORMAL) == [30, 230, 430, 630, 830]
+        assert self.notified_of(listener, self.OTHER) == [70, 270, 470, 670, 870]
+
+    def test_are_not_put_off_by_a_zone(self, board: Board, listener: Listener) -> None:
+        board.publish(pressed(NORMAL), [NORMAL], 0)
+        board.publish_cgroups(self.cgroups(self.BOX), [self.BOX], 30 * MS)
+        assert self.notified_of(listener, self.BOX) == [30]
+
+    def test_that_are_critical_do_not_hasten_others(self, board: Board, listener: Listener) -> None:
+        listener.awaited = True
+        for now_ms in range(0, 400, 10):
+            critical = self.cgroups(self.BOX, level=LEVEL_CRITICAL)
+            board.publish_cgroups([*critical, *self.cgroups(self.OTHER)], [self.BOX, self.OTHER], now_ms * MS)
+            board.publish(pressed(NORMAL), [NORMAL], now_ms * MS)
+        assert self.notified_of(listener, self.BOX) == list(range(0, 400, 20))
+        assert self.notified_of(listener, self.OTHER) == [0, 200]
+        assert self.notified_of(listener, NORMAL) == [0, 200]
+
+    def test_have_their_notification_when_its_time_comes(self, board: Board, listener: Listener) -> None:
+        board.publish_cgroups(self.cgroups(self.BOX), [self.BOX], 0)
+        board.publish_cgroups(self.cgroups(self.BOX), [self.BOX], 30 * MS)
+        assert board.deadline_ns == NOTIFY_INTERVAL_NS
+        drive(board, 30, 1000)
+        assert listener.times_ms == [0, 200]
+        assert board.deadline_ns is None
+
+    def test_rise_to_critical_at_once(self, board: Board, listener: Listener) -> None:
+        listener.awaited = True
+        board.publish_cgroups(self.cgroups(self.BOX, self.OTHER), [self.BOX, self.OTHER], 0)
+        critical = self.cgroups(self.BOX, level=LEVEL_CRITICAL)
+        board.publish_cgroups([*critical, *self.cgroups(self.OTHER)], [], 30 * MS)
+        assert listener.rises == [(30, self.BOX, LEVEL_CRITICAL)]
+        assert listener.notified_zones[-1] == (30, {self.BOX: "file_exhausted"})
+        board.publish_cgroups([*critical, *self.cgroups(self.OTHER)], [], 500 * MS)
+        assert len(listener.rises) == 1
+
+    def test_that_are_not_published_any_more_have_ended(self, board: Board, listener: Listener) -> None:
+        board.publish_cgroups(self.cgroups(self.BOX, self.OTHER), [self.BOX, self.OTHER], 0)
+        board.publish_cgroups(self.cgroups(self.OTHER), [], 50 * MS)
+        assert listener.ended == [(50, (self.BOX,))]
+        assert self.BOX not in board.states
+        board.publish_cgroups([], [], 60 * MS)
+        assert listener.ended[1:] == [(60, (self.OTHER,))]
+        drive(board, 60, 2000)
+        assert listener.times_ms == [0]
+        assert board.deadline_ns is None
+
+    def test_that_are_gone_are_not_notified_of_when_their_time_comes(self, board: Board, listener: Listener) -> None:
+        board.publish_cgroups(self.cgroups(self.BOX), [self.BOX], 0)
+        board.publish_cgroups(self.cgroups(self.BOX), [self.BOX], 30 * MS)
+        board.publish_cgroups([], [], 60 * MS)
+        drive(board, 60, 2000)
+        assert listener.times_ms == [0]
+        assert board.deadline_ns is None
+
+    def test_whose_pressure_comes_and_goes_are_notified_of_no_oftener(self, board: Board, listener: Listener) -> None:
+        """A program can make that of its own cgroup as often as it likes."""
+        for now_ms in range(0, 1000, 20):
+            board.publish_cgroups(self.cgroups(self.BOX), [self.BOX], now_ms * MS)
+            board.publish_cgroups([], [], (now_ms + 10) * MS)
+        assert len(listener.times_ms) <= 5
+
+    def test_rise_again_in_another_pressure(self, board: Board, listener: Listener) -> None:
+        for now_ms in (0, 1000):
+            board.publish_cgroups(self.cgroups(self.BOX, level=LEVEL_CRITICAL), [self.BOX], now_ms * MS)
+            board.publish_cgroups([], [], (now_ms + 500) * MS)
+        assert listener.rises == [(0, self.BOX, LEVEL_CRITICAL), (1000, self.BOX, LEVEL_CRITICAL)]
+
+    def test_are_no_change_of_state_that_everybody_is_told_of(self, board: Board, listener: Listener) -> None:
+        before = list(listener.changes)
+        board.publish_cgroups(self.cgroups(self.BOX), [self.BOX], 0)
+        board.publish_cgroups(self.cgroups(self.BOX, level=LEVEL_CRITICAL), [self.BOX], 300 * MS)
+        board.publish_cgroups([], [], 600 * MS)
+        drive(board, 600, 2000)
+        assert listener.changes == before
+        board.publish(pressed(NORMAL), [NORMAL], 3000 * MS)
+        assert listener.changes[len(before) :] == [{NORMAL}]
+
+    def test_are_not_carried_to_the_next_server(self, board: Board, listener: Listener) -> None:
+        board.publish(pressed(NORMAL), [NORMAL], 0)
+        board.publish_cgroups(self.cgroups(self.BOX), [self.BOX], 700 * MS)
+        carried = board.snapshot()
+        assert [each.zone for each in carried.zones] == [NORMAL]
+        assert carried.last_notified_ns == 0
+        after = Board(listener)
+        assert [each.zone for each in after.restore(pressed(NORMAL), carried, 800 * MS)] == [NORMAL]
+
+    def test_are_not_simulated(self, board: Board, listener: Listener) -> None:
+        board.publish_cgroups(self.cgroups(self.BOX), [], 0)
+        board.simulate(None, 1000 * MS, 0)
+        assert listener.notified_zones == [(0, {DMA32: "simulated", NORMAL: "simulated"})]
+        assert (board.states[self.BOX].reason, board.states[self.BOX].raised) == ("file_exhausted", 0)
+        with pytest.raises(UnknownZoneError):
+            board.simulate(self.BOX, 1000 * MS, 0)
+
+    def test_cost_no_more_each_where_there_are_many(self) -> None:
+        """All of them are under pressure, and wait for their time."""
+
+        def calls(count: int) -> int:
+            board = Board(BoardListener())
+            of = [CgroupId(f"/{number}", number) for number in range(count)]
+            states = self.cgroups(*of, level=LEVEL_CRITICAL)
+            board.publish_cgroups(states, of, 0)
+            board.publish_cgroups(states, of, 5 * MS)
+            return calls_of(lambda: board.publish_cgroups(states, of[:10], 10 * MS))
+
+        assert calls(200) < 8 * calls(50), "four times as many, and some"
+
+    def test_under_pressure_do_not_end_with_a_simulation(self, board: Board, listener: Listener) -> None:
+        board.publish_cgroups(self.cgroups(self.BOX), [self.BOX], 0)
+        board.simulate(None, 100 * MS, 10 * MS)
+        drive(board, 10, 1000)
+        assert {zone for _, zones in listener.ended for zone in zones} == {DMA32, NORMAL}
+        assert board.states[self.BOX].under_pressure

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from memnotify_cuse.board import ZoneState
 from memnotify_cuse.device.told import Told
+from memnotify_cuse.domain import CgroupId
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 from memnotify_cuse.pressurelog import LINES, LONGEST_SUM_NS, PressureLog
 from memnotify_cuse.record import LEVEL_CRITICAL, LEVEL_LOW, LEVEL_MEDIUM, LEVELS
@@ -135,3 +136,51 @@ def test_pressure_that_the_server_before_has_logged_is_not_logged_again(bench: B
     (line,) = bench.at(5000, state(NORMAL, False))
     assert "clear after 4.0 s" in line
     assert bench.log.since_ns == {}
+
+
+class TestCgroups:
+    BOX = CgroupId("/pod/my box", 1)
+
+    def test_an_episode_of_one(self, bench: Bench) -> None:
+        """It is among the states only while it is under pressure."""
+        calm = state(NORMAL, False)
+        assert bench.at(0, calm) == []
+        (line,) = bench.at(1000, calm, state(self.BOX, True))
+        assert line.startswith("cgroup:/pod/my%20box: under pressure (anon_scan), level low, ")
+        (line,) = bench.at(1500, calm, state(self.BOX, True, LEVEL_CRITICAL))
+        assert line.startswith("cgroup:/pod/my%20box: level critical, ")
+        assert bench.log.since_ns == {self.BOX: 1000 * MS}
+        assert bench.at(3500, calm) == ["cgroup:/pod/my%20box: clear after 2.5 s"]
+        assert bench.log.since_ns == {}
+        assert bench.at(3600, calm) == []
+
+    def test_that_is_there_once_more_is_logged_once_more(self, bench: Bench) -> None:
+        calm = state(NORMAL, False)
+        for now_ms in (0, 10_000):
+            assert "under pressure" in bench.at(now_ms, calm, state(self.BOX, True))[0]
+            assert bench.at(now_ms + 2000, calm) == ["cgroup:/pod/my%20box: clear after 2.0 s"]
+
+    def test_that_comes_and_goes_all_day_leaves_room_for_zones(self, bench: Bench) -> None:
+        for now_ms in range(0, 500, 10):
+            bench.at(now_ms, state(NORMAL, False), *([state(self.BOX, True)] if now_ms % 20 else []))
+        assert len(bench.lines) < LINES
+        assert "node0-Normal: under pressure" in bench.at(510, state(NORMAL, True))[0]
+
+    def test_whose_end_there_was_no_room_for_is_said_to_be_clear_later(self, bench: Bench) -> None:
+        calm = state(NORMAL, False)
+        boxes = [CgroupId(f"/{number}", number) for number in range(10)]
+        for number in range(len(boxes)):
+            bench.at(2000 * number, calm, *(state(each, True) for each in boxes[: number + 1]))
+        assert len(bench.lines) == 10
+        for now_ms in range(30_000, 60_000, 500):
+            bench.at(now_ms, calm)
+        clear = {line.split(": ")[0] for _, line in bench.lines if "clear" in line}
+        assert clear == {box.name for box in boxes}
+
+    def test_that_are_gone_are_forgotten(self, bench: Bench) -> None:
+        for number in range(100):
+            box = CgroupId(f"/{number}", number)
+            bench.at(2000 * number, state(NORMAL, False), state(box, True))
+            bench.at(2000 * number + 1000, state(NORMAL, False))
+        assert bench.log.since_ns == {}
+        assert len(bench.lines) == 200

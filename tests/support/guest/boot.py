@@ -25,12 +25,16 @@ KVM_PROBE_S: Final = 15.0
 
 @dataclass(frozen=True)
 class Shape:
-    """What is booted: memory, swap ("none", "zram" or "disk"), LRU kind ("classic" or "mglru"), NUMA nodes."""
+    """What is booted: memory, swap ("none", "zram" or "disk"), LRU kind ("classic" or "mglru"), NUMA nodes.
+
+    `kernel_arguments` are more words of the kernel's command line.
+    """
 
     memory_mib: int = 512
     swap: str = "none"
     lru: str = "classic"
     numa_nodes: int = 1
+    kernel_arguments: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -84,6 +88,8 @@ class Guest:
             command.append("--disable-kvm")
         for node in range(shape.numa_nodes if shape.numa_nodes > 1 else 0):
             command += ["--numa", f"{shape.memory_mib // shape.numa_nodes}M,cpus={node}"]
+        for argument in shape.kernel_arguments:
+            command += ["--append", argument]
         for disk in disks:
             command += ["--disk", str(disk)]
         command += ["--rwdir", str(results)]

@@ -110,6 +110,15 @@ def boots() -> list[Boot]:
     switched = Boot(
         "lru-switched", Shape(memory_mib=1024, swap="zram"), ("tests/guest/test_lru.py",), 200, only_named=True
     )
+    cgroups = [
+        Boot(
+            name,
+            Shape(swap=swap, kernel_arguments=("cgroup_no_v1=all",)),
+            ("tests/guest/test_cgroups.py",),
+            400,
+        )
+        for name, swap in (("cgroups-v2", "none"), ("cgroups-v2-zram", "zram"))
+    ]
     suspend = Boot("suspend", Shape(memory_mib=1024), ("tests/guest/test_suspend.py",), 300)
     exact = ("tests/conformance/test_sigio_exact.py", "tests/conformance/test_sigio.py", "tests/guest/test_sigio.py")
     sigio = Boot("sigio", Shape(memory_mib=1024), (*exact, "-k", "exact or guest"), 300)
@@ -129,6 +138,7 @@ def boots() -> list[Boot]:
         conformance[0],
         *oom,
         nodes,
+        *cgroups,
         kills,
         suspend,
         sigio,
