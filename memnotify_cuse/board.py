@@ -211,6 +211,7 @@ class Board:
         self._next_change_ns = 0
         self._last_notified_ns: dict[_Rated, int] = {}
         self._found_no_program_ns: dict[_Rated, int] = {}
+        self._critical: frozenset[_Rated] = frozenset()
         self.notifications = 0
 
     @property
@@ -227,7 +228,7 @@ class Board:
     def deadline_ns(self) -> int | None:
         deadlines = list(self._simulated_until_ns.values())
         rated = {_rated(zone) for zone in (*self._due, *self._risen, *self._simulated_until_ns)}
-        deadlines += map(self._next_slot_ns, rated)
+        deadlines += [self._next_slot_ns(each) for each in rated]
         if self._more_to_show:
             deadlines.append(self._next_change_ns)
         return min(deadlines, default=None)
@@ -240,9 +241,14 @@ class Board:
     def publish_cgroups(self, pressed: Iterable[ZoneState], moved: Collection[ZoneId], now_ns: int) -> None:
         """Take over a look at cgroups: the state of all that are under pressure, and those that gave evidence in it."""
         self._cgroups = {state.zone: state for state in pressed}
-        for gone in [each for each in self._last_notified_ns if each is not None and each not in self._cgroups]:
-            del self._last_notified_ns[gone]
-            self._found_no_program_ns.pop(gone, None)
+        # One whose pressure comes and goes keeps its rate.
+        over_ns = now_ns - NOTIFY_INTERVAL_NS
+        for gone in [
+            each for each, ns in self._last_notified_ns.items() if each not in self._cgroups and ns <= over_ns
+        ]:
+            if gone is not None:
+                del self._last_notified_ns[gone]
+                self._found_no_program_ns.pop(gone, None)
         self._take_over(moved, now_ns)
 
     def _take_over(self, moved: Collection[ZoneId], now_ns: int) -> None:
@@ -288,28 +294,31 @@ class Board:
                 self._told.pop(zone, None)
             self._listener.pressure_ended(ended, now_ns)
         self._risen = frozenset(zone for zone, state in self._effective.items() if self._rises(state, now_ns))
-        rates = dict.fromkeys(map(_rated, (*self._due, *self._simulated_until_ns, *self._risen)))
+        self._critical = frozenset(_rated(zone) for zone, state in self._effective.items() if _is_critical(state))
+        due: dict[_Rated, list[ZoneId]] = {}
+        for zone in dict.fromkeys((*self._due, *self._simulated_until_ns, *self._risen)):
+            due.setdefault(_rated(zone), []).append(zone)
         notified: list[ZoneState] = []
-        for rated in rates:
-            notified += self._take_due(rated, now_ns)
+        for rated, zones in due.items():
+            notified += self._take_due(rated, zones, now_ns)
         if notified:
             self._notify(tuple(notified), now_ns)
         self._tell_changes(now_ns)
         self._watch(self._effective, now_ns)
 
-    def _take_due(self, rated: _Rated, now_ns: int) -> tuple[ZoneState, ...]:
+    def _take_due(self, rated: _Rated, due: list[ZoneId], now_ns: int) -> tuple[ZoneState, ...]:
         """Those of one rate that a notification is due about, if there may be one by now."""
         slot_open = now_ns >= self._next_slot_ns(rated)
-        if slot_open:
-            simulated_and_risen = (*self._simulated_until_ns, *self._risen)
-            self._due.update(dict.fromkeys(zone for zone in simulated_and_risen if _rated(zone) == rated))
-        due = [zone for zone in self._due if _rated(zone) == rated]
+        if not slot_open:
+            # What is simulated, or has risen, will be so at the next slot, or it is not to be told.
+            due = [zone for zone in due if zone in self._due]
         zones = tuple(state for state in map(self._effective.get, due) if state and state.under_pressure)
         if slot_open and zones and self._is_for_no_program(rated, zones, now_ns):
             self._found_no_program_ns[rated], slot_open = now_ns, False
+            self._due.update(dict.fromkeys(due))
         if slot_open or not zones:
             for zone in due:
-                del self._due[zone]
+                self._due.pop(zone, None)
         return zones if slot_open else ()
 
     def _tell_changes(self, now_ns: int) -> None:
@@ -402,7 +411,7 @@ class Board:
         if last_ns is None:
             return 0
         regular_ns = last_ns + NOTIFY_INTERVAL_NS
-        if not any(_rated(zone) == rated and _is_critical(state) for zone, state in self._effective.items()):
+        if rated not in self._critical:
             return regular_ns
         return min(regular_ns, max(last_ns, self._found_no_program_ns.get(rated, 0)) + CRITICAL_INTERVAL_NS)
 

@@ -355,7 +355,7 @@ class _Server:
                 # The scanner must go on, and with it the next notification.
                 log.exception("unexpected error in the answers after a notification")
         if self._service is not None:
-            self._service.notified()
+            self._service.notified(may_wait=self._device.told_of_cgroups_alone)
 
     def _late_source(self) -> DeferredSource | None:
         """What asks the keeper for another trace, where there was one, or is to be one."""

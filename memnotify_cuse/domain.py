@@ -57,4 +57,9 @@ def cgroup_name(path: str) -> str:
     if len(_PREFIX) + len(quoted) <= MAX_NAME_CHARS:
         return _PREFIX + quoted
     kept = quoted[-(MAX_NAME_CHARS - len(_PREFIX) - len(_CUT)) :]
+    # Not from within a %XX.
+    for start in (1, 2):
+        if quoted[-len(kept) - start] == "%":
+            kept = kept[3 - start :]
+            break
     return _PREFIX + _CUT + kept

@@ -20,7 +20,7 @@ from memnotify_cuse.device.openfile import Event, Holder, Notice, OpenFile, Sign
 from memnotify_cuse.device.policy import Policy
 from memnotify_cuse.device.pressure import Pressure
 from memnotify_cuse.device.told import Told
-from memnotify_cuse.device.topics import Scope, Scoped, ScopedTopics, Special, Topic
+from memnotify_cuse.device.topics import About, Scope, Scoped, ScopedTopics, Special, Topic
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 
 Wake = Callable[[OpenFile], None]
@@ -68,13 +68,14 @@ class Device(BoardListener):
         self._holders: dict[int, Holder] = {}
         self._wakes: dict[Wake, Wake] = {}
         self._unanswered: dict[int, OpenFile] = {}
-        self._told_and_closed: dict[int, int] = {}
+        self._told_and_closed: dict[tuple[int, About], int] = {}
         self._scoped = ScopedTopics()
         self._pressure = Pressure(page_kb, self._scoped)
         self._changes = Changes(page_kb)
         self._notifications = self._woken = self._signalled = 0
-        self._notified_ns: int | None = None
-        self._has_told = False
+        self._has_told = self._has_told_of_machine = False
+        self.told_of_cgroups_alone = False
+        """Of what `take_told` has said last."""
         self._herd = Herd(self.policy, self._pressure, self._guard_ns)
         self.users.on_learned(self._count_to)
 
@@ -125,7 +126,7 @@ class Device(BoardListener):
         """
         user = self.users.of(uid)
         self.account.take(user)
-        return self._add(self._next_number(), uid, topic, wake, self._told_and_closed.get(user, 0))
+        return self._add(self._next_number(), uid, topic, wake, self._told_and_closed.get((user, topic), 0))
 
     def adopt(self, number: int, uid: int, topic: Topic, wake: Wake) -> OpenFile:
         """A file that was opened before this server: it is open, whatever its user's bound is."""
@@ -142,7 +143,7 @@ class Device(BoardListener):
             self._scoped.remove(file.about)
         user = file.user
         if file.told_ns is not None and file.topic is not Special.STATE:
-            self._note_told_and_closed(user, file.told_rise)
+            self._note_told_and_closed(user, file.about, file.told_rise)
         self.account.give_back(user)
         self._holders[user].open_files -= 1
         if not self._holders[user].open_files:
@@ -174,6 +175,7 @@ class Device(BoardListener):
         file.cgroup = cgroup
         if not isinstance(file.topic, ZoneId) and file.topic is not Special.STATE:
             self.set_scope(file, self.scope_of(file))
+            file.told_rise = max(file.told_rise, self._told_and_closed.get((file.user, file.about), 0))
 
     def set_scope(self, file: OpenFile, scope: Scope) -> None:
         """These are the cgroups with a limit that the opener of `file` is in; a file about one zone has none."""
@@ -253,14 +255,14 @@ class Device(BoardListener):
 
     def notified(self, zones: tuple[ZoneState, ...], now_ns: int) -> None:
         """Tell the watchers whose turn it is, all of them of a rise."""
-        self._notified_ns = now_ns
-        notification = self._pressure.update(zones)
+        notification = self._pressure.update(zones, now_ns)
         self._notifications += 1
-        if None in notification.topics:
-            # Of those that were told of another one.
-            self._told_and_closed.clear()
+        # Of those that were told of another one.
+        for key in [key for key in self._told_and_closed if key[1] in notification.topics]:
+            del self._told_and_closed[key]
         picked = self._herd.pick_watchers(notification, now_ns)
         self._woken += len(picked)
+        self._has_told_of_machine |= None in notification.topics
         self._wake(picked)
 
     def pressure_ended(self, zones: tuple[ZoneId, ...], now_ns: int) -> None:
@@ -292,12 +294,14 @@ class Device(BoardListener):
             self._changes.changed(zones, self._pressure.notification)
         picked, more = self._herd.pick_changed()
         if picked or self._herd.signal_of_rise_is_due:
+            self._has_told_of_machine = True
             self._wake(picked)
         return ChangesTold(len(picked), more=more)
 
     def take_told(self) -> bool:
         """Whether programs were told, or are to be signalled, since this was asked last."""
         told, self._has_told = self._has_told, False
+        self.told_of_cgroups_alone, self._has_told_of_machine = not self._has_told_of_machine, False
         return told
 
     def subscribe(self, file: OpenFile, *, subscribed: bool) -> None:
@@ -334,7 +338,7 @@ class Device(BoardListener):
         # A program that was woken in poll and has taken the record by now is not given another.
         if file.awaits_answer or self._has_risen(file) or self._guard_passed(file, now_ns):
             self._tell(file)
-            file.told_ns = self._told_ns(now_ns)
+            file.told_ns = self._told_ns(file, now_ns)
         self._signalled += 1
         self._herd.took_place(file)
         file.signal = next(self._signals)
@@ -357,8 +361,8 @@ class Device(BoardListener):
     def _count_to(self, user: int, owner: int) -> None:
         """All that is counted to `user` is `owner`'s from now on."""
         self.account.move(user, owner)
-        if user in self._told_and_closed:
-            self._note_told_and_closed(owner, self._told_and_closed.pop(user))
+        for key in [key for key in self._told_and_closed if key[0] == user]:
+            self._note_told_and_closed(owner, key[1], self._told_and_closed.pop(key))
         holder = self._holders.pop(user, None)
         if holder is not None:
             into = self._holders.setdefault(owner, Holder(owner))
@@ -366,11 +370,12 @@ class Device(BoardListener):
             holder.counted_to = into
         self._herd.move(user, owner)
 
-    def _note_told_and_closed(self, user: int, notification: int) -> None:
+    def _note_told_and_closed(self, user: int, about: About, notification: int) -> None:
         if len(self._told_and_closed) >= self.policy.max_open:
             # A user may have any number of ids. One that is forgotten is told once more.
             self._told_and_closed.clear()
-        self._told_and_closed[user] = max(notification, self._told_and_closed.get(user, 0))
+        key = user, about
+        self._told_and_closed[key] = max(notification, self._told_and_closed.get(key, 0))
 
     def _give_memory_back(self) -> None:
         if not self._files:
@@ -395,9 +400,9 @@ class Device(BoardListener):
             return True
         return file.about in self._pressure.critical and self._pressure.last_of(file.about) > file.told_rise
 
-    def _told_ns(self, now_ns: int) -> int:
-        """When a file was told that is told at `now_ns`: at the notification, so that none is missed by a hair."""
-        notified_ns = self._notified_ns
+    def _told_ns(self, file: OpenFile, now_ns: int) -> int:
+        """When `file` was told that is told at `now_ns`: at the notification, so that none is missed by a hair."""
+        notified_ns = self._pressure.last_ns_of(file.about)
         return now_ns if notified_ns is None or now_ns - notified_ns > self.policy.hair_ns else notified_ns
 
     def _has_risen(self, file: OpenFile) -> bool:
@@ -428,7 +433,7 @@ class Device(BoardListener):
 
     def _answered(self, file: OpenFile, now_ns: int) -> None:
         file.happens(Event.ANSWERED)
-        file.told_ns = self._told_ns(now_ns)
+        file.told_ns = self._told_ns(file, now_ns)
         file.signal = 0
         self._answer_changed(file)
 

@@ -14,7 +14,8 @@ from __future__ import annotations
 import itertools
 import sys
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import NamedTuple
 
 from memnotify_cuse.device.lines import Line, Lines, Offer, take_turns
 from memnotify_cuse.device.openfile import OpenFile
@@ -25,11 +26,23 @@ from memnotify_cuse.device.topics import About, Special
 _STATE = frozenset[About]({Special.STATE})
 
 
+class _Recent(NamedTuple):
+    """A notification: when it was, what whose level did not rise in it, and how many watchers of that each user had."""
+
+    time_ns: int
+    topics: Topics
+    waited: dict[int, int]
+
+
+def _without(recent: _Recent, topics: Topics) -> _Recent:
+    return recent._replace(topics=recent.topics - topics)
+
+
 class Herd:
     """The files that wait, and whose turn it is. `guard_ns(user)` is for how long a file that was told is left alone.
 
-    `_topics` are those of the last notification whose level did not rise in it, `_waited` is how many watchers of them
-    each user had then. `_back` are the watchers and subscribers that await no answer.
+    `_recent` are the notifications that subscribers may yet be signalled of: the last one, and others of the same
+    interval that were about something else. `_back` are the watchers and subscribers that await no answer.
     """
 
     def __init__(self, policy: Policy, pressure: Pressure, guard_ns: Callable[[int], int]) -> None:
@@ -41,8 +54,7 @@ class Herd:
         self._policy = policy
         self._pressure = pressure
         self._guard_ns = guard_ns
-        self._topics: Topics = frozenset()
-        self._waited: dict[int, int] = {}
+        self._recent: list[_Recent] = []
         self._looked_at_all_ns: dict[About, int] = {}
         self._only_back = False
 
@@ -80,20 +92,24 @@ class Herd:
         """The files of `user` are `owner`'s from now on."""
         for lines in (self.watchers, self.subscribers, self._back, self._rise_due):
             lines.move(user, owner)
-        if user in self._waited:
-            self._waited[owner] = self._waited.get(owner, 0) + self._waited.pop(user)
+        for recent in self._recent:
+            if user in recent.waited:
+                recent.waited[owner] = recent.waited.get(owner, 0) + recent.waited.pop(user)
 
     def pick_watchers(self, notification: Notification, now_ns: int) -> list[OpenFile]:
         """The watchers to be woken, in turn."""
         risen = notification.risen
-        self._topics = notification.topics - risen
+        topics = notification.topics - risen
         long_ago_ns = now_ns - self._policy.guard_step_ns
-        looked_ns = (self._looked_at_all_ns.get(topic, long_ago_ns) for topic in self._topics)
+        looked_ns = (self._looked_at_all_ns.get(topic, long_ago_ns) for topic in topics)
         soon = all(long_ago_ns < at_ns <= now_ns for at_ns in looked_ns)
         self._only_back = soon and bool(self._pressure.critical)
         if not self._only_back:
-            self._looked_at_all_ns.update(dict.fromkeys(self._topics, now_ns))
-        self._waited = self.watchers.count(self._topics)
+            recent = {topic: ns for topic, ns in self._looked_at_all_ns.items() if long_ago_ns < ns <= now_ns}
+            self._looked_at_all_ns = {**recent, **dict.fromkeys(topics, now_ns)}
+        latest = _Recent(now_ns, topics, self.watchers.count(topics))
+        others = (_without(each, topics) for each in self._recent if long_ago_ns < each.time_ns <= now_ns)
+        self._recent = [latest, *(each for each in others if each.topics)]
         all_risen: list[OpenFile] = []
         if risen:
             for line in self.subscribers.in_turn():
@@ -101,10 +117,10 @@ class Herd:
                     self._rise_due.add(file)
             all_of_each = (Offer(_about(line, risen), sys.maxsize) for line in self.watchers.in_turn())
             all_risen = take_turns(all_of_each, sys.maxsize)
-        shares, (most, _) = self._shares(self._topics)
+        shares, (most, _) = self._shares(topics, latest.waited)
         offers = (
             Offer(
-                (file for file in self._due(line, self.watchers, self._topics, now_ns) if not file.awaits_answer),
+                (file for file in self._due(line, self.watchers, topics, now_ns) if not file.awaits_answer),
                 shares[line.user][0],
             )
             for line in self.watchers.in_turn()
@@ -156,9 +172,12 @@ class Herd:
         passed_over = {file.number for file in signalled}
         risen = self._pick_risen(passed_over)
         passed_over.update(file.number for file in risen)
-        topics = self._topics & self._pressure.topics
+        waited: Counter[int] = Counter()
+        for each in self._recent:
+            waited.update(each.waited)
+        topics = frozenset().union(*(each.topics for each in self._recent)) & self._pressure.topics
         told = Counter(file.user for file in signalled if file.about in topics)
-        shares, (_, most) = self._shares(topics)
+        shares, (_, most) = self._shares(topics, waited)
         offers = (
             Offer(
                 # Looking for owners can take longer than the guard time.
@@ -234,12 +253,12 @@ class Herd:
         rise = self._pressure.rise_of(file.about)
         return rise > file.signalled_rise and (file.tried_rise < rise or file.tried_rise == self._pressure.notification)
 
-    def _shares(self, topics: Topics) -> tuple[dict[int, tuple[int, int]], tuple[int, int]]:
+    def _shares(self, topics: Topics, waited: Mapping[int, int]) -> tuple[dict[int, tuple[int, int]], tuple[int, int]]:
         """How many watchers and subscribers of each user one notification of `topics` tells, and of all users."""
         subscribers = self.subscribers.count(topics)
         shares = {
-            user: self._policy.shares(self._waited.get(user, 0), subscribers.get(user, 0))
-            for user in self._waited.keys() | subscribers.keys()
+            user: self._policy.shares(waited.get(user, 0), subscribers.get(user, 0))
+            for user in waited.keys() | subscribers.keys()
         }
         woken = sum(share[0] for share in shares.values())
         signalled = sum(share[1] for share in shares.values())

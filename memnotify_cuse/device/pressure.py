@@ -6,7 +6,7 @@ A memory cgroup is told of as a zone is, to files that have it in their scope.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from memnotify_cuse.board import ZoneState
 from memnotify_cuse.device.topics import About, Scoped, ScopedTopics, Special
@@ -34,6 +34,16 @@ class _Pressed:
         return self._record
 
 
+class _Last(NamedTuple):
+    """The last notification about something: its number, and when it was (0: before this server)."""
+
+    number: int
+    time_ns: int
+
+
+_NEVER: Final = _Last(0, 0)
+
+
 class Notification(NamedTuple):
     """What one notification is about, and of what of that the level has risen."""
 
@@ -57,7 +67,7 @@ class Pressure:
         self._zone_rises: dict[ZoneId, int] = {}
         self._state_change = 0
         self._rises: dict[About, int] = {}
-        self._last: dict[About, int] = {}
+        self._last: dict[About, _Last] = {}
         self._worst: _Pressed | None = None
         self.topics: Topics = frozenset()
         self.critical: Topics = frozenset()
@@ -74,13 +84,14 @@ class Pressure:
         if changed:
             self._look()
 
-    def update(self, zones: tuple[ZoneState, ...]) -> Notification:
+    def update(self, zones: tuple[ZoneState, ...], now_ns: int = 0) -> Notification:
         """Take in a notification about `zones`."""
         self.notification += 1
         self._pressed.update((state.zone, _Pressed(state, self._page_kb)) for state in zones)
         topics = self.topics_of(zones)
         risen = self.topics_of(state for state in zones if state.rises)
-        self._last.update((topic, self.notification) for topic in topics if not isinstance(topic, Scoped))
+        last = _Last(self.notification, now_ns)
+        self._last.update((topic, last) for topic in topics if not isinstance(topic, Scoped))
         self._zone_rises.update((state.zone, self.notification) for state in zones if state.rises)
         self._look()
         return Notification(topics, risen)
@@ -117,10 +128,17 @@ class Pressure:
 
     def last_of(self, topic: About) -> int:
         """The number of the last notification about `topic`, 0 where there was none."""
+        return self._last_of(topic).number
+
+    def last_ns_of(self, topic: About) -> int | None:
+        """When that was, None where there was none."""
+        return self._last_of(topic).time_ns or None
+
+    def _last_of(self, topic: About) -> _Last:
         if isinstance(topic, Scoped):
             # It may be newer than the notification.
-            return max(self._last.get(each, 0) for each in (topic.special, *topic.scope))
-        return self._last.get(topic, 0)
+            return max(self._last.get(each, _NEVER) for each in (topic.special, *topic.scope))
+        return self._last.get(topic, _NEVER)
 
     def topics_of(self, zones: Iterable[ZoneState]) -> Topics:
         """What a notification about `zones` is about."""

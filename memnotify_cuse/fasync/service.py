@@ -26,6 +26,7 @@ from typing import Final, TypeVar
 
 import trio
 
+from memnotify_cuse.board import CRITICAL_INTERVAL_NS
 from memnotify_cuse.device.device import Device
 from memnotify_cuse.device.openfile import OpenFile, Signalled
 from memnotify_cuse.fasync.exact import FileCalls
@@ -79,6 +80,10 @@ SENT_TOGETHER: Final = 16 * MAX_JOBS
 IDENTIFY_S: Final = 0.05
 """How long signals wait in mode `strict` until it is known of which files O_ASYNC was just set or cleared."""
 
+TOGETHER_S: Final = CRITICAL_INTERVAL_NS / 1e9
+"""Notifications of cgroups that are nearer to each other are taken as one. Each cgroup has a rate of its own, so there
+may be hundreds of them a second, and each means a look at all open files."""
+
 SIGNALLED_AT_ONCE: Final = 16
 LOOKED_AT_AT_ONCE: Final = 4
 SURVEYED_AT_ONCE: Final = 16
@@ -128,6 +133,8 @@ class SigioService:
         self._flags = flags
         self._calls = calls
         self._missed = False
+        self._next_begin_s = 0.0
+        self._is_to_begin = False
         self._opened = trio.Event()
         self._opened_first = trio.Event()
         self._lost = trio.Event()
@@ -176,11 +183,26 @@ class SigioService:
                 self.notified()
             await trio.sleep_forever()
 
-    def notified(self) -> None:
-        """The device has told of a notification: the subscribers whose turn it is are to be signalled."""
+    def notified(self, *, may_wait: bool = False) -> None:
+        """The device has told of a notification: the subscribers whose turn it is are to be signalled.
+
+        `may_wait`: for a moment, if there was another one just now, so that both are taken as one.
+        """
         if self._nursery is None:
             self._missed = True
-            return
+        elif not may_wait or trio.current_time() >= self._next_begin_s:
+            self._begin()
+        elif not self._is_to_begin:
+            self._is_to_begin = True
+            self._nursery.start_soon(self._begin_soon)
+
+    async def _begin_soon(self) -> None:
+        await trio.sleep_until(self._next_begin_s)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._is_to_begin = False
+        self._next_begin_s = trio.current_time() + TOGETHER_S
         try:
             self._begin_notification()
         except Exception:

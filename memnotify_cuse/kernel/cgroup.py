@@ -15,6 +15,7 @@ mm/memcontrol-v1.c; Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterable
@@ -28,6 +29,7 @@ from memnotify_cuse.kernel.mountinfo import Mount
 
 DELETED: Final = " (deleted)"
 OUTSIDE: Final = "/.."
+ROOT: Final = "/"
 
 _MEMORY_LINE = re.compile(r"^[0-9]{1,9}:(?:[^:\n]*,)?memory(?:,[^:\n]*)?:(/[^\n]*)$", re.MULTILINE)
 _UNIFIED_LINE = re.compile(r"^0::(/[^\n]*)$", re.MULTILINE)
@@ -36,12 +38,21 @@ _MOST_TEXT_BYTES: Final = 16 * 1024
 
 
 class CgroupGoneError(KernelFileGoneError):
-    """The cgroup was removed, or cannot be read by this process."""
+    """The cgroup was removed, or cannot be read by this process. What may be over in a moment is a KernelFileGoneError
+    of no such kind.
+    """
+
+
+_GONE: Final = frozenset({errno.ENOENT, errno.ENODEV, errno.ENOTDIR, errno.EACCES, errno.EPERM})
 
 
 @dataclass(frozen=True, slots=True)
 class Hierarchy:
-    """Where the memory controller's hierarchy is mounted. `root` is the cgroup that is seen there."""
+    """Where the memory controller's hierarchy is mounted. `root` is the cgroup that is seen there.
+
+    Paths of cgroups have a character for each byte (latin-1), as kernel files are read here; `root` is as os.fsdecode()
+    gives it, and so are folders.
+    """
 
     mount_point: Path
     root: str
@@ -49,12 +60,20 @@ class Hierarchy:
 
     def directory(self, path: str) -> Path | None:
         """The folder of the cgroup `path`; None where it cannot be seen from here."""
-        if path.startswith(OUTSIDE) or path.endswith(DELETED):
+        name = os.fsdecode(path.encode("latin-1", "replace"))
+        if name == OUTSIDE or name.startswith(f"{OUTSIDE}/") or name.endswith(DELETED):
             return None
-        below = path if self.root == "/" else path.removeprefix(self.root)
-        if self.root != "/" and (below == path or (below and not below.startswith("/"))):
+        root = self.root.rstrip("/")
+        if name != root and not name.startswith(f"{root}/"):
             return None
-        return self.mount_point / below.strip("/") if below.strip("/") else self.mount_point
+        below = name[len(root) :].strip("/")
+        return self.mount_point / below if below else self.mount_point
+
+    def path(self, directory: Path) -> str:
+        """The cgroup of a folder below the mount point."""
+        below = directory.relative_to(self.mount_point)
+        name = "/".join([self.root.rstrip("/"), *below.parts]) or ROOT
+        return str(os.fsencode(name), "latin-1")
 
 
 def find_hierarchy(mounts: Iterable[Mount]) -> Hierarchy | None:
@@ -77,9 +96,9 @@ def parse_cgroup(text: str, *, unified: bool, path: str = "/proc/self/cgroup") -
 
 
 def ancestors(path: str) -> list[str]:
-    """`path` and all that it lies in, from the inside, without the root, which has no limits."""
+    """`path` and all that it lies in, from the inside. The last is the root: of a namespace it may have a limit."""
     parts = [part for part in path.split("/") if part]
-    return ["/" + "/".join(parts[:count]) for count in range(len(parts), 0, -1)]
+    return ["/" + "/".join(parts[:count]) for count in range(len(parts), -1, -1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +139,7 @@ class CgroupFiles:
         try:
             self._fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise CgroupGoneError(str(directory), error.strerror or str(error)) from error
+            raise _error(str(directory), error) from error
         self.inode = os.fstat(self._fd).st_ino
 
     def fileno(self) -> int:
@@ -221,11 +240,16 @@ class CgroupFiles:
         except OSError as error:
             raise self._gone(name, error) from error
 
-    def _gone(self, name: str, error: OSError) -> CgroupGoneError:
-        return CgroupGoneError(self._path(name), error.strerror or str(error))
+    def _gone(self, name: str, error: OSError) -> KernelFileGoneError:
+        return _error(self._path(name), error)
 
     def _path(self, name: str) -> str:
         return f"{self.directory}/{name}"
+
+
+def _error(path: str, error: OSError) -> KernelFileGoneError:
+    kind = CgroupGoneError if error.errno in _GONE else KernelFileGoneError
+    return kind(path, error.strerror or str(error))
 
 
 _ALWAYS_THERE: Final = frozenset({"memory.current", "memory.usage_in_bytes", "memory.limit_in_bytes", "memory.max"})

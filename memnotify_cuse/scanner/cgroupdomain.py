@@ -38,6 +38,7 @@ class CgroupDomain:
         self.usage_bytes = 0
         self._moved_ns: int | None = None
         self._spare_bytes = 0
+        self._failures = 0
         self._state: ZoneState | None = None
         self._sampler, self._tracker = self._anew()
 
@@ -55,16 +56,19 @@ class CgroupDomain:
         self.closed = True
         self.files.close()
 
-    def follow_limit(self) -> None:
+    def follow_limit(self) -> bool:
         """See whether the limit was changed. What was known of it with another limit says nothing of it now."""
         limit = self._limit()
-        if limit != self.limit_bytes:
-            self.limit_bytes = limit
-            self._state = None
-            self._sampler, self._tracker = self._anew()
+        if limit == self.limit_bytes:
+            return False
+        self.limit_bytes = limit
+        self._state = None
+        self._sampler, self._tracker = self._anew()
+        return True
 
     def look(self, now_ns: int, swap_free_kb: int) -> bool:
         """Take a look; whether it gave evidence. `swap_free_kb` is what the machine has left of swap."""
+        self._failures += 1
         usage = self.files.usage_bytes()
         if abs(usage - self.usage_bytes) >= SWAP_CLUSTER_PAGES * self._machine.page_kb * 1024:
             self._moved_ns = now_ns
@@ -72,6 +76,7 @@ class CgroupDomain:
         most_headroom = self.limit_bytes // choices.CGROUP_CEILING_FRACTION
         self._spare_bytes = self.limit_bytes - usage - most_headroom
         if self._spare_bytes > 0 and not self.pressed:
+            self._failures = 0
             return False
         memory = self.files.read()
         self.follow_limit()
@@ -86,7 +91,13 @@ class CgroupDomain:
         self._spare_bytes = spare_pages * self._machine.page_kb * 1024
         if scan.measured.reclaim.scanned_pages:
             self._moved_ns = now_ns
+        self._failures = 0
         return bool(scan.moved)
+
+    @property
+    def failures(self) -> int:
+        """How many looks have failed since one did not."""
+        return self._failures
 
     def is_quiet(self, now_ns: int) -> bool:
         """Whether nothing of it was taken or reclaimed for a while."""
@@ -95,8 +106,11 @@ class CgroupDomain:
     def delay_ns(self, now_ns: int, quiet_s: float) -> int:
         """For how long it may be left alone: half the time in which it could be exhausted.
 
-        That is no less than a little while, and no less than `quiet_s` while it is quiet.
+        That is no less than a little while, and no less than `quiet_s` while it is quiet. A look that failed is
+        tried again, ever more rarely.
         """
+        if self._failures:
+            return int(min(choices.ACTIVE_S * 2 ** min(self._failures, 16), choices.REST_S) * 1e9)
         quiet = self.is_quiet(now_ns)
         if self.pressed:
             least_s = choices.BURST_NS / 1e9 if quiet else choices.CGROUP_MOVING_S

@@ -15,6 +15,7 @@ import logging
 import os
 import resource
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Final, NamedTuple
 
 from memnotify_cuse.accounts import Account, Bounds, OverBoundError
 from memnotify_cuse.domain import CgroupId
-from memnotify_cuse.kernel.cgroup import DELETED, CgroupFiles, Hierarchy, ancestors, read_cgroup
+from memnotify_cuse.kernel.cgroup import DELETED, CgroupFiles, CgroupGoneError, Hierarchy, ancestors, read_cgroup
 from memnotify_cuse.kernel.errors import KernelFileError, KernelFileGoneError
 from memnotify_cuse.kernel.process import read_start_time
 from memnotify_cuse.scanner.cgroupdomain import CgroupDomain
@@ -66,6 +67,9 @@ class Changes:
     def dropped(self, domain: CgroupDomain) -> None:
         """Nothing has to do with it any more; it is about to be closed."""
 
+    def limit_changed(self, domain: CgroupDomain) -> None:
+        """It has another limit from now on, and what was known of it is nothing."""
+
     def place_changed(self, number: int, place: Place) -> None:
         """The opener of the open file of that number is there from now on."""
 
@@ -82,6 +86,14 @@ class _Leaf:
     @property
     def scope(self) -> Scope:
         return tuple(domain.id for domain in self.domains)
+
+
+@dataclass(slots=True)
+class _Reviewed:
+    """What a review has seen already: cgroups without a limit, and domains."""
+
+    unlimited: set[str] = field(default_factory=set)
+    domains: set[CgroupDomain] = field(default_factory=set)
 
 
 def _place(leaf: _Leaf | None) -> Place:
@@ -127,7 +139,7 @@ class CgroupLeaves:
         self._domains: dict[str, CgroupDomain] = {}
         self._users: dict[CgroupDomain, int] = {}
         self._generations = itertools.count(1)
-        self._to_review: list[int] = []
+        self._to_review: list[int | str] = []
         self._paths: dict[int, str] = {}
         self._said: set[str] = set()
 
@@ -135,9 +147,13 @@ class CgroupLeaves:
     def domains(self) -> list[CgroupDomain]:
         return list(self._domains.values())
 
-    def listeners(self, domain: CgroupDomain) -> int:
-        """How many open files have it."""
-        return sum(len(leaf.files) for leaf in self._leaves.values() if domain in leaf.domains)
+    def listeners(self) -> Counter[CgroupDomain]:
+        """How many open files have each of them."""
+        counts: Counter[CgroupDomain] = Counter()
+        for leaf in self._leaves.values():
+            for domain in leaf.domains:
+                counts[domain] += len(leaf.files)
+        return counts
 
     def follow(self, number: int, tid: int, user: int, inode: int = 0) -> Place:
         """An open file that thread `tid` has opened, and that counts to `user`; where it is.
@@ -159,17 +175,18 @@ class CgroupLeaves:
             self._enter(number, opener, None)
 
     def review(self) -> None:
-        """See which threads were moved, and which limits set; not all threads at once, where they are many."""
-        unlimited: set[str] = set()
+        """See which threads were moved, and which limits set or changed; not all at once, where they are many."""
+        reviewed = _Reviewed()
         self._paths.clear()
-        for leaf in list(self._leaves.values()):
-            self._renew(leaf, unlimited)
         end_s = time.monotonic() + REVIEW_S
-        self._to_review = self._to_review or list(self._openers)
+        self._to_review = self._to_review or [*self._openers, *self._leaves]
         while self._to_review and time.monotonic() < end_s:
-            number = self._to_review.pop()
-            if number in self._openers:
-                self._review(number, self._openers[number])
+            each = self._to_review.pop()
+            if isinstance(each, str):
+                if each in self._leaves:
+                    self._renew(self._leaves[each], reviewed)
+            elif each in self._openers:
+                self._review(each, self._openers[each])
 
     def lose(self, domain: CgroupDomain) -> None:
         """It is gone, or has no limit any more."""
@@ -201,7 +218,7 @@ class CgroupLeaves:
         return ticks * 1_000_000_000 // _TICKS_PER_S > opener.opened_ns
 
     def _path_of(self, tid: int) -> str | None:
-        """The cgroup of a thread; None where it is gone, or cannot be seen, or is in the root, which has no limit."""
+        """The cgroup of a thread; None where the thread is gone, or its cgroup cannot be seen."""
         if not tid:
             return None
         try:
@@ -212,7 +229,7 @@ class CgroupLeaves:
         except KernelFileError as error:
             self._say_once("malformed", error)
             return None
-        if path == "/" or path.endswith(DELETED):
+        if path.endswith(DELETED):
             return None
         if self._hierarchy.directory(path) is None:
             self._say_once("outside", f"{path} is outside of the cgroups that this server can see")
@@ -248,11 +265,27 @@ class CgroupLeaves:
         self._set_domains(leaf, self._limited(leaf, set()))
         return leaf
 
-    def _renew(self, leaf: _Leaf, unlimited: set[str]) -> None:
+    def _renew(self, leaf: _Leaf, reviewed: _Reviewed) -> None:
+        for domain in leaf.domains:
+            if domain not in reviewed.domains:
+                reviewed.domains.add(domain)
+                self._follow_limit(domain)
         before = leaf.scope
-        self._set_domains(leaf, self._limited(leaf, unlimited))
+        self._set_domains(leaf, self._limited(leaf, reviewed.unlimited))
         if leaf.scope != before:
             self._say_scope(leaf)
+
+    def _follow_limit(self, domain: CgroupDomain) -> None:
+        try:
+            changed = domain.follow_limit()
+        except CgroupGoneError:
+            self.lose(domain)
+        except KernelFileError:
+            # It is looked at again.
+            return
+        else:
+            if changed:
+                self._changes.limit_changed(domain)
 
     def _say_scope(self, leaf: _Leaf) -> None:
         for number in leaf.files:
@@ -267,14 +300,19 @@ class CgroupLeaves:
         for each in ancestors(leaf.path)[:MOST_LEVELS]:
             domain = self._domains.get(each)
             if domain is None and each not in unlimited:
-                domain = self._new_domain(each, leaf.user)
-            if domain is None:
-                unlimited.add(each)
-            else:
+                try:
+                    domain = self._new_domain(each, leaf.user)
+                except OverBoundError:
+                    self._say_once("bound", f"user {leaf.user} listens in too many of them")
+                    continue
+                if domain is None:
+                    unlimited.add(each)
+            if domain is not None:
                 found.append(domain)
         return found
 
     def _new_domain(self, path: str, user: int) -> CgroupDomain | None:
+        """None where it has no limit. OverBoundError: it has one, and the user has too many of them."""
         directory = self._hierarchy.directory(path)
         if directory is None:
             return None
@@ -285,11 +323,11 @@ class CgroupLeaves:
             domain = CgroupDomain(cgroup, files, self._machine, self._fill_kb_per_s, user)
             self._account.take(user)
         except (KernelFileError, OverBoundError) as error:
-            # It has no limit; where the controller is off, it has not even the file.
             if files is not None:
                 files.close()
             if isinstance(error, OverBoundError):
-                self._say_once("bound", f"user {user} listens in too many of them")
+                raise
+            # Where the controller is off, it has not even the file.
             return None
         self._domains[path] = domain
         self._users[domain] = 0
@@ -325,14 +363,13 @@ def _bounds_here() -> Bounds:
 
 def _walk(hierarchy: Hierarchy, until_s: float) -> Iterator[tuple[int, str]]:
     """The inode and path of each cgroup that is found by then; those that go meanwhile are left out."""
-    to_do = [(hierarchy.mount_point, hierarchy.root.rstrip("/"))]
+    to_do = [hierarchy.mount_point]
     while to_do and time.monotonic() < until_s:
-        directory, path = to_do.pop()
+        directory = to_do.pop()
         try:
             with os.scandir(directory) as entries:
                 folders = [entry for entry in entries if entry.is_dir(follow_symlinks=False)]
+            yield directory.stat().st_ino, hierarchy.path(directory)
         except OSError:
             continue
-        for folder in folders:
-            yield folder.inode(), f"{path}/{folder.name}"
-            to_do.append((directory / folder.name, f"{path}/{folder.name}"))
+        to_do += [directory / folder.name for folder in folders]

@@ -96,13 +96,14 @@ class CgroupScanner(Changes):
 
     def describe(self) -> list[dict[str, str]]:
         """What there is to be said of each domain, as words of a line."""
+        listeners = self._leaves.listeners()
         return [
             {
                 "cgroup": domain.id.name,
                 "status": str(int(domain.pressed)),
                 "limit_kb": str(domain.limit_bytes // 1024),
                 "usage_kb": str(domain.usage_bytes // 1024),
-                "listeners": str(self._leaves.listeners(domain)),
+                "listeners": str(listeners[domain]),
                 "raised": str(domain.state.raised if domain.state is not None else 0),
                 "level": domain.state.level if domain.state is not None and domain.pressed else "-",
             }
@@ -129,6 +130,11 @@ class CgroupScanner(Changes):
         if domain.pressed:
             self._stale = True
             self._to_do.set()
+
+    def limit_changed(self, domain: CgroupDomain) -> None:
+        self._stale = True
+        self._set_due(domain, self._now_ns())
+        self._to_do.set()
 
     def place_changed(self, number: int, place: Place) -> None:
         self._on_place(number, place)
@@ -221,6 +227,6 @@ class CgroupScanner(Changes):
         except CgroupGoneError:
             self._leaves.lose(domain)
         except KernelFileError as error:
-            log.warning("%s: %s; not looked at any more", domain.id, error)
-            self._leaves.lose(domain)
+            if domain.failures == 1:
+                log.warning("%s: %s; it is taken as it was meanwhile", domain.id, error)
         return False

@@ -125,7 +125,7 @@ class ZoneTracker:
             reason=found.reason,
             time_ns=time_ns,
             raised=(before.raised if before else 0) + newly,
-            short_pages=_short_pages(forecast),
+            short_pages=_short_pages(zone, forecast),
             level=forecast.level,
         )
 
@@ -140,7 +140,7 @@ class ZoneTracker:
             reason=before.reason if before else None,
             time_ns=before.time_ns if before else 0,
             raised=before.raised if before else 0,
-            short_pages=_short_pages(forecast),
+            short_pages=_short_pages(zone, forecast),
             level=forecast.level,
         )
 
@@ -149,8 +149,6 @@ def is_short(zone: Zone, found: Evidence, forecast: Forecast) -> bool:
     """Whether a zone of a node with evidence is to be raised."""
     if found.reason == FILE_EXHAUSTED:
         return forecast.is_short(zone)
-    if isinstance(zone.id, CgroupId):
-        return True
     return zone.free_pages <= clear_pages(zone)
 
 
@@ -160,8 +158,10 @@ def _remains_short(zone: Zone, forecast: Forecast) -> bool:
     return zone.free_pages <= clear_pages(zone) or forecast.left_pages <= forecast.recovered_pages
 
 
-def _short_pages(forecast: Forecast) -> int:
-    return max(0, forecast.left_alone_pages - forecast.left_pages)
+def _short_pages(zone: Zone, forecast: Forecast) -> int:
+    short = max(0, forecast.left_alone_pages - forecast.left_pages)
+    # What is taken in a second may be more than a cgroup has in all.
+    return min(short, zone.present_pages - zone.free_pages) if isinstance(zone.id, CgroupId) else short
 
 
 def has_a_share(zone: Zone, node_anon_pages: int) -> bool:
