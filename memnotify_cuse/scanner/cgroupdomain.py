@@ -8,7 +8,7 @@ from __future__ import annotations
 from memnotify_cuse.board import ZoneState
 from memnotify_cuse.domain import CgroupId
 from memnotify_cuse.kernel.cgroup import CgroupFiles, CgroupGoneError
-from memnotify_cuse.scanner import choices
+from memnotify_cuse.scanner import cgroupchoices, choices
 from memnotify_cuse.scanner.cgroupsample import CgroupSampler
 from memnotify_cuse.scanner.forecast import SWAP_CLUSTER_PAGES
 from memnotify_cuse.scanner.machine import Machine
@@ -73,7 +73,7 @@ class CgroupDomain:
         if abs(usage - self.usage_bytes) >= SWAP_CLUSTER_PAGES * self._machine.page_kb * 1024:
             self._moved_ns = now_ns
             self.usage_bytes = usage
-        most_headroom = self.limit_bytes // choices.CGROUP_CEILING_FRACTION
+        most_headroom = self.limit_bytes // cgroupchoices.CEILING_FRACTION
         self._spare_bytes = self.limit_bytes - usage - most_headroom
         if self._spare_bytes > 0 and not self.pressed:
             self._failures = 0
@@ -113,9 +113,9 @@ class CgroupDomain:
             return int(min(choices.ACTIVE_S * 2 ** min(self._failures, 16), choices.REST_S) * 1e9)
         quiet = self.is_quiet(now_ns)
         if self.pressed:
-            least_s = choices.BURST_NS / 1e9 if quiet else choices.CGROUP_MOVING_S
+            least_s = choices.BURST_NS / 1e9 if quiet else cgroupchoices.MOVING_S
         else:
-            least_s = quiet_s if quiet else choices.CGROUP_MOVING_S
+            least_s = quiet_s if quiet else cgroupchoices.MOVING_S
         until_exhausted_s = self._spare_bytes / 1024 / self._fill_kb_per_s / 2
         return int(min(max(until_exhausted_s, least_s), max(choices.REST_S, quiet_s)) * 1e9)
 
@@ -126,5 +126,5 @@ class CgroupDomain:
         return limit
 
     def _anew(self) -> tuple[CgroupSampler, ZoneTracker]:
-        tracker = ZoneTracker(self._machine, ceiling_fraction=choices.CGROUP_CEILING_FRACTION)
+        tracker = ZoneTracker(self._machine, ceiling_fraction=cgroupchoices.CEILING_FRACTION)
         return CgroupSampler(self.id, self._machine.page_kb), tracker

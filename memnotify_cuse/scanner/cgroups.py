@@ -23,7 +23,7 @@ from memnotify_cuse.board import ZoneState
 from memnotify_cuse.domain import CgroupId
 from memnotify_cuse.kernel.cgroup import CgroupGoneError, Hierarchy
 from memnotify_cuse.kernel.errors import KernelFileError
-from memnotify_cuse.scanner import choices
+from memnotify_cuse.scanner import cgroupchoices
 from memnotify_cuse.scanner.cgroupdomain import CgroupDomain
 from memnotify_cuse.scanner.cgroupleaves import CgroupLeaves, Changes, Place
 from memnotify_cuse.scanner.cgroupqueues import Queues
@@ -149,7 +149,7 @@ class CgroupScanner(Changes):
                 # Of a CPU that others have as well, only what was had of it counts.
                 began_ns = self._cpu_ns()
                 self._look_at_due()
-                earliest_ns = self._now_ns() + (choices.CGROUP_SHARE - 1) * (self._cpu_ns() - began_ns)
+                earliest_ns = self._now_ns() + (cgroupchoices.SHARE - 1) * (self._cpu_ns() - began_ns)
 
     async def _listen(self) -> None:
         """Have those looked at at once that have reached their limits."""
@@ -163,7 +163,7 @@ class CgroupScanner(Changes):
                 if fd in self._by_fd:
                     self._set_due(self._by_fd[fd], now_ns)
             # It says so again and again while the cgroup is at its limit.
-            await trio.sleep(choices.CGROUP_MOVING_S)
+            await trio.sleep(cgroupchoices.MOVING_S)
 
     async def _wait(self, earliest_ns: int) -> None:
         """Until a domain is due, or there is something to be published; until `earliest_ns` in any case."""
@@ -211,14 +211,14 @@ class CgroupScanner(Changes):
         next_ns = now_ns + domain.delay_ns(now_ns, self._quiet_s(domain))
         if not domain.is_quiet(now_ns):
             return next_ns
-        together_ns = int(choices.CGROUP_QUIET_S * 1e9)
+        together_ns = int(cgroupchoices.QUIET_S * 1e9)
         return next_ns - next_ns % together_ns + together_ns
 
     def _quiet_s(self, domain: CgroupDomain) -> float:
         """How often it is looked at while it is quiet: each user has a share of its own, for all that it has."""
         users, theirs = self._queues.count(domain)
-        share = choices.CGROUP_QUIET_SHARE * max(1.0, users / choices.CGROUP_QUIET_USERS)
-        return max(choices.CGROUP_QUIET_S, theirs * self._look_s * share)
+        share = cgroupchoices.QUIET_SHARE * max(1.0, users / cgroupchoices.QUIET_USERS)
+        return max(cgroupchoices.QUIET_S, theirs * self._look_s * share)
 
     def _look(self, domain: CgroupDomain, now_ns: int) -> bool:
         """Look at one; whether it gave evidence."""

@@ -71,22 +71,3 @@ RAISED_S: Final = 0.05
 
 REST_S: Final = 5.0
 """At rest, at most."""
-
-# Memory cgroups (cgroups).
-
-CGROUP_CEILING_FRACTION: Final = 4
-"""The headroom of a cgroup is never more than this part of its limit. A limit of 256 MiB is full within a tenth of a
-second at full speed, and a sixteenth of it is gone before a program has been woken."""
-
-CGROUP_QUIET_S: Final = 0.05
-"""While a cgroup does not grow, it is looked at no oftener than this. So much of what it can take in that time has
-passed before it is seen."""
-
-CGROUP_MOVING_S: Final = 0.002
-"""While it grows, no oftener than this."""
-
-CGROUP_QUIET_SHARE: Final = 100
-CGROUP_QUIET_USERS: Final = 4
-CGROUP_SHARE: Final = 8
-"""Looking at the quiet cgroups of one user takes no more than this part of a CPU, those of all users no more than so
-many times that; and looking at all cgroups no more than the last."""

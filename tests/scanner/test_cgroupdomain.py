@@ -11,7 +11,7 @@ from memnotify_cuse.board import ZoneState
 from memnotify_cuse.domain import CgroupId
 from memnotify_cuse.kernel.cgroup import CgroupFiles, CgroupGoneError
 from memnotify_cuse.kernel.errors import MalformedKernelFileError
-from memnotify_cuse.scanner import choices
+from memnotify_cuse.scanner import cgroupchoices, choices
 from memnotify_cuse.scanner.cgroupdomain import CgroupDomain
 from memnotify_cuse.scanner.machine import Machine
 from tests.scanner.cgroupfiles import GIB_KB, MIB, FakeCgroup
@@ -81,7 +81,7 @@ class TestPressure:
         bench = Bench(tmp_path, unified=unified, machine=machine)
         size = bench.grow(range(8, LIMIT + 1, 4))
         assert size is not None
-        assert LIMIT - LIMIT / choices.CGROUP_CEILING_FRACTION <= size < LIMIT
+        assert LIMIT - LIMIT / cgroupchoices.CEILING_FRACTION <= size < LIMIT
         assert (bench.state.reason, bench.state.zone, bench.state.raised) == ("file_exhausted", CgroupId("/a"), 1)
         assert bench.state.time_ns == bench.now_ms * MS
 
@@ -155,7 +155,7 @@ class TestPressure:
                 raised_at = anon
                 break
         assert raised_at is not None
-        assert LIMIT - LIMIT / choices.CGROUP_CEILING_FRACTION <= raised_at < LIMIT
+        assert LIMIT - LIMIT / cgroupchoices.CEILING_FRACTION <= raised_at < LIMIT
         assert bench.state.reason == "file_exhausted"
 
     def test_ends_although_page_cache_takes_what_is_given_back(self, bench: Bench) -> None:
@@ -313,9 +313,9 @@ class TestDelay:
         bench.look(anon=185)
         near_ns = bench.domain.delay_ns(bench.now_ms * MS, 0.01)
         assert not bench.domain.is_quiet(bench.now_ms * MS)
-        assert far_ns > near_ns >= choices.CGROUP_MOVING_S * 1e9
+        assert far_ns > near_ns >= cgroupchoices.MOVING_S * 1e9
         bench.look(anon=191)
-        assert bench.domain.delay_ns(bench.now_ms * MS, 0.01) == int(choices.CGROUP_MOVING_S * 1e9)
+        assert bench.domain.delay_ns(bench.now_ms * MS, 0.01) == int(cgroupchoices.MOVING_S * 1e9)
 
     def test_of_one_that_reclaims_is_that_of_one_that_moves(self, tmp_path: Path) -> None:
         bench = Bench(tmp_path)
@@ -328,7 +328,7 @@ class TestDelay:
     def test_under_pressure_depends_on_whether_it_moves(self, bench: Bench) -> None:
         bench.grow(range(8, LIMIT + 1, 4))
         now_ns = bench.now_ms * MS
-        assert bench.domain.delay_ns(now_ns, QUIET_S) == int(choices.CGROUP_MOVING_S * 1e9)
+        assert bench.domain.delay_ns(now_ns, QUIET_S) == int(cgroupchoices.MOVING_S * 1e9)
         later_ns = now_ns + choices.SECOND_NS
         assert bench.domain.delay_ns(later_ns, QUIET_S) == choices.BURST_NS
 

@@ -20,7 +20,7 @@ import trio.testing
 from memnotify_cuse.board import ZoneState
 from memnotify_cuse.domain import CgroupId
 from memnotify_cuse.kernel.cgroup import CgroupFiles
-from memnotify_cuse.scanner import choices
+from memnotify_cuse.scanner import cgroupchoices, choices
 from memnotify_cuse.scanner.cgroupleaves import Place
 from memnotify_cuse.scanner.cgroups import CgroupScanner
 from tests.scanner.cgroupfiles import GIB_KB, MIB, FakeCgroup, FakeMachine
@@ -392,7 +392,7 @@ class TestBudget:
         await trio.sleep(seconds)
         return (bench.clock.spent_s - spent_s) / ((bench.clock.now_ns() - began_ns) / 1e9)
 
-    @pytest.mark.parametrize(("user", "count", "users"), [(ALICE, 150, 1), (None, 200, choices.CGROUP_QUIET_USERS)])
+    @pytest.mark.parametrize(("user", "count", "users"), [(ALICE, 150, 1), (None, 200, cgroupchoices.QUIET_USERS)])
     def test_many_quiet_ones_take_a_small_part(
         self, user: int | None, count: int, users: int, machine: FakeMachine
     ) -> None:
@@ -401,9 +401,9 @@ class TestBudget:
         async def main() -> None:
             async with scanning(machine) as bench:
                 self.many(bench, count, anon=100, user=user)
-                assert await self.spends(bench, 5) <= 1 / choices.CGROUP_SHARE
+                assert await self.spends(bench, 5) <= 1 / cgroupchoices.SHARE
                 looks = bench.scanner.looks
-                assert await self.spends(bench, 20) <= 1.5 * users / choices.CGROUP_QUIET_SHARE
+                assert await self.spends(bench, 20) <= 1.5 * users / cgroupchoices.QUIET_SHARE
                 assert bench.scanner.looks - looks >= 2 * count, "each is looked at nevertheless"
 
         run_fast(main)
@@ -416,7 +416,7 @@ class TestBudget:
                 for box in self.many(bench, 150, anon=16, user=ALICE):
                     box.now(file=LIMIT - 16)
                 await trio.sleep(10)
-                assert await self.spends(bench, 20) <= 1.5 / choices.CGROUP_QUIET_SHARE
+                assert await self.spends(bench, 20) <= 1.5 / cgroupchoices.QUIET_SHARE
 
         run_fast(main)
 
@@ -439,7 +439,7 @@ class TestBudget:
                 bench.scanner._swap_free_kb = spend
                 await trio.sleep(10)
                 assert len(times) > 500
-                assert len(set(times)) <= math.ceil(10 / choices.CGROUP_QUIET_S) + 1
+                assert len(set(times)) <= math.ceil(10 / cgroupchoices.QUIET_S) + 1
 
         run_fast(main)
 
@@ -454,7 +454,7 @@ class TestBudget:
                         box.now(anon=240 + step % 2 * 4)
                     await trio.sleep(0.1)
                 part = (bench.clock.spent_s - spent_s) / ((bench.clock.now_ns() - began_ns) / 1e9)
-                assert part <= 1.05 / choices.CGROUP_SHARE
+                assert part <= 1.05 / cgroupchoices.SHARE
 
         run_fast(main)
 
