@@ -178,9 +178,10 @@ class CgroupLeaves:
         """See which threads were moved, and which limits set or changed; not all at once, where they are many."""
         reviewed = _Reviewed()
         self._paths.clear()
-        end_s = time.monotonic() + REVIEW_S
+        # Of a CPU that others have as well, only what was had of it counts.
+        end_s = time.thread_time() + REVIEW_S
         self._to_review = self._to_review or [*self._openers, *self._leaves]
-        while self._to_review and time.monotonic() < end_s:
+        while self._to_review and time.thread_time() < end_s:
             each = self._to_review.pop()
             if isinstance(each, str):
                 if each in self._leaves:
