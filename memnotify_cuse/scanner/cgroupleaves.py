@@ -240,7 +240,7 @@ class CgroupLeaves:
     def _path_with(self, inode: int) -> str | None:
         """The cgroup whose folder has that inode: all are looked at once, and kept in mind until the next review."""
         if not self._paths:
-            self._paths = dict(_walk(self._hierarchy, time.monotonic() + WALK_S))
+            self._paths = dict(_walk(self._hierarchy, time.thread_time() + WALK_S))
         return self._paths.get(inode)
 
     def _say_once(self, what: str, why: object) -> None:
@@ -365,7 +365,7 @@ def _bounds_here() -> Bounds:
 def _walk(hierarchy: Hierarchy, until_s: float) -> Iterator[tuple[int, str]]:
     """The inode and path of each cgroup that is found by then; those that go meanwhile are left out."""
     to_do = [hierarchy.mount_point]
-    while to_do and time.monotonic() < until_s:
+    while to_do and time.thread_time() < until_s:
         directory = to_do.pop()
         try:
             with os.scandir(directory) as entries:
