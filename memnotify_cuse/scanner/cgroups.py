@@ -149,7 +149,9 @@ class CgroupScanner(Changes):
                 # Of a CPU that others have as well, only what was had of it counts.
                 began_ns = self._cpu_ns()
                 self._look_at_due()
-                earliest_ns = self._now_ns() + (cgroupchoices.SHARE - 1) * (self._cpu_ns() - began_ns)
+                pause_ns = (cgroupchoices.SHARE - 1) * (self._cpu_ns() - began_ns)
+                # One look that took long must not blind it for seconds.
+                earliest_ns = self._now_ns() + min(pause_ns, int(cgroupchoices.QUIET_S * 1e9))
 
     async def _listen(self) -> None:
         """Have those looked at at once that have reached their limits."""

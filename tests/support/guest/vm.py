@@ -112,7 +112,7 @@ def boots() -> list[Boot]:
     )
     limits = ("cgroup_no_v1=all",)
     cgroups = [
-        Boot("cgroups-v2", Shape(kernel_arguments=limits), ("tests/guest/test_cgroups.py",), 420),
+        Boot("cgroups-v2", Shape(kernel_arguments=limits), ("tests/guest/test_cgroups.py",), 500),
         Boot(
             "cgroups-v2-zram",
             Shape(swap="zram", kernel_arguments=limits),
