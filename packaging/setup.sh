@@ -3,7 +3,7 @@
 #
 #   packaging/setup.sh            what the server needs
 #   packaging/setup.sh dev        also what tests and lint need
-#   packaging/setup.sh guest      also what boots a virtual machine for the guest tier
+#   packaging/setup.sh guest      also what boots a virtual machine for the guest tier, and what runs containers
 #   packaging/setup.sh packages   the system packages alone, and no .venv
 #   packaging/setup.sh report     also what draws the pictures of `make detection`
 #
@@ -48,6 +48,9 @@ sys.exit(not os.path.exists(os.path.join(sysconfig.get_path("include"), "Python.
         command -v udevadm >/dev/null 2>&1 || printf ' udev'
         [ -x /sbin/mke2fs ] || printf ' e2fsprogs'
         command -v mmdebstrap >/dev/null 2>&1 || printf ' mmdebstrap'
+        command -v crun >/dev/null 2>&1 || printf ' crun'
+        command -v podman >/dev/null 2>&1 || printf ' podman'
+        command -v runc >/dev/null 2>&1 || printf ' runc'
     fi
 }
 
