@@ -12,8 +12,8 @@ from tests.support.mounted import open_files, wait_until
 from tests.support.programs import Programs
 from tests.support.server import Lines, Server
 
-SLOW_MIB: Final = 20
-SLOW_MIB_PER_S: Final = 32
+SLOW_MIB: Final = 16
+SLOW_MIB_PER_S: Final = 8
 
 
 def listed(server: Server) -> dict[str, dict[str, str]]:
