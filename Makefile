@@ -8,7 +8,7 @@ MEMNOTIFY := .venv/bin/memnotify
 TESTS_AT_ONCE := $(shell expr 3 '*' $$(nproc))
 
 .DEFAULT_GOAL := help
-.PHONY: help install run install-service uninstall-service test test-vm lint format bench detection matrix sensitivity clients fuzz attacks reliability clean
+.PHONY: help install run install-service uninstall-service test test-vm lint format bench detection matrix sensitivity cgroups clients fuzz attacks reliability clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -71,6 +71,10 @@ matrix: ## measure every way to take memory, and every load to be silent about (
 sensitivity: ## play all recordings with each number of the rules halved and doubled, and without each rule (10 minutes)
 	@packaging/setup.sh dev
 	.venv/bin/python -m benchmarks.sensitivity --write
+
+cgroups: ## measure how soon a cgroup's limit is told of, and what a thousand cgroups cost (root; ten minutes)
+	@packaging/setup.sh dev
+	.venv/bin/python -m benchmarks.cgroup_latency
 
 clients: ## run 140 programs in many languages against the device; installs what they need (15 minutes)
 	@packaging/setup.sh dev
