@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -18,13 +17,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
 from benchmarks import machine
-from benchmarks.processes import Listener, Workshop, answering_pid, listening, progress, real_reclaim, running, workshop
+from benchmarks.processes import Listener, Workshop, answering_pid, listening, progress, real_reclaim, running
 from benchmarks.processes import wait_until as wait_for
 from benchmarks.report import CannotRunError, Part, Table, milliseconds
+from benchmarks.running import Measure, end_on_signals, run_part
 from benchmarks.stats import first_between, summarise
 from tests.fuzz.processes import held_by
 from tests.support.cgroups import MIB, Cgroup, cgroup_problem, new_cgroup
@@ -301,10 +300,7 @@ def main(arguments: list[str] | None = None) -> int:
     unknown = [name for name in options.part if name not in PARTS]
     if unknown:
         parser.error(f"no part {unknown[0]}; there are {', '.join(PARTS)}")
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _exit)
-    # Also where a shell has set it to be ignored, as for jobs in the background.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    end_on_signals()
     print("\n".join(f"{name}: {value}" for name, value in machine.facts()), flush=True)
     ran = 0
     try:
@@ -316,22 +312,11 @@ def main(arguments: list[str] | None = None) -> int:
     return int(not ran)
 
 
-def _run(title: str, measure: Callable[[Workshop], Part]) -> bool:
+def _run(title: str, measure: Measure) -> bool:
     """Print one part; whether it could be measured."""
-    load = machine.load()
-    try:
-        with workshop() as place:
-            part = measure(place)
-    except CannotRunError as error:
-        part = Part(title, [], not_run=str(error))
-    if sys.stderr.isatty():
-        print("\r\x1b[K", end="", file=sys.stderr)
-    print(f"\n## {title}\n\n{part.body()}\n\nLoad average before: {load}.", flush=True)
+    text, part = run_part(title, measure)
+    print(f"\n{text}", flush=True)
     return part.not_run is None
-
-
-def _exit(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
 from benchmarks import latency, machine, rest, roundtrip, wake
-from benchmarks.processes import Workshop, workshop
-from benchmarks.report import CannotRunError, Part, wrapped
+from benchmarks.report import wrapped
+from benchmarks.running import Measure, end_on_signals, run_part
 
 PAGE: Final = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 COMMAND: Final = ".venv/bin/python -m benchmarks"
-PARTS: Final[dict[str, tuple[str, Callable[[Workshop], Part]]]] = {
+PARTS: Final[dict[str, tuple[str, Measure]]] = {
     "latency": (latency.TITLE, latency.measure),
     "roundtrip": (roundtrip.TITLE, roundtrip.measure),
     "rest": (rest.TITLE, rest.measure),
@@ -50,16 +47,13 @@ def main(arguments: list[str] | None = None) -> int:
     names = options.part or list(PARTS)
     if options.write and set(names) != set(PARTS):
         parser.error("--write needs all parts: the page is about one run")
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _exit)
-    # Also where a shell has set it to be ignored, as for jobs in the background.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    end_on_signals()
     began = datetime.datetime.now(datetime.UTC)
     print("\n".join(f"{name}: {value}" for name, value in machine.facts()), flush=True)
     texts = {}
     try:
         for name in names:
-            texts[name] = _run(name)
+            texts[name], _ = run_part(*PARTS[name])
             print(f"\n{texts[name]}", flush=True)
     except KeyboardInterrupt:
         print("\nbenchmarks: interrupted; what was changed is put back", file=sys.stderr)
@@ -70,25 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     return int(all("\nNot run: " in text for text in texts.values()))
 
 
-def _run(name: str) -> str:
-    """The text of one part."""
-    title, measure = PARTS[name]
-    load = machine.load()
-    try:
-        with workshop() as place:
-            part = measure(place)
-    except CannotRunError as error:
-        part = Part(title, [], not_run=str(error))
-    if sys.stderr.isatty():
-        print("\r\x1b[K", end="", file=sys.stderr)
-    return f"## {title}\n\n{part.body()}\n\nLoad average before: {load}."
-
-
 def _page(began: datetime.datetime, texts: list[str]) -> str:
     facts = [("command", f"`{COMMAND} --write`"), ("date", f"{began:%Y-%m-%d %H:%M} UTC"), *machine.facts()]
     listed = "\n".join(wrapped(f"- {name}: {value}") for name, value in facts)
     return "\n\n".join(["# Benchmarks", wrapped(INTRODUCTION), listed, wrapped(READING), *texts]) + "\n"
-
-
-def _exit(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -124,6 +125,20 @@ def open_directory() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="memnotify-") as name:
         os.chmod(name, 0o755)
         yield Path(name)
+
+
+@pytest.fixture(scope="session")
+def poll_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example with a cache of 64 MiB that it frees."""
+    problem = compiler_problem()
+    if problem is not None:
+        pytest.skip(problem)
+    program = tmp_path_factory.mktemp("examples") / "poll_cache"
+    subprocess.run(
+        ["cc", "-std=c11", "-O2", "-o", str(program), str(Path(__file__).parents[1] / "examples" / "poll_cache.c")],
+        check=True,
+    )
+    return program
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ What that machine is short of meanwhile is no matter here: each test looks at wh
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import pytest
 
 from tests.support.cgroups import Cgroup, cgroup_problem, folder_on_disk, new_cgroup
 from tests.support.mounted import serving
-from tests.support.programs import compiler_problem
 from tests.support.server import Server, mount_problem
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -54,14 +52,3 @@ def disk(tmp_path: Path) -> Path:
     if folder is None:
         pytest.skip(f"neither {tmp_path} nor /var/tmp is on a disk")
     return folder
-
-
-@pytest.fixture(scope="session")
-def poll_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example with a cache of 64 MiB that it frees."""
-    problem = compiler_problem()
-    if problem is not None:
-        pytest.skip(problem)
-    program = tmp_path_factory.mktemp("examples") / "poll_cache"
-    subprocess.run(["cc", "-std=c11", "-O2", "-o", str(program), str(EXAMPLES / "poll_cache.c")], check=True)
-    return program

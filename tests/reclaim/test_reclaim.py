@@ -12,24 +12,10 @@ from pathlib import Path
 import pytest
 
 from memnotify_cuse.record import Record
-from tests.support.programs import compiler_problem
 from tests.support.reclaim import GIB, RealReclaim
 from tests.support.server import Lines, Server
 
 pytestmark = [pytest.mark.mount, pytest.mark.reclaim]
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-@pytest.fixture
-def poll_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The example with a cache that frees itself."""
-    problem = compiler_problem()
-    if problem is not None:
-        pytest.skip(problem)
-    program = tmp_path_factory.mktemp("examples") / "poll_cache"
-    subprocess.run(["cc", "-std=c11", "-O2", "-o", str(program), str(EXAMPLES / "poll_cache.c")], check=True)
-    return program
 
 
 @pytest.fixture
