@@ -3,8 +3,8 @@
     python -m memnotify_cuse.cgroupopen DEVICE CGROUP SOCKET
 
 An open file is told of the limits of the cgroup that it was opened in, wherever it is used. So this process joins the
-cgroup, opens the device, and passes the open file on by the socket. Whoever may move processes into the cgroup may do
-that: the kernel decides. What went wrong goes the same way: with the device or with the cgroup, an errno, a sentence.
+cgroup, opens the device, and passes the open file on by the socket. That takes the right to move processes into the
+cgroup: the kernel decides. What went wrong goes the same way: with the device or with the cgroup, an errno, a sentence.
 
 A cgroup of v2 that has others below it takes no process. Then one is made in it for that moment.
 """

@@ -292,7 +292,7 @@ class _Server:
         self._scanner.first_scan()
 
     def _open_cgroups(self, config: Config, sampler: Sampler, stack: ExitStack) -> CgroupScanner | None:
-        """What looks at the cgroups of those who open the device; None where memory cgroups cannot be seen."""
+        """What looks at the cgroups of programs that open the device; None where memory cgroups cannot be seen."""
         try:
             hierarchy = find_hierarchy(read_mountinfo(config.proc))
         except KernelFileError:
