@@ -312,12 +312,13 @@ class _Server:
         stack.callback(cgroups.close)
 
         def scope_of(file: OpenFile) -> Scope:
-            place = cgroups.follow(file.number, file.opener_tid, file.user, file.cgroup)
+            place = cgroups.follow(file.number, file.opener_tid, file.user, file.cgroup, file.opened_ns)
             file.cgroup = place.inode
             return place.scope
 
         self._device.scope_of = scope_of
         self._device.forget_scope = lambda file: cgroups.forget(file.number)
+        self._device.users.on_learned(cgroups.count_to)
         return cgroups
 
     def _opener_moved(self, number: int, place: Place) -> None:

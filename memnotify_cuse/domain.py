@@ -28,16 +28,18 @@ class CgroupId(ZoneId):
     Of two cgroups with one path, the one that was there first and is gone and the one of now, `generation` differs.
     """
 
-    __slots__ = ("generation", "path")
+    __slots__ = ("_hash", "generation", "path")
 
     path: str
     generation: int
+    _hash: int
 
     def __init__(self, path: str, generation: int = 0) -> None:
         object.__setattr__(self, "node", CGROUP_NODE)
         object.__setattr__(self, "name", cgroup_name(path))
         object.__setattr__(self, "path", path)
         object.__setattr__(self, "generation", generation)
+        object.__setattr__(self, "_hash", hash((path, generation)))
 
     def __str__(self) -> str:
         return self.name
@@ -48,7 +50,7 @@ class CgroupId(ZoneId):
         return (self.path, self.generation) == (other.path, other.generation)
 
     def __hash__(self) -> int:
-        return hash((self.path, self.generation))
+        return self._hash
 
 
 def cgroup_name(path: str) -> str:

@@ -20,10 +20,21 @@ from memnotify_cuse.device.openfile import Event, Holder, Notice, OpenFile, Sign
 from memnotify_cuse.device.policy import Policy
 from memnotify_cuse.device.pressure import Pressure
 from memnotify_cuse.device.told import Told
-from memnotify_cuse.device.topics import About, Scope, Scoped, ScopedTopics, Special, Topic
+from memnotify_cuse.device.topics import Scope, Scoped, ScopedTopics, Special, Topic
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 
 Wake = Callable[[OpenFile], None]
+
+_ToldAs = tuple[int, Topic, str]
+"""Which files are told of the same: those of one user about one thing, in one cgroup with a limit (its path)."""
+
+TOLD_AND_CLOSED: Final = 4096
+"""Of how many of these it is known what was told through a file that is closed by now."""
+
+
+def _told_as(file: OpenFile) -> _ToldAs:
+    return file.user, file.topic, file.scope[0].path if file.scope else ""
+
 
 _COMPACT_FROM: Final = 1024
 """The tables of open files are made anew, for their memory, when they had so many and have a quarter of them left."""
@@ -68,7 +79,7 @@ class Device(BoardListener):
         self._holders: dict[int, Holder] = {}
         self._wakes: dict[Wake, Wake] = {}
         self._unanswered: dict[int, OpenFile] = {}
-        self._told_and_closed: dict[tuple[int, About], int] = {}
+        self._told_and_closed: dict[_ToldAs, int] = {}
         self._scoped = ScopedTopics()
         self._pressure = Pressure(page_kb, self._scoped)
         self._changes = Changes(page_kb)
@@ -126,7 +137,7 @@ class Device(BoardListener):
         """
         user = self.users.of(uid)
         self.account.take(user)
-        return self._add(self._next_number(), uid, topic, wake, self._told_and_closed.get((user, topic), 0))
+        return self._add(self._next_number(), uid, topic, wake, self._told_and_closed.get((user, topic, ""), 0))
 
     def adopt(self, number: int, uid: int, topic: Topic, wake: Wake) -> OpenFile:
         """A file that was opened before this server: it is open, whatever its user's bound is."""
@@ -143,7 +154,7 @@ class Device(BoardListener):
             self._scoped.remove(file.about)
         user = file.user
         if file.told_ns is not None and file.topic is not Special.STATE:
-            self._note_told_and_closed(user, file.about, file.told_rise)
+            self._note_told_and_closed(_told_as(file), file.told_rise)
         self.account.give_back(user)
         self._holders[user].open_files -= 1
         if not self._holders[user].open_files:
@@ -166,16 +177,17 @@ class Device(BoardListener):
         self.on_open()
         return file
 
-    def opened_by(self, file: OpenFile, tid: int, cgroup: int = 0) -> None:
+    def opened_by(self, file: OpenFile, tid: int, cgroup: int = 0, opened_ns: int | None = None) -> None:
         """Thread `tid` (0: not visible to us) has opened `file`, or was the first that was seen to use it.
 
-        `cgroup` is the inode of the innermost cgroup with a limit that it was in then, as far as is known.
+        `cgroup` is the inode of the innermost cgroup with a limit that it was in then, and `opened_ns` when that was,
+        as far as it was noted.
         """
         file.opener_tid = file.user_tid = tid
-        file.cgroup = cgroup
+        file.cgroup, file.opened_ns = cgroup, opened_ns
         if not isinstance(file.topic, ZoneId) and file.topic is not Special.STATE:
             self.set_scope(file, self.scope_of(file))
-            file.told_rise = max(file.told_rise, self._told_and_closed.get((file.user, file.about), 0))
+            file.told_rise = max(file.told_rise, self._told_and_closed.get(_told_as(file), 0))
 
     def set_scope(self, file: OpenFile, scope: Scope) -> None:
         """These are the cgroups with a limit that the opener of `file` is in; a file about one zone has none."""
@@ -190,7 +202,9 @@ class Device(BoardListener):
             self._scoped.remove(before)
         if changed:
             self._pressure.scopes_changed()
-        self._withdraw_what_is_over()
+        if file.awaits_answer and not self._is_told_of(file):
+            self._withdraw(file)
+            self.on_changed(file)
 
     def restored(self, file: OpenFile) -> None:
         """What an adopted file was told has been set, as it was with the server before."""
@@ -257,9 +271,6 @@ class Device(BoardListener):
         """Tell the watchers whose turn it is, all of them of a rise."""
         notification = self._pressure.update(zones, now_ns)
         self._notifications += 1
-        # Of those that were told of another one.
-        for key in [key for key in self._told_and_closed if key[1] in notification.topics]:
-            del self._told_and_closed[key]
         picked = self._herd.pick_watchers(notification, now_ns)
         self._woken += len(picked)
         self._has_told_of_machine |= None in notification.topics
@@ -362,7 +373,7 @@ class Device(BoardListener):
         """All that is counted to `user` is `owner`'s from now on."""
         self.account.move(user, owner)
         for key in [key for key in self._told_and_closed if key[0] == user]:
-            self._note_told_and_closed(owner, key[1], self._told_and_closed.pop(key))
+            self._note_told_and_closed((owner, *key[1:]), self._told_and_closed.pop(key))
         holder = self._holders.pop(user, None)
         if holder is not None:
             into = self._holders.setdefault(owner, Holder(owner))
@@ -370,12 +381,12 @@ class Device(BoardListener):
             holder.counted_to = into
         self._herd.move(user, owner)
 
-    def _note_told_and_closed(self, user: int, about: About, notification: int) -> None:
-        if len(self._told_and_closed) >= self.policy.max_open:
-            # A user may have any number of ids. One that is forgotten is told once more.
-            self._told_and_closed.clear()
-        key = user, about
-        self._told_and_closed[key] = max(notification, self._told_and_closed.get(key, 0))
+    def _note_told_and_closed(self, told_as: _ToldAs, notification: int) -> None:
+        known = self._told_and_closed.pop(told_as, 0)
+        # The oldest ones are forgotten: a user may have any number of ids, and of cgroups. It is told once more.
+        while len(self._told_and_closed) >= min(TOLD_AND_CLOSED, self.policy.max_open):
+            del self._told_and_closed[next(iter(self._told_and_closed))]
+        self._told_and_closed[told_as] = max(notification, known)
 
     def _give_memory_back(self) -> None:
         if not self._files:

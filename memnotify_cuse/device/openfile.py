@@ -83,7 +83,8 @@ class OpenFile:
     transport's, called once the file was picked. `notice` is what there is to be told; `told_ns` is the last time that
     the file was told (None: never), from which guard time counts. `announced` says that POLLIN was answered and nothing
     was read since: something must stay to be read. `opener_tid` and `user_tid` are the threads that opened it and that
-    used it last (0: not visible to us), `cgroup` is the inode of the first cgroup of `scope` (0: none).
+    used it last (0: not visible to us), `cgroup` is the inode of the first cgroup of `scope` (0: none),
+    `opened_ns` when it was opened (CLOCK_BOOTTIME), None where that is now.
 
     The numbers of notifications say which rise in level it has yet to be told of: `told_rise` is the notification that
     the file was last told of, `signalled_rise` the one that its owner was last signalled of, `tried_rise` the one in
@@ -110,6 +111,7 @@ class OpenFile:
     read_change: int = 0
     scope: Scope = ()
     cgroup: int = 0
+    opened_ns: int | None = None
     about: About = field(init=False)
     _queue: bytes = b""
     _partial_bytes: int = 0

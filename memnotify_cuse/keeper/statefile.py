@@ -43,8 +43,8 @@ SLOTS: Final = 1 << SLOT_BITS
 """Twice as many as there may be open files."""
 
 HEADER_BYTES: Final = 4096
-FILE_BYTES: Final = 64
-RECORD_BYTES: Final = 384
+FILE_BYTES: Final = 72
+RECORD_BYTES: Final = 768
 """Two records: one that was read in part, and the next one."""
 
 REQUEST_BYTES: Final = 512
@@ -87,7 +87,7 @@ _PRESSURE_NOW_AT: Final = 33
 _INIT_AT: Final = 64
 _ZONES_AT: Final = 512
 _ZONE: Final = struct.Struct(f"=h{NAME_BYTES}s")
-_FILE: Final = struct.Struct(f"=QQqIiiHHhBB{NAME_BYTES}sQ")
+_FILE: Final = struct.Struct(f"=QQqIiiHHhBB{NAME_BYTES}sQq")
 _NUMBER: Final = struct.Struct("=Q")
 _KH: Final = struct.Struct("=Q")
 _KH_AT: Final = 8
@@ -131,7 +131,7 @@ class Told(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class KnownFile:
     """An open file of the server before. `kh` 0: no program has waited on it in poll. `cgroup` is the inode of the
-    innermost cgroup with a limit that its opener was in, 0 for none.
+    innermost cgroup with a limit that its opener was in, 0 for none; `opened_ns` when it was opened (CLOCK_BOOTTIME).
     """
 
     number: int
@@ -143,6 +143,7 @@ class KnownFile:
     kh: int
     told: Told
     cgroup: int = 0
+    opened_ns: int = 0
 
 
 def create_state() -> int:
@@ -267,11 +268,13 @@ class StateFile:
         opener_tid: int,
         user_tid: int,
         cgroup: int = 0,
+        opened_ns: int = 0,
     ) -> None:
         """Open file `number` was opened."""
         node, name = topic or (NEVER, "")
         told = (0, 0, node, connection, 0, name.encode()[:NAME_BYTES])
-        _FILE.pack_into(self._map, _slot(number), number, 0, NEVER, uid, opener_tid, user_tid, *told, cgroup)
+        opener = (uid, opener_tid, user_tid)
+        _FILE.pack_into(self._map, _slot(number), number, 0, NEVER, *opener, *told, cgroup, opened_ns)
 
     def note_cgroup(self, number: int, cgroup: int) -> None:
         """Its opener is in another cgroup now."""
@@ -312,15 +315,14 @@ class StateFile:
         for at in _places(self._fd, _FILES, _RECORDS, FILE_BYTES):
             if not _NUMBER.unpack_from(self._map, at)[0]:
                 continue
-            number, kh, told_ns, uid, opener, user, length, partial, node, on, flags, name, cgroup = _FILE.unpack_from(
-                self._map, at
-            )
+            fields = _FILE.unpack_from(self._map, at)
+            number, kh, told_ns, uid, opener, user, length, partial, node, on, flags, name, *origin = fields
             if _slot(number) != at or on != connection or partial > length or length > RECORD_BYTES:
                 continue
             start = _record(number)
             told = Told(told_ns, FileFlag(flags & 15), self._map[start : start + length], partial)
             topic = None if node == NEVER else (node, _decode(name))
-            yield KnownFile(number, on, uid, topic, opener, user, kh, told, cgroup)
+            yield KnownFile(number, on, uid, topic, opener, user, kh, told, *origin)
 
     def journal(self, connection: int) -> RequestJournal:
         """The requests of a connection that were not answered."""

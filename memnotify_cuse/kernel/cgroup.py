@@ -160,11 +160,14 @@ class CgroupFiles:
             raise self._gone("memory.events", error) from error
 
     def limit_bytes(self) -> int | None:
-        """The least of its limits of memory; None without one. Raises CgroupGoneError, MalformedKernelFileError."""
+        """The least of its limits of memory but 0, with which nothing lives; None without one.
+
+        Raises CgroupGoneError, MalformedKernelFileError.
+        """
         if not self._unified:
             return _or_none(self._number("memory.limit_in_bytes"))
         limits = [self._number(name) for name in ("memory.max", "memory.high")]
-        return min((limit for limit in limits if limit is not None), default=None)
+        return min((limit for limit in limits if limit), default=None)
 
     def usage_bytes(self) -> int:
         """How much it has. Raises CgroupGoneError, MalformedKernelFileError."""

@@ -18,9 +18,8 @@ from memnotify_cuse.scanner.zones import ZoneTracker
 class CgroupDomain:
     """The cgroup `id`, whose `files` are closed by `close`. `limit_bytes` is its limit at present.
 
-    `inode` is that of its folder. It is counted to `user`, and `shared` if others have to do with it, too.
-    `fill_kb_per_s` is how fast programs can take memory. Raises CgroupGoneError, if it is gone or has no limit, and
-    MalformedKernelFileError; so does `look`.
+    `inode` is that of its folder. It is counted to `user`. `fill_kb_per_s` is how fast programs can take memory. Raises
+    CgroupGoneError, if it is gone or has no limit, and MalformedKernelFileError; so does `look`.
     """
 
     def __init__(
@@ -30,7 +29,6 @@ class CgroupDomain:
         self.files = files
         self.inode = files.inode
         self.user = user
-        self.shared = False
         self.closed = False
         self._machine = machine
         self._fill_kb_per_s = fill_kb_per_s

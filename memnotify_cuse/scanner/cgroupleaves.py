@@ -139,7 +139,8 @@ class CgroupLeaves:
         self._domains: dict[str, CgroupDomain] = {}
         self._users: dict[CgroupDomain, int] = {}
         self._generations = itertools.count(1)
-        self._to_review: list[int | str] = []
+        self._to_review: dict[int, list[int | str]] = {}
+        self._reviewed = _Reviewed()
         self._paths: dict[int, str] = {}
         self._said: set[str] = set()
 
@@ -155,13 +156,15 @@ class CgroupLeaves:
                 counts[domain] += len(leaf.files)
         return counts
 
-    def follow(self, number: int, tid: int, user: int, inode: int = 0) -> Place:
+    def follow(self, number: int, tid: int, user: int, inode: int = 0, opened_ns: int | None = None) -> Place:
         """An open file that thread `tid` has opened, and that counts to `user`; where it is.
 
-        `inode` is that of the opener's first domain, as it was known before: it stands where the opener is gone.
+        `inode` is that of the opener's first domain, and `opened_ns` the time of the open (CLOCK_BOOTTIME), as they
+        were noted before: the inode stands where the opener is gone.
         """
-        opener = self._openers[number] = _Opener(tid, time.clock_gettime_ns(time.CLOCK_BOOTTIME), user)
-        path = self._path_of(tid)
+        now_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        opener = self._openers[number] = _Opener(tid, opened_ns or now_ns, user)
+        path = self._path_of(tid) if opened_ns is None or not self._is_another(opener) else None
         if path is None and inode:
             path = self._path_with(inode)
         leaf = self._leaf_at(path, user) if path is not None else None
@@ -174,18 +177,38 @@ class CgroupLeaves:
         if opener is not None:
             self._enter(number, opener, None)
 
+    def count_to(self, user: int, owner: int) -> None:
+        """All that is counted to `user` is `owner`'s from now on."""
+        self._account.move(user, owner)
+        counted: list[CgroupDomain | _Opener | _Leaf] = [
+            *self._domains.values(),
+            *self._openers.values(),
+            *self._leaves.values(),
+        ]
+        for each in counted:
+            if each.user == user:
+                each.user = owner
+
     def review(self) -> None:
-        """See which threads were moved, and which limits set or changed; not all at once, where they are many."""
-        reviewed = _Reviewed()
-        self._paths.clear()
+        """See which threads were moved, and which limits set or changed; users in turn, and not all at once."""
         # Of a CPU that others have as well, only what was had of it counts.
         end_s = time.thread_time() + REVIEW_S
-        self._to_review = self._to_review or [*self._openers, *self._leaves]
+        self._paths.clear()
+        if not self._to_review:
+            self._reviewed = _Reviewed()
+            for number, opener in self._openers.items():
+                self._to_review.setdefault(opener.user, []).append(number)
+            for path, leaf in self._leaves.items():
+                self._to_review.setdefault(leaf.user, []).append(path)
         while self._to_review and time.thread_time() < end_s:
-            each = self._to_review.pop()
+            user = next(iter(self._to_review))
+            to_do = self._to_review.pop(user)
+            each = to_do.pop()
+            if to_do:
+                self._to_review[user] = to_do
             if isinstance(each, str):
                 if each in self._leaves:
-                    self._renew(self._leaves[each], reviewed)
+                    self._renew(self._leaves[each], self._reviewed)
             elif each in self._openers:
                 self._review(each, self._openers[each])
 
@@ -339,8 +362,6 @@ class CgroupLeaves:
         before, leaf.domains = leaf.domains, domains
         for domain in domains:
             self._users[domain] += 1
-            if domain.user != leaf.user:
-                domain.shared = True
         for domain in before:
             self._users[domain] -= 1
             if not self._users[domain]:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections import Counter
-from typing import Final
+from collections import Counter, deque
+from collections.abc import Iterator
 
 from memnotify_cuse.scanner.cgroupdomain import CgroupDomain
-
-_SHARED: Final = -1
-"""In place of a user."""
 
 _Entry = tuple[int, int, CgroupDomain]
 
 
 class Queues:
-    """Domains by the time at which they are due, a queue for each user, and one for all that several users share."""
+    """Domains by the time at which they are due, a queue for each user."""
 
     def __init__(self) -> None:
         self._due: dict[int, list[_Entry]] = {}
@@ -29,14 +26,18 @@ class Queues:
         """How many users there are, and how many domains that of `domain` has."""
         return len(self._counts), self._counts[self._users[domain]]
 
-    def add(self, domain: CgroupDomain) -> None:
-        """A domain to be looked at; it is due once that was `put`."""
-        user = self._users[domain] = domain.user
-        self._counts[user] += 1
+    def add(self, domain: CgroupDomain, due_ns: int) -> None:
+        """A domain to be looked at, then for the first time."""
+        self._users[domain] = domain.user
+        self._counts[domain.user] += 1
+        self.put(domain, due_ns)
 
     def put(self, domain: CgroupDomain, due_ns: int) -> None:
-        """`domain` is due then, and not at the time that was said before."""
-        user = _SHARED if domain.shared else domain.user
+        """`domain` is due then, or when it was due before, if that was sooner: it keeps its place."""
+        before = self._due_ns.get(domain)
+        if before is not None and before[0] <= due_ns:
+            return
+        user = domain.user
         if user != self._users[domain]:
             self._forget(domain)
             self._users[domain] = user
@@ -50,32 +51,41 @@ class Queues:
         self._due_ns.pop(domain, None)
         self._forget(domain)
 
+    def first_ns(self) -> int | None:
+        """When the first one is due, None if there is none."""
+        heads = [self._head_ns(user) for user in list(self._due)]
+        return min((ns for ns in heads if ns is not None), default=None)
+
+    def take_due(self, now_ns: int) -> Iterator[CgroupDomain]:
+        """Those that are due by now, in rounds of one for each user; the next call goes on with the next user."""
+        ready = deque(user for user in list(self._due) if self._is_due(user, now_ns))
+        while ready:
+            user = ready.popleft()
+            if not self._is_due(user, now_ns):
+                continue
+            domain = heapq.heappop(self._due[user])[2]
+            del self._due_ns[domain]
+            # To the end of the turns.
+            self._due[user] = self._due.pop(user)
+            ready.append(user)
+            yield domain
+
+    def _is_due(self, user: int, now_ns: int) -> bool:
+        head_ns = self._head_ns(user)
+        return head_ns is not None and head_ns <= now_ns
+
+    def _head_ns(self, user: int) -> int | None:
+        """When the first one of a user is due, without those that are over; None, and no queue, if there is none."""
+        queue = self._due.get(user)
+        while queue and self._due_ns.get(queue[0][2]) != queue[0][:2]:
+            heapq.heappop(queue)
+        if queue:
+            return queue[0][0]
+        self._due.pop(user, None)
+        return None
+
     def _forget(self, domain: CgroupDomain) -> None:
         user = self._users.pop(domain)
         self._counts[user] -= 1
         if not self._counts[user]:
             del self._counts[user]
-
-    def first_ns(self) -> int | None:
-        """When the first one is due, None if there is none."""
-        self._drop_what_is_over()
-        return min((queue[0][0] for queue in self._due.values()), default=None)
-
-    def take(self, now_ns: int) -> CgroupDomain | None:
-        """One that is due, of the user whose turn it is; None if none is."""
-        self._drop_what_is_over()
-        for user, queue in self._due.items():
-            if queue[0][0] <= now_ns:
-                domain = heapq.heappop(queue)[2]
-                del self._due_ns[domain]
-                # To the end of the turns.
-                self._due[user] = self._due.pop(user)
-                return domain
-        return None
-
-    def _drop_what_is_over(self) -> None:
-        for user, queue in list(self._due.items()):
-            while queue and self._due_ns.get(queue[0][2]) != queue[0][:2]:
-                heapq.heappop(queue)
-            if not queue:
-                del self._due[user]

@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 PASS_S: Final = 0.0025
 """How long domains are looked at in one go: what else is waiting for a turn of the event loop is not to wait longer."""
 
+MOST_EVENTS: Final = 64
+"""How many cgroups that have reached their limits are heard of in one go."""
+
 LOOK_S: Final = 0.00005
 """What a look takes, until it was measured."""
 
@@ -78,17 +81,23 @@ class CgroupScanner(Changes):
         """How many there were."""
 
     def close(self) -> None:
+        """What open files are told of stays as it is: the next server goes on with it."""
+        self._on_place = lambda _number, _place: None
         for domain in self._leaves.domains:
             self._leaves.lose(domain)
         self._epoll.close()
 
-    def follow(self, number: int, tid: int, user: int, inode: int = 0) -> Place:
+    def follow(self, number: int, tid: int, user: int, inode: int = 0, opened_ns: int | None = None) -> Place:
         """An open file: see `CgroupLeaves.follow`."""
-        return self._leaves.follow(number, tid, user, inode)
+        return self._leaves.follow(number, tid, user, inode, opened_ns)
 
     def forget(self, number: int) -> None:
         """The open file is closed."""
         self._leaves.forget(number)
+
+    def count_to(self, user: int, owner: int) -> None:
+        """All that is counted to `user` is `owner`'s from now on."""
+        self._leaves.count_to(user, owner)
 
     def review(self) -> None:
         """See which threads were moved, and which limits set. To be called while the server is awake anyway."""
@@ -118,8 +127,8 @@ class CgroupScanner(Changes):
                 self._event_fds[domain] = fd
                 self._by_fd[fd] = domain
                 self._epoll.register(fd, select.EPOLLPRI)
-        self._queues.add(domain)
-        self._set_due(domain, self._now_ns())
+        self._queues.add(domain, self._now_ns())
+        self._to_do.set()
 
     def dropped(self, domain: CgroupDomain) -> None:
         self._queues.remove(domain)
@@ -133,7 +142,7 @@ class CgroupScanner(Changes):
 
     def limit_changed(self, domain: CgroupDomain) -> None:
         self._stale = True
-        self._set_due(domain, self._now_ns())
+        self._queues.put(domain, self._now_ns())
         self._to_do.set()
 
     def place_changed(self, number: int, place: Place) -> None:
@@ -158,12 +167,13 @@ class CgroupScanner(Changes):
         while True:
             await trio.lowlevel.wait_readable(self._epoll.fileno())
             now_ns = self._now_ns()
-            for fd, _ in self._epoll.poll(0):
+            for fd, _ in self._epoll.poll(0, MOST_EVENTS):
                 with contextlib.suppress(OSError):
                     # Until it is read, it stays ready.
                     os.pread(fd, 1, 0)
                 if fd in self._by_fd:
-                    self._set_due(self._by_fd[fd], now_ns)
+                    self._queues.put(self._by_fd[fd], now_ns)
+            self._to_do.set()
             # It says so again and again while the cgroup is at its limit.
             await trio.sleep(cgroupchoices.MOVING_S)
 
@@ -180,18 +190,12 @@ class CgroupScanner(Changes):
             with trio.move_on_after(wait_s):
                 await self._to_do.wait()
 
-    def _set_due(self, domain: CgroupDomain, due_ns: int) -> None:
-        first_ns = self._queues.first_ns()
-        self._queues.put(domain, due_ns)
-        if first_ns is None or due_ns < first_ns:
-            self._to_do.set()
-
     def _look_at_due(self) -> None:
         began_ns = now_ns = self._now_ns()
         began_cpu_ns = self._cpu_ns()
         moved: list[CgroupId] = []
         looks = 0
-        while now_ns - began_ns < PASS_S * 1e9 and (domain := self._queues.take(now_ns)) is not None:
+        for domain in self._queues.take_due(began_ns):
             looks += 1
             before = domain.state
             if self._look(domain, now_ns):
@@ -200,6 +204,8 @@ class CgroupScanner(Changes):
             now_ns = self._now_ns()
             if not domain.closed:
                 self._queues.put(domain, self._next_ns(domain, now_ns))
+            if now_ns - began_ns >= PASS_S * 1e9:
+                break
         if looks:
             self.looks += looks
             self._look_s += ((self._cpu_ns() - began_cpu_ns) / 1e9 / looks - self._look_s) / 8

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -42,7 +43,8 @@ class FileNotes:
         if self._state is not None:
             topic = _note_of(file.topic)
             tids = file.opener_tid, file.user_tid
-            self._state.note_file(file.number, self._connection, file.uid, topic, *tids, file.cgroup)
+            opened_ns = file.opened_ns or time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+            self._state.note_file(file.number, self._connection, file.uid, topic, *tids, file.cgroup, opened_ns)
 
     def taken_in(self, file: OpenFile) -> None:
         """A file that the server before had opened, and had no time to note."""
@@ -86,7 +88,7 @@ class FileNotes:
 
     def _adopt(self, known: KnownFile, wake: Callable[[OpenFile], None]) -> OpenFile:
         file = self._device.adopt(known.number, known.uid, _topic_of(known.topic), wake)
-        self._device.opened_by(file, known.opener_tid, known.cgroup)
+        self._device.opened_by(file, known.opener_tid, known.cgroup, known.opened_ns)
         file.user_tid = known.user_tid
         told = known.told
         file.told_ns = told.told_ns if told.told_ns != NEVER else None

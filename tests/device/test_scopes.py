@@ -420,3 +420,25 @@ class TestMemory:
 def cgroups_in_memory(path: str = "/made-") -> int:
     gc.collect()
     return sum(isinstance(each, CgroupId) and each.path.startswith(path) for each in gc.get_objects())
+
+
+class TestBounds:
+    def test_what_is_known_of_files_that_are_closed_is_bounded(self, bench: Bench) -> None:
+        """Each cgroup may be made anew as often as its user likes."""
+        outer = CgroupId("/outer", 1)
+        for number in range(6000):
+            bench.notify(1000 + number, outer) if number % 1000 == 0 else None
+            file = bench.within(ALICE, CgroupId(f"/outer/{number}", number), outer)
+            bench.polls(file, 1000 + number)
+            bench.reads(file, 1000 + number)
+            bench.device.close(file)
+        assert cgroups_in_memory("/outer/") < 50
+
+    def test_a_file_that_is_opened_again_in_a_cgroup_made_anew_is_not_told_again(self, bench: Bench) -> None:
+        bench.notify(1000, BOX)
+        bench.device.scope_of = lambda _file: (BOX,)
+        for number in range(1, 5):
+            file = bench.open(ALICE)
+            bench.device.opened_by(file, 7)
+            assert bench.polls(file, 1000 + number) == (number == 1)
+            bench.device.close(file)

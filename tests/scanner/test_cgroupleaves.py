@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -474,3 +475,41 @@ class TestOpenerThatIsGone:
         bench.told.scopes[1] = place.scope
         assert bench.paths(1) == ["/new"]
         assert place.inode == new.directory.stat().st_ino
+
+    def test_is_not_followed_to_where_another_thread_with_its_id_is(self, bench: Bench) -> None:
+        """It began after the file was opened: the cgroup that it is in is no affair of the file's."""
+        old = bench.machine.cgroup("/old")
+        bench.machine.cgroup("/of-another-user")
+        bench.machine.proc.thread(7, "/of-another-user", began_s=100)
+        inode = old.directory.stat().st_ino
+        for number, opened_s, path in ((1, 50, "/old"), (2, 150, "/of-another-user")):
+            place = bench.leaves.follow(number, 7, ALICE, inode, opened_ns=opened_s * 10**9)
+            bench.told.scopes[number] = place.scope
+            assert bench.paths(number) == [path]
+
+
+class TestOwners:
+    def test_what_is_counted_to_an_id_goes_to_its_owner(self, tmp_path: Path) -> None:
+        bench = Bench(FakeMachine(tmp_path), replace(PLENTY, total=2, per_user=1))
+        bench.machine.cgroup("/a")
+        bench.machine.cgroup("/b")
+        bench.machine.proc.thread(7, "/a")
+        bench.machine.proc.thread(8, "/b")
+        assert bench.open(1, 7, user=100_000) == ["/a"]
+        bench.leaves.count_to(100_000, ALICE)
+        assert [domain.user for domain in bench.told.domains] == [ALICE]
+        assert bench.open(2, 8, user=ALICE) == []
+
+    def test_a_user_with_many_cgroups_does_not_put_off_what_is_new_to_another(self, bench: Bench) -> None:
+        for number in range(300):
+            bench.machine.cgroup(f"/many/{number}", limit=None)
+            bench.machine.proc.thread(1000 + number, f"/many/{number}")
+            bench.open(1000 + number, 1000 + number, user=BOB)
+        honest = bench.machine.cgroup("/honest", limit=None)
+        bench.machine.proc.thread(7, "/honest")
+        assert bench.open(1, 7) == []
+        honest.limit = 64
+        honest.now()
+        for _ in range(3):
+            bench.leaves.review()
+        assert bench.paths(1) == ["/honest"]
