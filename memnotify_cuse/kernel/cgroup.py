@@ -87,7 +87,7 @@ def find_hierarchy(mounts: Iterable[Mount]) -> Hierarchy | None:
     return unified
 
 
-def parse_cgroup(text: str, *, unified: bool, path: str = "/proc/self/cgroup") -> str:
+def parse_cgroup(text: str, unified: bool, path: str = "/proc/self/cgroup") -> str:
     """The path of the memory cgroup in the text of /proc/PID/cgroup. Raises MalformedKernelFileError."""
     match = (_UNIFIED_LINE if unified else _MEMORY_LINE).search(text)
     if match is None:
@@ -182,7 +182,9 @@ class CgroupFiles:
         limit = self.limit_bytes()
         usage = self.usage_bytes()
         text = self._text("memory.stat")
-        stat = self._parse_unified(text) if self._unified else self._parse_v1(text)
+        stat = parse_memory_stat(text, self._unified, self._path("memory.stat"))
+        if self._unified:
+            stat["swap"] = self._number("memory.swap.current") or 0
         return CgroupMemory(
             limit_bytes=limit,
             usage_bytes=usage,
@@ -199,14 +201,6 @@ class CgroupFiles:
             stolen_pages=stat.get("stolen"),
             charged_pages=stat.get("charged"),
         )
-
-    def _parse_unified(self, text: str) -> dict[str, int]:
-        stat = _stat(text, _UNIFIED_STAT, self._path("memory.stat"))
-        stat["swap"] = self._number("memory.swap.current") or 0
-        return stat
-
-    def _parse_v1(self, text: str) -> dict[str, int]:
-        return _stat(text, _V1_STAT, self._path("memory.stat"))
 
     def _swap_room(self, limit: int | None, usage: int, swap: int) -> int | None:
         """How many bytes may yet be swapped out; None for any number."""
@@ -281,7 +275,9 @@ _UNLIMITED_FROM: Final = 1 << 62
 """What v1 says where there is no limit: the largest number of whole pages (PAGE_COUNTER_MAX)."""
 
 
-def _stat(text: str, names: dict[str, str], path: str) -> dict[str, int]:
+def parse_memory_stat(text: str, unified: bool, path: str = "memory.stat") -> dict[str, int]:
+    """What is needed of a memory.stat, by names of ours. Raises MalformedKernelFileError."""
+    names = _UNIFIED_STAT if unified else _V1_STAT
     found: dict[str, int] = {}
     for number, line in enumerate(text.split("\n"), 1):
         key, _, value = line.partition(" ")

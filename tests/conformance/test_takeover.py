@@ -210,7 +210,7 @@ def test_pressure_lasts_over_a_takeover_and_ends_by_the_threshold(
         machine.tighten()
         assert poller.result() == READABLE
         assert zone_of(read_record(fd)) == machine.ZONE
-        wait_until(lambda: "told 1 programs" in server.log, "it logged")
+        wait_until(lambda: "told 1 program:" in server.log, "it logged")
         before = zone_line(server, machine.ZONE)
         assert (before["status"], before["raised"], notifications(server)) == ("1", "1", 1)
         for _ in range(2):

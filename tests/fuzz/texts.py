@@ -60,6 +60,11 @@ _CAPABILITIES: Final = (
 )
 _FDINFO: Final = b"pos:\t0\nflags:\t0104000\nmnt_id:\t64\nino:\t140123456\n"
 
+_MEMORY_STAT: Final = (
+    b"anon 4096\nfile 8192\nfile_mapped 4096\nshmem 0\ninactive_anon 4096\nactive_anon 0\ninactive_file 8192\n"
+    b"active_file 0\nslab_reclaimable 4096\npgscan 12\npgsteal 10\n"
+)
+
 _TRACE_LINES: Final = (
     b"CPU:0 [LOST 123 EVENTS]",
     b"       my program-4711    [001] .....  1234.568001: mm_vmscan_direct_reclaim_begin: order=0 gfp_flags=GFP_KERNEL",
@@ -137,6 +142,8 @@ TARGETS: Final = (
     Target("process", "parse_start_time", samples=(_STAT,)),
     Target("capabilities", "parse_capability_masks", samples=(_CAPABILITIES,)),
     Target("fdinfo", "parse_inode", samples=(_FDINFO,), decode=_bytes),
+    Target("cgroup", "parse_cgroup", samples=(b"4:memory:/a/b\n0::/c\n",), more=(False,)),
+    Target("cgroup", "parse_memory_stat", samples=(_MEMORY_STAT,), more=(True,)),
 )
 """Every function `parse_*` of the room is here; the tests look."""
 

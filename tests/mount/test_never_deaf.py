@@ -263,7 +263,7 @@ def test_the_log_says_who_is_under_pressure_and_how_many_were_told(tmp_path: Pat
     machine = Machine(tmp_path)
     with Server(tmp_path, *machine.options) as server:
         assert is_told(server, machine)
-        wait_until(lambda: "told 1 programs: 1 woken, 0 signalled, by 1 notifications\n" in server.log, "the count")
+        wait_until(lambda: "told 1 program: 1 woken, 0 signalled, by 1 notification\n" in server.log, "the count")
         machine.make_room()
         wait_until(lambda: f"INFO: {machine.ZONE}: clear after " in server.log, "the end")
         raised = next(line for line in server.log.splitlines() if "under pressure" in line)
