@@ -12,8 +12,8 @@ that must all hold:
     anon_deactivate  global reclaim moved anonymous pages from the active to the inactive list, and page cache cannot
                      help
     anon_scan        global reclaim scanned anonymous pages, and page cache cannot help
-    anon_scan        global reclaim scanned a good part of all anonymous pages within the last second, and it was not
-                     page cache that asked for memory
+    anon_scan        global reclaim scanned a good part of all anonymous pages within the last second, it was not
+                     page cache that asked for memory, and anonymous pages are more than crumbs beside what is left
 
 "Page cache cannot help": if all file pages of the node were dropped, but for mapped ones, its zones would be above high
 watermark and reserve by no more than the headroom's floor. It is the comparison of prepare_scan_control()
@@ -134,6 +134,7 @@ def scans_in_earnest(measured: Measured, node: int, touched: Touched) -> Verdict
     """Anonymous pages were scanned although there is page cache to take, and it was not for page cache."""
     pages = touched.scanned.get(node, 0)
     recent, page_kb = measured.recent, measured.machine.page_kb
+    left_pages = measured.forecasts[node].cache_pages
     part = min(measured.anon_pages // choices.ANON_FRACTION, choices.ANON_KB // page_kb)
     least = max(SWAP_CLUSTER_PAGES, part)
     little = max(SWAP_CLUSTER_PAGES, recent.anon_taken_pages // choices.FILE_PART)
@@ -143,6 +144,7 @@ def scans_in_earnest(measured: Measured, node: int, touched: Touched) -> Verdict
         Check("anonymous pages scanned within a second", recent.anon_pages, ">=", least),
         Check(f"{choices.ANON_SHARE} times that", recent.anon_pages * choices.ANON_SHARE, ">=", recent.scanned_pages),
         Check("page cache read within a second", recent.file_read_pages, "<=", little, instead=took),
+        Check("anonymous pages in all", measured.anon_pages, ">=", left_pages // choices.ANON_SHARE),
     )
     return Verdict(ANON_SCAN, "scanned in earnest", pages, checks)
 
