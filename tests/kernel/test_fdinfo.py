@@ -130,12 +130,17 @@ def test_descriptors_from_a_number_on(first: int, expected: list[int]) -> None:
     """A table may have room for many more than there are: what is not there takes no time."""
     with tempfile.TemporaryFile() as file:
         high = fcntl.fcntl(file, fcntl.F_DUPFD_CLOEXEC, 900)
-        child = subprocess.Popen(["sleep", "1000"], pass_fds=[high])
+        child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, pass_fds=[high])
     os.close(high)
+    assert child.stdin is not None
+    assert child.stdout is not None
+    # Until it answers, it has the files of its libraries open.
+    child.stdin.write(b"ready\n")
+    assert child.stdout.read(6) == b"ready\n"
     directory = open_fdinfo(child.pid)
     try:
         assert list(list_descriptors(directory, first)) == [{900: high}.get(each, each) for each in expected]
     finally:
         os.close(directory)
         child.kill()
-        child.wait()
+        child.communicate()
