@@ -58,13 +58,14 @@ def status_of(server: Server) -> dict[str, dict[str, str]]:
 
 def test_the_mount_has_these_files(server: Server) -> None:
     assert sorted(os.listdir(server.mount)) == [
-        *("levels", "mem_notify", "server", "simulate", "state"),
-        *("status", "zoneinfo", "zones"),
+        *("cgroups", "levels", "mem_notify", "server", "simulate"),
+        *("state", "status", "zoneinfo", "zones"),
     ]
     modes = {path.name: oct(path.stat().st_mode & 0o7777) for path in server.mount.iterdir()}
     assert modes == {
         **dict.fromkeys(["mem_notify", "server", "state", "status", "zoneinfo"], "0o444"),
         "simulate": "0o200",
+        "cgroups": "0o400",
         **dict.fromkeys(["levels", "zones"], "0o555"),
     }
     assert server.mount.stat().st_mode & 0o7777 == 0o555
