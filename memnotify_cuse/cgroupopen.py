@@ -127,7 +127,8 @@ def _folder(cgroup: str) -> Path:
     if Path(cgroup).is_relative_to(hierarchy.mount_point):
         folder: Path | None = Path(cgroup)
     else:
-        folder = hierarchy.directory("/" + cgroup.strip("/"))
+        # As /proc/PID/cgroup has it: a character for each byte.
+        folder = hierarchy.directory("/" + str(os.fsencode(cgroup.strip("/")), "latin-1"))
     if folder is None or not folder.is_dir():
         raise CgroupError(errno.ENOENT, f"there is no memory cgroup {cgroup}")
     return folder

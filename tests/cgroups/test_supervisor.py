@@ -13,7 +13,7 @@ from memnotify_cuse.cgroupopen import CgroupError, join
 from memnotify_cuse.client import DeviceNotFoundError, MemNotify
 from memnotify_cuse.record import Record
 from tests.support.cgroups import MIB, Cgroup
-from tests.support.listeners import filled, wait_for_listeners
+from tests.support.listeners import filled, listed, wait_for_listeners
 from tests.support.mounted import LIMIT_S, NOBODY, wait_until
 from tests.support.programs import Programs
 from tests.support.server import Server
@@ -65,6 +65,13 @@ def test_a_cgroup_with_others_below_it_can_be_watched_and_is_left_as_it_was(
         with filled(programs, inner, SHORT_MIB):
             output, _ = waiting.communicate(timeout=LIMIT_S)
     assert Record.parse(output).zone == cgroup.zone
+
+
+def test_a_cgroup_whose_name_is_not_ascii_can_be_watched(server: Server, cgroup: Cgroup) -> None:
+    inner = cgroup.child(str(os.fsencode("grün"), "latin-1"))
+    inner.limit(LIMIT)
+    with MemNotify(server.device, cgroup=f"{cgroup.path}/grün"):
+        wait_until(lambda: f"{cgroup.zone}/gr%C3%BCn" in listed(server), "the cgroup listed")
 
 
 def test_what_is_wrong_is_said(server: Server, cgroup: Cgroup, tmp_path: Path) -> None:
