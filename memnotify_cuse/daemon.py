@@ -25,8 +25,7 @@ from memnotify_cuse.config import Config, ServeError, SigioMode
 from memnotify_cuse.control import Control, ServerFacts
 from memnotify_cuse.device.device import Device
 from memnotify_cuse.device.openfile import OpenFile
-from memnotify_cuse.device.topics import Scope
-from memnotify_cuse.domain import CgroupId
+from memnotify_cuse.domain import CgroupId, Scope
 from memnotify_cuse.fasync.exact import FileCalls
 from memnotify_cuse.fasync.pool import HelperPool
 from memnotify_cuse.fasync.service import SigioService

@@ -53,6 +53,10 @@ class CgroupId(ZoneId):
         return self._hash
 
 
+Scope = tuple[CgroupId, ...]
+"""The cgroups with a limit that a program is in, from the inside."""
+
+
 def cgroup_name(path: str) -> str:
     """The word for a cgroup in records. `path` has a character for each byte, as kernel files are read here."""
     quoted = quote(path.encode("latin-1", "replace"), safe=_SAFE)

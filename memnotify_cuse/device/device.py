@@ -20,7 +20,8 @@ from memnotify_cuse.device.openfile import Event, Holder, Notice, OpenFile, Sign
 from memnotify_cuse.device.policy import Policy
 from memnotify_cuse.device.pressure import Pressure
 from memnotify_cuse.device.told import Told
-from memnotify_cuse.device.topics import Scope, Scoped, ScopedTopics, Special, Topic
+from memnotify_cuse.device.topics import Scoped, ScopedTopics, Special, Topic
+from memnotify_cuse.domain import Scope
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 
 Wake = Callable[[OpenFile], None]

@@ -24,7 +24,8 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Final
 
-from memnotify_cuse.device.topics import About, Scope, Special, Topic
+from memnotify_cuse.device.topics import About, Special, Topic
+from memnotify_cuse.domain import Scope
 
 
 class Notice(Enum):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Final, NamedTuple, TypeVar
 
-from memnotify_cuse.domain import CgroupId
+from memnotify_cuse.domain import CgroupId, Scope
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 from memnotify_cuse.record import LEVEL_CRITICAL, LEVEL_MEDIUM, LEVELS
 
@@ -22,10 +22,6 @@ class Special(Enum):
     MEDIUM = LEVEL_MEDIUM
     CRITICAL = LEVEL_CRITICAL
     STATE = "state"
-
-
-Scope = tuple[CgroupId, ...]
-"""The cgroups with a limit that a program is in, from the inside."""
 
 
 class Scoped(NamedTuple):

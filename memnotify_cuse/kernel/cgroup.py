@@ -105,8 +105,8 @@ def ancestors(path: str) -> list[str]:
 class CgroupMemory:
     """What a cgroup has, and may have, in bytes; None: no limit.
 
-    `file_bytes` are file pages on the LRU lists, `anon_bytes` anonymous ones and shared memory; of the former
-    `mapped_bytes` are mapped. `swap_room_bytes` is how much more of it may go to swap, for all that the cgroup's own
+    The anonymous LRU lists have shared memory, too; `mapped_bytes` are what is mapped of files and of shared memory.
+    `swap_room_bytes` is how much more of it may go to swap, for all that the cgroup's own
     limits say. The others count pages since the cgroup was made, None where the kernel does not say: those scanned and
     taken by reclaim, and those that came in, whatever they are.
     """

@@ -56,7 +56,9 @@ class CgroupDomain:
 
     def follow_limit(self) -> bool:
         """See whether the limit was changed. What was known of it with another limit says nothing of it now."""
-        limit = self._limit()
+        return self._take_limit(self._limit())
+
+    def _take_limit(self, limit: int) -> bool:
         if limit == self.limit_bytes:
             return False
         self.limit_bytes = limit
@@ -77,7 +79,7 @@ class CgroupDomain:
             self._failures = 0
             return False
         memory = self.files.read()
-        self.follow_limit()
+        self._take_limit(self._needed(memory.limit_bytes))
         sample = self._sampler.sample(memory, self.limit_bytes, swap_free_kb, now_ns)
         scan = self._tracker.update(sample)
         self._state = scan.states[0]
@@ -118,7 +120,9 @@ class CgroupDomain:
         return int(min(max(until_exhausted_s, least_s), max(choices.REST_S, quiet_s)) * 1e9)
 
     def _limit(self) -> int:
-        limit = self.files.limit_bytes()
+        return self._needed(self.files.limit_bytes())
+
+    def _needed(self, limit: int | None) -> int:
         if not limit:
             raise CgroupGoneError(str(self.files.directory), "it has no limit")
         return limit

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from memnotify_cuse.accounts import Account, Bounds, OverBoundError
-from memnotify_cuse.domain import CgroupId
+from memnotify_cuse.domain import CgroupId, Scope
 from memnotify_cuse.kernel.cgroup import DELETED, CgroupFiles, CgroupGoneError, Hierarchy, ancestors, read_cgroup
 from memnotify_cuse.kernel.errors import KernelFileError, KernelFileGoneError
 from memnotify_cuse.kernel.process import read_start_time
@@ -47,8 +47,6 @@ WALK_S: Final = 0.2
 """How long it may take to look for the cgroup of an opener that is gone, when a server takes over."""
 
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
-
-Scope = tuple[CgroupId, ...]
 
 
 class Place(NamedTuple):

@@ -8,8 +8,8 @@ import pytest
 
 from memnotify_cuse.board import ZoneState
 from memnotify_cuse.device.openfile import OpenFile
-from memnotify_cuse.device.topics import Scope, Special, Topic
-from memnotify_cuse.domain import CgroupId
+from memnotify_cuse.device.topics import Special, Topic
+from memnotify_cuse.domain import CgroupId, Scope
 from memnotify_cuse.kernel.zoneinfo import ZoneId
 from memnotify_cuse.record import LEVEL_CRITICAL, LEVEL_LOW, LEVEL_MEDIUM, Record
 from tests.device.bench import ALICE, BOB, MS, NORMAL, UserBench

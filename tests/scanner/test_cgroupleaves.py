@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from memnotify_cuse.accounts import ROOT_UID, Bounds
-from memnotify_cuse.domain import CgroupId
+from memnotify_cuse.domain import CgroupId, Scope
 from memnotify_cuse.kernel.cgroup import CgroupFiles, Hierarchy
 from memnotify_cuse.scanner import cgroupleaves
 from memnotify_cuse.scanner.cgroupdomain import CgroupDomain
-from memnotify_cuse.scanner.cgroupleaves import CgroupLeaves, Changes, Place, Scope
+from memnotify_cuse.scanner.cgroupleaves import CgroupLeaves, Changes, Place
 from tests.scanner.cgroupfiles import GIB_KB, MIB, FakeMachine
 from tests.scanner.samples import CLASSIC
 
